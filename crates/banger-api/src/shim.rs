@@ -1,0 +1,171 @@
+//! What the daemon hands a shim, and what a shim answers.
+//!
+//! The daemon writes a [`LaunchSpec`] to `launch.json` in the VM's directory and starts
+//! `banger-shim` there. The shim reports [`LaunchEvent`]s, one JSON object per line, on the pipe it
+//! got as standard output, until `ready` or `failed`. From `ready` on it serves HTTP/1.1 on
+//! `run/shim.sock`:
+//!
+//! | route | body or query | answer |
+//! |---|---|---|
+//! | `GET /v1/hello` | | [`ShimHello`] |
+//! | `GET /v1/watch` | | lines of [`crate::vm::VmStatus`] as JSON, one per change, the present one first; never ends while the shim lives |
+//! | `GET /v1/exec` | [`ExecQuery`] | WebSocket, see [`crate::exec`] |
+//! | `GET /v1/logs` | [`crate::vm::LogQuery`] | text |
+//! | `POST /v1/stop` | [`crate::vm::StopVm`] | 202; the end shows in `watch` |
+//! | `POST /v1/kill` | | 202 |
+//!
+//! Errors are [`crate::Problem`]s. The shim exits when the VM has ended and `status.json` says how.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::exec::ExecRequest;
+use crate::operation::Progress;
+use crate::error::Problem;
+use crate::version::ProtocolRange;
+use crate::vm::{Accelerator, NetworkPolicy, OwnerPolicy, VmStatus};
+
+/// File in the VM's directory with its [`LaunchSpec`].
+pub const LAUNCH_FILE: &str = "launch.json";
+/// File in the VM's directory with its [`VmStatus`].
+pub const STATUS_FILE: &str = "status.json";
+/// File in the VM's directory that is locked as long as anything may write the VM's disks.
+pub const LOCK_FILE: &str = "lock";
+/// The VM's copy-on-write store.
+pub const COW_FILE: &str = "root.cow";
+/// The guest's console; `console.log.1` is its older half.
+pub const CONSOLE_FILE: &str = "console.log";
+/// Output of the main process; `main.log.1` is its older half.
+pub const MAIN_LOG_FILE: &str = "main.log";
+/// The shim's own log, with what VMM and pasta said on their standard error.
+pub const SHIM_LOG_FILE: &str = "shim.log";
+/// Directory of a VM's sockets.
+pub const RUN_DIR: &str = "run";
+/// The shim's socket in [`RUN_DIR`].
+pub const SHIM_SOCKET: &str = "shim.sock";
+
+/// Everything a shim needs to know to run a VM. Paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchSpec {
+    /// The VM's id.
+    pub vm_id: String,
+    /// The VM's name and hostname.
+    pub name: String,
+    /// 32 lower-case hex digits.
+    pub machine_id: String,
+    /// The program that runs the guest.
+    pub engine: EngineSpec,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Guest memory.
+    pub memory_mib: u32,
+    /// The kernel to boot.
+    pub kernel: String,
+    /// What `uname -r` will say.
+    pub kernel_release: String,
+    /// The initramfs with the agent.
+    pub initramfs: String,
+    /// The image's disk, never written.
+    pub root_image: String,
+    /// Size of the image's disk.
+    pub root_image_bytes: u64,
+    /// Size of `/` as the guest sees it; at least the image's.
+    pub disk_bytes: u64,
+    /// Read-only disk with the kernel's modules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules_image: Option<String>,
+    /// Whether the guest's flushes reach the host's disk.
+    pub durable: bool,
+    /// What the guest's network may reach.
+    pub network: NetworkPolicy,
+    /// Environment of every command.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Default user of commands.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Default working directory of commands.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// Additional certificate authorities, PEM.
+    #[serde(default)]
+    pub ca_certificates: Vec<String>,
+    /// The main process, its output going to `main.log`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<ExecRequest>,
+    /// Set for a VM that belongs to a foreground client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<OwnerPolicy>,
+    /// The system user that the VMM becomes when banger runs as root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jail_user: Option<JailUser>,
+    /// How long the guest may take to answer.
+    pub boot_timeout_ms: u64,
+}
+
+/// Numeric ids of the user that a VMM started by root becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JailUser {
+    /// User id on the host.
+    pub uid: u32,
+    /// Group id on the host.
+    pub gid: u32,
+}
+
+/// An engine, found and examined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineSpec {
+    /// `qemu`.
+    pub name: String,
+    /// Its version: `7.2.22`.
+    pub version: String,
+    /// The program.
+    pub binary: String,
+    /// Its dynamic loader and every library it loads.
+    pub libraries: Vec<String>,
+    /// Directories it reads: firmware.
+    pub data_dirs: Vec<String>,
+    /// How it executes the guest.
+    pub accelerator: Accelerator,
+    /// The host's TSC rate, needed under [`Accelerator::Tcg`] (see `docs/boot.md`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tsc_khz: Option<u64>,
+}
+
+/// A line on the pipe between a shim that starts and the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum LaunchEvent {
+    /// A step began.
+    Progress(Progress),
+    /// The guest is configured; the shim serves.
+    Ready {
+        /// What `status.json` says.
+        status: VmStatus,
+    },
+    /// The VM will not come up.
+    Failed {
+        /// Why.
+        problem: Problem,
+    },
+}
+
+/// Answer of `GET /v1/hello`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimHello {
+    /// Protocol versions the shim speaks.
+    pub protocol: ProtocolRange,
+    /// The shim's release.
+    pub version: String,
+    /// The VM it runs.
+    pub vm_id: String,
+}
+
+/// Query of `GET /v1/exec`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecQuery {
+    /// The client owns the VM: when this stream ends, the VM ends (see [`OwnerPolicy`]).
+    #[serde(default)]
+    pub owner: bool,
+}

@@ -1,0 +1,388 @@
+//! VMs: what one is made of, what it is now, and what can be asked of it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::exec::ExecEnd;
+
+/// The states of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Exists, never started.
+    Created,
+    /// A shim is at work, the guest does not answer yet.
+    Starting,
+    /// The guest is configured and answers.
+    Running,
+    /// The virtual CPUs stand still.
+    Paused,
+    /// Going down.
+    Stopping,
+    /// Was running, ended as somebody wanted.
+    Stopped,
+    /// Ended as nobody wanted, or never came up; the reason says why.
+    Failed,
+}
+
+impl VmState {
+    /// The state in one lower-case word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether a shim is, or may be, alive in this state.
+    #[must_use]
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Starting | Self::Running | Self::Paused | Self::Stopping)
+    }
+}
+
+impl std::fmt::Display for VmState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What a VM is: everything that stays the same from start to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VmSpec {
+    /// Catalog or local name of the image.
+    pub image: String,
+    /// Catalog or local name of the kernel; None takes the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// Which engine to use.
+    #[serde(default)]
+    pub engine: EngineChoice,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Guest memory.
+    pub memory_mib: u32,
+    /// Size of the root disk as the guest sees it. None takes the default, or the image's size if
+    /// that is larger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// Environment of every command in the VM.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Default user of commands; None takes the image's, else root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Default working directory of commands; None takes the image's, else the user's home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// The main process of a detached VM: started with it, shown by `logs`; when it ends, the VM
+    /// stops. Empty: the VM runs until it is stopped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Limit of the main process; None is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Remove the VM when it ends, and do not make its disk writes durable.
+    #[serde(default)]
+    pub remove_on_exit: bool,
+    /// Whether the guest reaches the host's own addresses.
+    #[serde(default)]
+    pub network: NetworkPolicy,
+    /// Labels, for filters and scripts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Which engine runs a VM.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum EngineChoice {
+    /// The best one that works on this host.
+    #[default]
+    Auto,
+    /// QEMU's microvm machine.
+    Qemu,
+}
+
+/// What the guest's network may reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkPolicy {
+    /// What the host reaches, except the host itself and link-local addresses.
+    #[default]
+    Default,
+    /// The same, and the host's own addresses.
+    HostAccess,
+}
+
+/// A VM as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Vm {
+    /// Identity: 12 lower-case hex digits.
+    pub id: String,
+    /// Name; also the guest's hostname.
+    pub name: String,
+    /// What it is.
+    pub spec: VmSpec,
+    /// Identity of its image.
+    pub image_digest: String,
+    /// Identity of its kernel.
+    pub kernel_digest: String,
+    /// Size of the root disk as the guest sees it.
+    pub disk_bytes: u64,
+    /// When it was created.
+    pub created_at_ms: u64,
+    /// What it is doing now.
+    pub status: VmStatus,
+    /// The directory that holds its files, and, while it runs, `run/shim.sock`.
+    pub dir: String,
+}
+
+/// What a VM is doing now, or how it last ended. The shim writes it as `status.json`; the daemon
+/// corrects it by what it observes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VmStatus {
+    /// The state.
+    pub state: VmState,
+    /// Since when.
+    pub since_ms: u64,
+    /// How it last ended, for ended VMs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<VmEnd>,
+    /// Which engine and accelerator run or ran it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineInUse>,
+    /// From the shim's start to a configured guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_ms: Option<u64>,
+    /// Things a person should know, one line each: `root.cow was marked invalid; repaired`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// The engine that runs a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EngineInUse {
+    /// Its name: `qemu`.
+    pub name: String,
+    /// Its version: `7.2.22`.
+    pub version: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: Accelerator,
+}
+
+/// How guest instructions are executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Accelerator {
+    /// Hardware virtualisation.
+    Kvm,
+    /// QEMU's emulation.
+    Tcg,
+}
+
+impl Accelerator {
+    /// The accelerator in one lower-case word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// How a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VmEnd {
+    /// The kind of end.
+    pub cause: EndCause,
+    /// The reason for people, one line: `guest kernel panic: …`.
+    pub reason: String,
+    /// How the main process ended, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<ExecEnd>,
+    /// Last lines of the guest's console, control characters removed, for ends that nobody wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub console_tail: Vec<String>,
+}
+
+/// The kinds of end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum EndCause {
+    /// `stop`: synced, unmounted, powered off.
+    Stopped,
+    /// `stop` ran out of its grace period, so the VM was killed.
+    StopTimedOut,
+    /// `kill`, or `rm --force`.
+    Killed,
+    /// The main process ended.
+    MainExited,
+    /// The client that owned the VM hung up.
+    OwnerGone,
+    /// The guest powered itself off.
+    GuestPowerOff,
+    /// The guest's kernel panicked.
+    GuestPanic,
+    /// The VMM ended by itself.
+    VmmExited,
+    /// The VM never came up.
+    LaunchFailed,
+    /// The shim vanished: killed, or the host went down.
+    ShimGone,
+}
+
+impl EndCause {
+    /// The state of a VM that ended so.
+    #[must_use]
+    pub fn state(self) -> VmState {
+        match self {
+            Self::Stopped
+            | Self::StopTimedOut
+            | Self::Killed
+            | Self::MainExited
+            | Self::OwnerGone
+            | Self::GuestPowerOff => VmState::Stopped,
+            Self::GuestPanic | Self::VmmExited | Self::LaunchFailed | Self::ShimGone => {
+                VmState::Failed
+            }
+        }
+    }
+}
+
+/// Body of `POST /v1/vms`: make a VM, and start it if asked.
+///
+/// Answers 202 with an operation whose result is the VM. The image and the kernel are fetched
+/// first if they are not local. A VM that this request created is removed again when the request
+/// fails or is cancelled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CreateVm {
+    /// The name; None generates one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What to make.
+    pub spec: VmSpec,
+    /// Start it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<StartVm>,
+}
+
+/// Body of `POST /v1/vms/{vm}/start`. Answers 202 with an operation; `already running` succeeds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StartVm {
+    /// The VM belongs to a foreground client: it ends when that client's exec stream ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<OwnerPolicy>,
+    /// Proxy variables (`http_proxy`, `https_proxy`, `no_proxy`, …) and other session environment
+    /// of the caller that every command in the VM gets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub session_env: BTreeMap<String, String>,
+}
+
+/// What happens to a VM when the client that owns it is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum OwnerPolicy {
+    /// Kill at once (`run --rm`: there is nothing to save).
+    Kill,
+    /// Stop cleanly (`run`: the disk is kept).
+    Stop,
+}
+
+/// Body of `POST /v1/vms/{vm}/stop` and `/restart`. Answers 202 with an operation; `already
+/// stopped` succeeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StopVm {
+    /// How long the guest may take before it is killed.
+    pub grace_ms: u64,
+}
+
+impl Default for StopVm {
+    fn default() -> Self {
+        Self { grace_ms: 10_000 }
+    }
+}
+
+/// Query of `GET /v1/vms`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListVms {
+    /// `key=value` pairs that all must hold: `state=running`, `label=k` or `label=k=v`, `name=…`,
+    /// `image=…`; separated by commas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+}
+
+/// Query of `DELETE /v1/vms/{vm}`. Answers 202 with an operation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveVm {
+    /// Kill it first if it runs.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Query of `GET /v1/vms/{vm}/logs` (daemon) and `GET /v1/logs` (shim). The body is plain text,
+/// control characters other than tab and newline removed from the console's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogQuery {
+    /// Which log.
+    #[serde(default)]
+    pub source: LogSource,
+    /// Go on as lines are added, until the VM ends.
+    #[serde(default)]
+    pub follow: bool,
+    /// Only that many last lines; None is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<u32>,
+}
+
+/// The logs of a VM.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogSource {
+    /// What the main process wrote.
+    #[default]
+    Main,
+    /// The guest's console.
+    Console,
+}
+
+/// Body of `POST /v1/vms/prune`, which answers with what went, or would go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PruneVms {
+    /// Only say what would go.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Answer of `POST /v1/vms/prune`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Pruned {
+    /// Names of the ended VMs.
+    pub vms: Vec<String>,
+    /// Host disk that their own files take.
+    pub bytes: u64,
+}

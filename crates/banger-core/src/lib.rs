@@ -1,0 +1,15 @@
+//! Pure decisions: names, sizes, specifications, states, the doctor's judgement.
+//!
+//! Nothing here performs input or output, reads a clock, draws a random number or waits. A function
+//! of this crate with the same arguments always gives the same result, so all of it is tested in
+//! tables and properties.
+
+pub mod doctor;
+pub mod duration;
+pub mod filter;
+pub mod id;
+pub mod lifecycle;
+pub mod name;
+pub mod size;
+pub mod spec;
+pub mod suggest;

@@ -1,0 +1,18 @@
+//! The door to the machine.
+//!
+//! Every system call beyond ordinary file and socket work, every program that banger starts on the
+//! host, and every question about the host is in this crate. Callers get values with meaning and
+//! errors that say what failed; what they decide with them is not this crate's business.
+
+pub mod clock;
+pub mod command;
+pub mod connect;
+pub mod cow;
+pub mod engine;
+pub mod files;
+pub mod http;
+pub mod lock;
+pub mod paths;
+pub mod probe;
+pub mod random;
+pub mod shim;
