@@ -1,2 +1,96 @@
-//! Empty.
-fn main() {}
+//! The project's own chores: `cargo xtask dist`, `tidy`, `ci`, `leaks`, `bench`.
+//!
+//! A development program: nothing that a user runs depends on it.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a development program: it prints, starts cargo and reads its environment"
+)]
+
+mod bench;
+mod ci;
+mod dist;
+mod failure;
+mod leaks;
+mod tidy;
+mod tree;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of the banger repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Build everything into target/dist/{bin,libexec,lib}.
+    Dist {
+        /// Build with the dev profile, into target/dist-dev.
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Check the rules of the tree: dependencies, doors, sizes, documents.
+    Tidy,
+    /// What needs neither a virtual machine nor a test run: format, clippy, tidy.
+    Ci,
+    /// Compare the machine before and after: nothing of ours may be left over.
+    Leaks {
+        #[command(subcommand)]
+        step: LeaksStep,
+    },
+    /// Measure start, exec, list and memory, as ratios taken in the same run.
+    Bench {
+        /// How often each start is measured.
+        #[arg(long, default_value_t = 7)]
+        runs: usize,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum LeaksStep {
+    /// Write down what is on the machine now.
+    Snapshot {
+        /// Where to.
+        file: PathBuf,
+    },
+    /// Fail if anything is there now that was not there then.
+    Compare {
+        /// What `snapshot` wrote.
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().chore {
+        Chore::Dist { dev } => dist::build(dev),
+        Chore::Tidy => tidy::check(),
+        Chore::Ci => ci::run(),
+        Chore::Leaks {
+            step: LeaksStep::Snapshot { file },
+        } => leaks::snapshot(&file),
+        Chore::Leaks {
+            step: LeaksStep::Compare { file },
+        } => leaks::compare(&file),
+        Chore::Bench { runs } => bench::run(runs),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            let mut cause = std::error::Error::source(&failure);
+            while let Some(error) = cause {
+                eprintln!("caused by: {error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! tidy
+use crate::failure::ChoreFailure;
+/// a
+pub fn check() -> Result<(), ChoreFailure> {
+    Ok(())
+}
