@@ -1,1 +1,121 @@
-//! Not written yet.
+//! Files that are either as they were or as they shall be, whatever happens in between.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Makes `path` hold `bytes`, durably: a reader sees the old contents or the new, also after a
+/// power cut. Mode 0600.
+///
+/// # Errors
+/// Of the file system; the old contents are then still there.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, true)
+}
+
+/// Like [`write_atomic`], but a power cut may lose the new contents (never mix them). For what is
+/// worthless after a power cut anyway.
+///
+/// # Errors
+/// Of the file system; the old contents are then still there.
+pub fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, false)
+}
+
+fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
+    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    // One writer per file is the rule everywhere, so a fixed name is right: what a killed writer
+    // left behind is overwritten instead of piling up.
+    name.push(".tmp");
+    let temporary = dir.join(name);
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    if durable {
+        file.sync_all()?;
+    }
+    std::fs::rename(&temporary, path)?;
+    if durable { sync_dir(dir) } else { Ok(()) }
+}
+
+/// Makes the entries of a directory durable.
+///
+/// # Errors
+/// Of the file system.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Creates `dir` and its missing parents with mode 0700.
+///
+/// # Errors
+/// Of the file system.
+pub fn create_private_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Removes a directory and all below it. A missing one is fine.
+///
+/// # Errors
+/// Of the file system.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Host disk that a file, or everything below a directory, really takes, in bytes. Symbolic links
+/// are not followed. What vanishes meanwhile counts as nothing.
+///
+/// # Errors
+/// Of the file system.
+pub fn allocated_bytes(path: &Path) -> io::Result<u64> {
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = metadata.blocks() * 512;
+    if metadata.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            bytes += allocated_bytes(&entry?.path())?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Free space for this user on the file system that holds `path`, in bytes.
+///
+/// # Errors
+/// Of the file system.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    Ok(stat.blocks_available() * stat.fragment_size())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_replaces_the_whole_file_and_nothing_stays_behind() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("status.json");
+        write_atomic(&path, b"a longer first text").expect("write");
+        write_atomic(&path, b"second").expect("write");
+        assert_eq!(std::fs::read(&path).expect("read"), b"second");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 1);
+        assert_eq!(path.metadata().expect("stat").mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_sparse_file_takes_what_it_takes() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let file = File::create(dir.path().join("sparse")).expect("create");
+        file.set_len(1 << 30).expect("extend");
+        assert!(allocated_bytes(dir.path()).expect("measure") < 1 << 20);
+    }
+}

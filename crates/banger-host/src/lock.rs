@@ -1,1 +1,117 @@
-//! Not written yet.
+//! Locks that belong to an open file description.
+//!
+//! A VM's lock is taken by the daemon before it starts the shim, and the shim and the VMM inherit
+//! the descriptor. The kernel frees the lock when the last of them is gone, however it went: a
+//! locked file means that something may still write the VM's disks. A lock cannot be stale and a
+//! process id need not be believed.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// A lock held by this process, and by every process that inherits its descriptor.
+#[derive(Debug)]
+pub struct OfdLock {
+    file: File,
+}
+
+impl OfdLock {
+    /// Takes the lock on `path`, creating the file; None if somebody has it.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, or the file system knows no locks.
+    pub fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        match fcntl(&file, libc::F_OFD_SETLK, libc::F_WRLCK) {
+            Ok(_) => Ok(Some(Self { file })),
+            Err(error) if would_block(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the lock on `path`, creating the file, and waits for whoever has it.
+    ///
+    /// # Errors
+    /// As [`OfdLock::try_acquire`].
+    pub fn acquire(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        loop {
+            match fcntl(&file, libc::F_OFD_SETLKW, libc::F_WRLCK) {
+                Ok(_) => return Ok(Self { file }),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The descriptor, to be handed to a child process.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.file.into()
+    }
+}
+
+/// Whether somebody holds the lock on `path`. Does not take it, so observers cannot be in the way.
+///
+/// # Errors
+/// If the file exists and cannot be opened. A missing file is not locked.
+pub fn is_locked(path: &Path) -> io::Result<bool> {
+    // Asking about a write lock needs no write permission.
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let found = fcntl(&file, libc::F_OFD_GETLK, libc::F_WRLCK)?;
+    Ok(i32::from(found.l_type) != libc::F_UNLCK)
+}
+
+fn would_block(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
+}
+
+fn fcntl(file: &File, command: i32, kind: i32) -> io::Result<libc::flock> {
+    // SAFETY: flock is plain data for which zero is a valid value; l_pid must be 0 for OFD locks.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::c_short::try_from(kind).expect("lock kinds are 0, 1 and 2");
+    lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).expect("SEEK_SET is 0");
+    // SAFETY: the descriptor is open for the duration of the call and the third argument is a
+    // valid, writable flock as these commands demand.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(lock) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_excludes_and_is_seen_and_ends_with_its_last_descriptor() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("lock");
+        assert!(!is_locked(&path).expect("missing file"));
+        let lock = OfdLock::try_acquire(&path).expect("open").expect("free");
+        assert!(is_locked(&path).expect("ask"));
+        assert!(OfdLock::try_acquire(&path).expect("open").is_none());
+        let fd = lock.into_fd();
+        let second = fd.try_clone().expect("dup");
+        drop(fd);
+        assert!(is_locked(&path).expect("ask"), "the duplicate still holds it");
+        drop(second);
+        assert!(!is_locked(&path).expect("ask"));
+    }
+}
