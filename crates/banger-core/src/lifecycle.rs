@@ -1,1 +1,455 @@
-//! Not written yet.
+//! What may be asked of a VM in which state, and what a VM is whose shim is gone.
+//!
+//! ```text
+//!            start                 guest configured
+//!  created ─────────▶ starting ──────────────────────▶ running ◀──▶ paused
+//!                       ▲  │                             │ │
+//!                 start │  │ never came up          stop │ │ ended by itself, kill
+//!                       │  ▼                             ▼ ▼
+//!        stopped, failed ◀───────────────────────── stopping
+//! ```
+
+use banger_api::vm::{EndCause, VmEnd, VmState, VmStatus};
+use banger_api::{ErrorCode, Problem};
+
+/// What somebody wants of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// That it runs.
+    Start,
+    /// That it ends cleanly.
+    Stop,
+    /// That it ends now.
+    Kill,
+    /// That it ends cleanly and starts again.
+    Restart,
+    /// That it is no more.
+    Remove {
+        /// Even if it runs.
+        force: bool,
+    },
+}
+
+/// What comes of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It shall be done.
+    Accept,
+    /// It is already so, or already under way.
+    AlreadySo,
+    /// It cannot be.
+    Deny(Denial),
+}
+
+/// Why a request cannot be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// The state that does not allow it.
+    pub state: VmState,
+    /// One sentence for people.
+    pub reason: String,
+    /// What to type first.
+    pub hint: String,
+}
+
+impl From<Denial> for Problem {
+    fn from(denial: Denial) -> Self {
+        Self::new(ErrorCode::VmWrongState, denial.reason).hint(denial.hint)
+    }
+}
+
+/// What comes of `request` to the VM called `name` in `state`.
+#[must_use]
+pub fn decide(name: &str, state: VmState, request: Request) -> Decision {
+    use VmState::{Created, Failed, Paused, Running, Starting, Stopped, Stopping};
+    let deny = |first: &str| Decision::Deny(denial(name, state, request, first));
+    match (request, state) {
+        (Request::Start | Request::Restart, Created | Stopped | Failed) => Decision::Accept,
+        (Request::Start, Starting | Running | Paused) => Decision::AlreadySo,
+        (Request::Start | Request::Restart, Stopping) => deny("wait"),
+        (Request::Restart, Starting) => deny("look"),
+        (Request::Restart, Running | Paused) => Decision::Accept,
+
+        (Request::Stop | Request::Kill, Created | Stopped | Failed) => Decision::AlreadySo,
+        (Request::Stop, Stopping) => Decision::AlreadySo,
+        (Request::Stop | Request::Kill, Starting | Running | Paused) => Decision::Accept,
+        (Request::Kill, Stopping) => Decision::Accept,
+
+        (Request::Remove { force: true }, _) => Decision::Accept,
+        (Request::Remove { force: false }, Created | Stopped | Failed) => Decision::Accept,
+        (Request::Remove { force: false }, Stopping) => deny("wait"),
+        (Request::Remove { force: false }, Starting | Running | Paused) => deny("stop"),
+    }
+}
+
+fn denial(name: &str, state: VmState, request: Request, first: &str) -> Denial {
+    let verb = match request {
+        Request::Start => "started",
+        Request::Stop => "stopped",
+        Request::Kill => "killed",
+        Request::Restart => "restarted",
+        Request::Remove { .. } => "removed",
+    };
+    let reason = format!("VM {name} is {state}, so it cannot be {verb}");
+    let hint = match first {
+        "wait" => format!("banger wait {name}"),
+        "stop" => format!("banger stop {name}, or banger rm --force {name}"),
+        _ => format!("banger logs --console {name}"),
+    };
+    Denial {
+        state,
+        reason,
+        hint,
+    }
+}
+
+/// What the daemon wants a VM to do; recorded before it acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Desired {
+    /// Stand still.
+    Stopped,
+    /// Run.
+    Running,
+}
+
+impl Desired {
+    /// The word in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Running => "running",
+        }
+    }
+
+    /// Reads the word in the database.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Stopped, Self::Running]
+            .into_iter()
+            .find(|desired| desired.as_str() == text)
+    }
+}
+
+/// What is known of a VM that no shim runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remains {
+    /// What the daemon wanted of it.
+    pub desired: Desired,
+    /// What the daemon recorded when it last ended.
+    pub recorded: Option<VmStatus>,
+    /// What its shim wrote last.
+    pub written: Option<VmStatus>,
+    /// When it was created.
+    pub created_at_ms: u64,
+}
+
+/// The state of a VM that no shim runs. A shim that vanished without a word made it fail.
+#[must_use]
+pub fn settle(remains: Remains, now_ms: u64) -> VmStatus {
+    let Remains {
+        desired,
+        recorded,
+        written,
+        created_at_ms,
+    } = remains;
+    if desired == Desired::Stopped {
+        return recorded.unwrap_or_else(|| fresh(VmState::Created, created_at_ms));
+    }
+    match written {
+        Some(status) if matches!(status.state, VmState::Stopped | VmState::Failed) => status,
+        Some(status) => {
+            let reason = "its supervisor vanished: killed, or the host went down";
+            VmStatus {
+                state: VmState::Failed,
+                since_ms: now_ms,
+                end: Some(plain_end(EndCause::ShimGone, reason)),
+                ..status
+            }
+        }
+        None => recorded.unwrap_or_else(|| VmStatus {
+            end: Some(plain_end(
+                EndCause::LaunchFailed,
+                "its start was interrupted",
+            )),
+            ..fresh(VmState::Failed, now_ms)
+        }),
+    }
+}
+
+/// A status of which nothing but the state is known.
+#[must_use]
+pub fn fresh(state: VmState, since_ms: u64) -> VmStatus {
+    VmStatus {
+        state,
+        since_ms,
+        end: None,
+        engine: None,
+        boot_ms: None,
+        warnings: Vec::new(),
+    }
+}
+
+/// An end of which nothing but the cause is known.
+#[must_use]
+pub fn plain_end(cause: EndCause, reason: &str) -> VmEnd {
+    VmEnd {
+        cause,
+        reason: reason.to_owned(),
+        main: None,
+        console_tail: Vec::new(),
+    }
+}
+
+/// What a daemon that starts knows of a VM in its database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Something may still write its disks.
+    pub locked: bool,
+    /// Its removal had begun.
+    pub deleting: bool,
+    /// The request that creates it had not succeeded.
+    pub unfinished: bool,
+    /// It is to be removed when it ends.
+    pub remove_on_exit: bool,
+    /// What the former daemon wanted of it.
+    pub desired: Desired,
+}
+
+/// What a daemon that starts does with a VM in its database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adoption {
+    /// Watch it: it runs.
+    Watch,
+    /// Record how it ended.
+    Settle,
+    /// Remove it, killing it first if it runs.
+    Remove,
+}
+
+/// What to do with a VM that was found.
+#[must_use]
+pub fn plan_adoption(found: Found) -> Adoption {
+    let ended_unwatched =
+        !found.locked && found.remove_on_exit && found.desired == Desired::Running;
+    if found.deleting || found.unfinished || ended_unwatched {
+        Adoption::Remove
+    } else if found.locked {
+        Adoption::Watch
+    } else {
+        Adoption::Settle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_in_every_state() {
+        use VmState::{Created, Failed, Paused, Running, Starting, Stopped, Stopping};
+        let states = [
+            Created, Starting, Running, Paused, Stopping, Stopped, Failed,
+        ];
+        // One letter per state: accept, already so, deny.
+        let table = [
+            (Request::Start, "a s s s d a a"),
+            (Request::Stop, "s a a a s s s"),
+            (Request::Kill, "s a a a a s s"),
+            (Request::Restart, "a d a a d a a"),
+            (Request::Remove { force: false }, "a d d d d a a"),
+            (Request::Remove { force: true }, "a a a a a a a"),
+        ];
+        for (request, row) in table {
+            let found: Vec<&str> = states
+                .iter()
+                .map(|state| match decide("web", *state, request) {
+                    Decision::Accept => "a",
+                    Decision::AlreadySo => "s",
+                    Decision::Deny(_) => "d",
+                })
+                .collect();
+            assert_eq!(found.join(" "), row, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_denial_says_the_state_and_what_to_type() {
+        let Decision::Deny(denial) =
+            decide("web", VmState::Running, Request::Remove { force: false })
+        else {
+            panic!("a running VM must not be removed");
+        };
+        let problem = Problem::from(denial);
+        assert_eq!(problem.code, ErrorCode::VmWrongState);
+        assert_eq!(problem.title, "VM web is running, so it cannot be removed");
+        assert_eq!(
+            problem.hint.as_deref(),
+            Some("banger stop web, or banger rm --force web")
+        );
+    }
+
+    fn remains(desired: Desired) -> Remains {
+        Remains {
+            desired,
+            recorded: None,
+            written: None,
+            created_at_ms: 5,
+        }
+    }
+
+    #[test]
+    fn a_vm_that_never_ran_is_created() {
+        assert_eq!(
+            settle(remains(Desired::Stopped), 9),
+            fresh(VmState::Created, 5)
+        );
+    }
+
+    #[test]
+    fn the_shims_last_word_counts() {
+        let stopped = VmStatus {
+            end: Some(plain_end(EndCause::Stopped, "stopped")),
+            ..fresh(VmState::Stopped, 7)
+        };
+        let written = Remains {
+            written: Some(stopped.clone()),
+            ..remains(Desired::Running)
+        };
+        assert_eq!(settle(written, 9), stopped);
+        let recorded = Remains {
+            recorded: Some(stopped.clone()),
+            ..remains(Desired::Stopped)
+        };
+        assert_eq!(settle(recorded, 9), stopped);
+    }
+
+    #[test]
+    fn a_shim_that_says_running_and_is_gone_made_it_fail() {
+        for state in [
+            VmState::Starting,
+            VmState::Running,
+            VmState::Paused,
+            VmState::Stopping,
+        ] {
+            let before = VmStatus {
+                boot_ms: Some(3),
+                ..fresh(state, 7)
+            };
+            let found = settle(
+                Remains {
+                    written: Some(before),
+                    ..remains(Desired::Running)
+                },
+                9,
+            );
+            assert_eq!(found.state, VmState::Failed);
+            assert_eq!(found.since_ms, 9);
+            assert_eq!(
+                found.boot_ms,
+                Some(3),
+                "what was known of the run stays known"
+            );
+            assert_eq!(found.end.map(|end| end.cause), Some(EndCause::ShimGone));
+        }
+    }
+
+    #[test]
+    fn a_start_that_was_interrupted_leaves_the_former_end_or_says_so() {
+        let found = settle(remains(Desired::Running), 9);
+        assert_eq!(found.end.map(|end| end.cause), Some(EndCause::LaunchFailed));
+        let before = fresh(VmState::Stopped, 7);
+        let found = settle(
+            Remains {
+                recorded: Some(before.clone()),
+                ..remains(Desired::Running)
+            },
+            9,
+        );
+        assert_eq!(found, before);
+    }
+
+    #[test]
+    fn what_a_starting_daemon_does() {
+        let plain = Found {
+            locked: false,
+            deleting: false,
+            unfinished: false,
+            remove_on_exit: false,
+            desired: Desired::Stopped,
+        };
+        let cases = [
+            (plain, Adoption::Settle),
+            (
+                Found {
+                    desired: Desired::Running,
+                    ..plain
+                },
+                Adoption::Settle,
+            ),
+            (
+                Found {
+                    locked: true,
+                    ..plain
+                },
+                Adoption::Watch,
+            ),
+            (
+                Found {
+                    locked: true,
+                    remove_on_exit: true,
+                    ..plain
+                },
+                Adoption::Watch,
+            ),
+            (
+                Found {
+                    remove_on_exit: true,
+                    ..plain
+                },
+                Adoption::Settle,
+            ),
+            (
+                Found {
+                    remove_on_exit: true,
+                    desired: Desired::Running,
+                    ..plain
+                },
+                Adoption::Remove,
+            ),
+            (
+                Found {
+                    deleting: true,
+                    ..plain
+                },
+                Adoption::Remove,
+            ),
+            (
+                Found {
+                    deleting: true,
+                    locked: true,
+                    ..plain
+                },
+                Adoption::Remove,
+            ),
+            (
+                Found {
+                    unfinished: true,
+                    ..plain
+                },
+                Adoption::Remove,
+            ),
+            (
+                Found {
+                    unfinished: true,
+                    locked: true,
+                    ..plain
+                },
+                Adoption::Remove,
+            ),
+        ];
+        for (found, want) in cases {
+            assert_eq!(plan_adoption(found), want, "{found:?}");
+        }
+    }
+}
