@@ -371,85 +371,32 @@ mod tests {
 
     #[test]
     fn what_a_starting_daemon_does() {
-        let plain = Found {
-            locked: false,
-            deleting: false,
-            unfinished: false,
-            remove_on_exit: false,
-            desired: Desired::Stopped,
-        };
-        let cases = [
-            (plain, Adoption::Settle),
-            (
-                Found {
-                    desired: Desired::Running,
-                    ..plain
-                },
-                Adoption::Settle,
-            ),
-            (
-                Found {
-                    locked: true,
-                    ..plain
-                },
-                Adoption::Watch,
-            ),
-            (
-                Found {
-                    locked: true,
-                    remove_on_exit: true,
-                    ..plain
-                },
-                Adoption::Watch,
-            ),
-            (
-                Found {
-                    remove_on_exit: true,
-                    ..plain
-                },
-                Adoption::Settle,
-            ),
-            (
-                Found {
-                    remove_on_exit: true,
-                    desired: Desired::Running,
-                    ..plain
-                },
-                Adoption::Remove,
-            ),
-            (
-                Found {
-                    deleting: true,
-                    ..plain
-                },
-                Adoption::Remove,
-            ),
-            (
-                Found {
-                    deleting: true,
-                    locked: true,
-                    ..plain
-                },
-                Adoption::Remove,
-            ),
-            (
-                Found {
-                    unfinished: true,
-                    ..plain
-                },
-                Adoption::Remove,
-            ),
-            (
-                Found {
-                    unfinished: true,
-                    locked: true,
-                    ..plain
-                },
-                Adoption::Remove,
-            ),
+        // Flags: locked, deleting, unfinished, remove on exit, wanted running.
+        let table = [
+            ("-----", Adoption::Settle),
+            ("----w", Adoption::Settle),
+            ("l----", Adoption::Watch),
+            ("l--rw", Adoption::Watch),
+            ("---r-", Adoption::Settle),
+            ("---rw", Adoption::Remove),
+            ("-d---", Adoption::Remove),
+            ("ld--w", Adoption::Remove),
+            ("--u--", Adoption::Remove),
+            ("l-u-w", Adoption::Remove),
         ];
-        for (found, want) in cases {
-            assert_eq!(plan_adoption(found), want, "{found:?}");
+        for (flags, want) in table {
+            let found = Found {
+                locked: flags.contains('l'),
+                deleting: flags.contains('d'),
+                unfinished: flags.contains('u'),
+                remove_on_exit: flags.contains('r'),
+                desired: if flags.contains('w') {
+                    Desired::Running
+                } else {
+                    Desired::Stopped
+                },
+            };
+            assert_eq!(plan_adoption(found), want, "{flags}");
         }
     }
 }
