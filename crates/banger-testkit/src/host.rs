@@ -1,0 +1,321 @@
+//! One user's banger, with directories of its own.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::account::Account;
+use crate::invocation::Invocation;
+use crate::leftovers::Leftovers;
+use crate::{prepared, wait};
+
+/// How long teardown may take after the last command returned.
+const TEARDOWN: Duration = Duration::from_secs(20);
+
+/// What a host has before its first command.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Seed {
+    /// The default image and kernel, pulled once for all tests.
+    #[default]
+    Pulled,
+    /// Nothing, like a machine on its first day.
+    Nothing,
+}
+
+/// One user's banger.
+#[derive(Debug)]
+pub struct Host {
+    /// As whom the programs run.
+    pub account: Account,
+    /// The data directory.
+    pub data: PathBuf,
+    /// The runtime directory.
+    pub runtime: PathBuf,
+    /// A directory that belongs to the user, for the test's own files.
+    pub scratch: PathBuf,
+    /// Everything of this host is below.
+    base: PathBuf,
+    programs: PathBuf,
+    env: Vec<(OsString, OsString)>,
+    finished: std::cell::Cell<bool>,
+}
+
+/// How to make a [`Host`].
+#[derive(Debug, Default)]
+pub struct HostBuilder {
+    seed: Seed,
+    data: Option<PathBuf>,
+    env: Vec<(OsString, OsString)>,
+}
+
+impl HostBuilder {
+    /// What it has from the start.
+    #[must_use]
+    pub fn seed(mut self, seed: Seed) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// A data directory that already is there, or that stays.
+    #[must_use]
+    pub fn data_dir(mut self, data: PathBuf) -> Self {
+        self.data = Some(data);
+        self
+    }
+
+    /// A variable in the environment of every command, and so of the daemon.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().into(), value.as_ref().into()));
+        self
+    }
+
+    /// Makes the directories.
+    ///
+    /// # Panics
+    /// If they cannot be made, or the programs are not built.
+    #[must_use]
+    pub fn build(self) -> Host {
+        let account = Account::under_test();
+        let programs = prepared::programs(&account);
+        let base = tempfile::Builder::new()
+            .prefix("t-")
+            .tempdir_in(account.test_dir())
+            .expect("the test directory is ours")
+            .keep();
+        account.make_dir(&base);
+        let data = self.data.unwrap_or_else(|| base.join("data"));
+        let runtime = base.join("run");
+        let scratch = base.join("scratch");
+        for dir in [&data, &runtime, &scratch, &base.join("home")] {
+            account.make_dir(dir);
+        }
+        if self.seed == Seed::Pulled {
+            prepared::seed(&account, &data);
+        }
+        let finished = std::cell::Cell::new(false);
+        Host {
+            account,
+            data,
+            runtime,
+            scratch,
+            base,
+            programs,
+            env: self.env,
+            finished,
+        }
+    }
+}
+
+impl Host {
+    /// A host with image and kernel.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// A host that differs from the ordinary one.
+    #[must_use]
+    pub fn builder() -> HostBuilder {
+        HostBuilder::default()
+    }
+
+    /// A `banger` command line, to be run as the host's user.
+    pub fn banger<I, S>(&self, args: I) -> Invocation
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.program(&self.programs.join("bin/banger"), args)
+    }
+
+    /// Any other program, as the host's user and in its environment.
+    pub fn program<I, S>(&self, program: &Path, args: I) -> Invocation
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut command = self.account.command(program, &self.base.join("home"));
+        command
+            .env("BANGER_DATA_DIR", &self.data)
+            .env("BANGER_RUNTIME_DIR", &self.runtime);
+        command.env("BANGER_CONFIG_DIR", self.base.join("config"));
+        command.env("TMPDIR", "/tmp");
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.current_dir(&self.scratch).args(args);
+        Invocation::new(command)
+    }
+
+    /// Where the programs under test are: `bin/`, `libexec/`, `lib/`.
+    #[must_use]
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
+    /// Starts a VM of that name in the background and gives the name back.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn running_vm(&self, name: &str) -> String {
+        self.banger(["run", "-d", "-q", "--name", name])
+            .run()
+            .assert_ok();
+        name.to_owned()
+    }
+
+    /// What `banger show` says about a VM.
+    ///
+    /// # Panics
+    /// If there is no such VM.
+    pub fn show(&self, vm: &str) -> Value {
+        let shown = self
+            .banger(["show", vm, "--format", "json"])
+            .run()
+            .assert_ok();
+        serde_json::from_str(&shown.stdout_text()).expect("show prints one JSON object")
+    }
+
+    /// The state of a VM, in one word; None if there is no such VM.
+    pub fn state(&self, vm: &str) -> Option<String> {
+        let shown = self.banger(["show", vm, "--format", "json"]).run();
+        let vm: Value = serde_json::from_str(&shown.stdout_text()).ok()?;
+        vm["status"]["state"].as_str().map(str::to_owned)
+    }
+
+    /// Waits until a VM is in a state.
+    ///
+    /// # Panics
+    /// If that takes longer than a minute.
+    pub fn wait_for_state(&self, vm: &str, state: &str) {
+        let what = format!("{vm} is {state}");
+        wait::until(&what, Duration::from_secs(60), || {
+            (self.state(vm).as_deref() == Some(state)).then_some(())
+        });
+    }
+
+    /// The names that `banger ls` prints.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn vm_names(&self) -> Vec<String> {
+        let listed = self.banger(["ls", "-q"]).run().assert_ok();
+        listed.stdout_text().lines().map(str::to_owned).collect()
+    }
+
+    /// The directory of a VM.
+    ///
+    /// # Panics
+    /// If there is no such VM.
+    pub fn vm_dir(&self, vm: &str) -> PathBuf {
+        PathBuf::from(self.show(vm)["dir"].as_str().expect("a VM has a directory"))
+    }
+
+    /// The process id of the daemon, if one runs.
+    pub fn daemon_pid(&self) -> Option<i32> {
+        self.processes_named("bangerd").first().copied()
+    }
+
+    /// The ids of this host's processes whose program has that name.
+    pub fn processes_named(&self, name: &str) -> Vec<i32> {
+        let is_named = |line: &str| {
+            let program = line.split(' ').next().unwrap_or_default();
+            Path::new(program)
+                .file_name()
+                .is_some_and(|found| found == name)
+        };
+        let found = Leftovers::of(&self.base).processes;
+        found
+            .into_iter()
+            .filter(|(_, line)| is_named(line))
+            .map(|(pid, _)| pid)
+            .collect()
+    }
+
+    /// Sends SIGKILL to a process of this host.
+    ///
+    /// # Panics
+    /// If it cannot be sent.
+    pub fn kill_dash_nine(&self, pid: i32) {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it is ours");
+    }
+
+    /// Ends the test: removes all VMs, stops the daemon, and checks that nothing is left.
+    ///
+    /// # Panics
+    /// If anything is.
+    pub fn finish(self) {
+        for vm in self.vm_names() {
+            self.banger(["rm", "-f", &vm]).run().assert_ok();
+        }
+        self.banger(["daemon", "stop"]).run().assert_ok();
+        let clean = wait::eventually(TEARDOWN, || Leftovers::of(&self.base).is_empty());
+        assert!(
+            clean,
+            "left over after the test: {:#?}",
+            Leftovers::of(&self.base)
+        );
+        let vms = std::fs::read_dir(self.data.join("vms"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let vms: Vec<PathBuf> = vms.map(|entry| entry.path()).collect();
+        assert!(
+            vms.is_empty(),
+            "directories of removed VMs are left: {vms:?}"
+        );
+        self.finished.set(true);
+    }
+
+    fn print_logs(&self) {
+        let mut logs = vec![self.data.join("daemon.log")];
+        for vm in std::fs::read_dir(self.data.join("vms"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            logs.extend(
+                ["shim.log", "console.log", "status.json"].map(|name| vm.path().join(name)),
+            );
+        }
+        for log in logs {
+            let text = std::fs::read(&log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(30)..];
+            if !tail.is_empty() {
+                eprintln!("---- {}\n{}", log.display(), tail.join("\n"));
+            }
+        }
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Host {
+    /// After a failure: shows the logs and takes everything down, so that one failed test is not
+    /// two.
+    fn drop(&mut self) {
+        if !self.finished.get() {
+            self.print_logs();
+            let clean = wait::eventually(TEARDOWN, || {
+                let left = Leftovers::of(&self.base);
+                left.kill();
+                left.is_empty()
+            });
+            if !clean {
+                eprintln!("could not be killed: {:#?}", Leftovers::of(&self.base));
+            }
+        }
+        let _ = std::fs::remove_dir_all(&self.base);
+        if !std::thread::panicking() && !self.finished.get() {
+            eprintln!("a test ended without Host::finish, so nothing checked what it left");
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! One run of a program: what goes in, what comes out, and how long it may take.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::terminal::Terminal;
+use crate::wait;
+
+/// Long enough for a boot on a loaded machine without hardware virtualisation.
+const DEFAULT_BOUND: Duration = Duration::from_secs(120);
+
+/// A program that is about to run.
+#[derive(Debug)]
+pub struct Invocation {
+    command: Command,
+    stdin: Option<Vec<u8>>,
+    bound: Duration,
+}
+
+/// How a program ended, and what it wrote.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Exit code; 128 + N for death by signal N, as shells have it.
+    pub code: i32,
+    /// All of its standard output.
+    pub stdout: Vec<u8>,
+    /// All of its standard error.
+    pub stderr: Vec<u8>,
+    /// From start to end.
+    pub took: Duration,
+    command: String,
+}
+
+/// A program that runs.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Option<JoinHandle<Vec<u8>>>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+    started: Instant,
+    bound: Duration,
+    command: String,
+}
+
+impl Invocation {
+    pub(crate) fn new(command: Command) -> Self {
+        Self {
+            command,
+            stdin: None,
+            bound: DEFAULT_BOUND,
+        }
+    }
+
+    /// What it reads; without this, standard input is empty.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// How long it may take before the test fails.
+    #[must_use]
+    pub fn timeout(mut self, bound: Duration) -> Self {
+        self.bound = bound;
+        self
+    }
+
+    /// A variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// If it cannot be started or does not end in time.
+    pub fn run(mut self) -> Output {
+        let input = self.stdin.take().unwrap_or_default();
+        let mut running = self.spawn();
+        let mut stdin = running.stdin.take().expect("spawn pipes it");
+        // A program may end without having read it all; then this thread sees a broken pipe.
+        let feeder = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = running.wait();
+        // If the program is gone the pipe is too, so this ends.
+        feeder.join().expect("writing to a pipe does not panic");
+        output
+    }
+
+    /// Starts it, with its standard input a pipe that stays open until [`Running::close_stdin`].
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn spawn(mut self) -> Running {
+        let command = words(&self.command);
+        self.command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = self
+            .command
+            .spawn()
+            .unwrap_or_else(|e| panic!("start {command}: {e}"));
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().map(collect);
+        let stderr = child.stderr.take().map(collect);
+        Running {
+            child,
+            stdin,
+            stdout,
+            stderr,
+            started: Instant::now(),
+            bound: self.bound,
+            command,
+        }
+    }
+
+    /// Starts it in a terminal of that size.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn in_terminal(self, rows: u16, cols: u16) -> Terminal {
+        let words = words(&self.command);
+        Terminal::start(self.command, words, rows, cols)
+    }
+}
+
+fn words(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(
+        command
+            .get_args()
+            .map(|arg| arg.to_string_lossy().into_owned()),
+    );
+    words.join(" ")
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // An error here shows as missing output.
+        let _ = pipe.read_to_end(&mut bytes);
+        bytes
+    })
+}
+
+impl Running {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("process ids fit")
+    }
+
+    /// Writes to its standard input.
+    ///
+    /// # Panics
+    /// If it no longer reads.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let stdin = self.stdin.as_mut().expect("standard input is still open");
+        stdin.write_all(bytes).expect("it reads");
+        stdin.flush().expect("a pipe");
+    }
+
+    /// Ends its standard input.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// If it cannot be sent.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).expect("our child");
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Panics
+    /// If the system does not say.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("our child").is_none()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If it does not end in time; it is killed then.
+    pub fn wait(mut self) -> Output {
+        let mut status = None;
+        let ended = wait::eventually(self.bound, || {
+            status = self.child.try_wait().expect("our child");
+            status.is_some()
+        });
+        if !ended {
+            let _ = self.child.kill();
+        }
+        let status = status.unwrap_or_else(|| self.child.wait().expect("our child"));
+        let took = self.started.elapsed();
+        let output = Output {
+            code: code(status),
+            stdout: joined(self.stdout.take()),
+            stderr: joined(self.stderr.take()),
+            took,
+            command: self.command.clone(),
+        };
+        assert!(ended, "not done in {:?}: {output}", self.bound);
+        output
+    }
+}
+
+fn joined(thread: Option<JoinHandle<Vec<u8>>>) -> Vec<u8> {
+    thread
+        .map(|thread| thread.join().expect("reading a pipe does not panic"))
+        .unwrap_or_default()
+}
+
+fn code(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+impl Output {
+    /// Standard output as text.
+    #[must_use]
+    pub fn stdout_text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    #[must_use]
+    pub fn stderr_text(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Fails the test unless it succeeded.
+    ///
+    /// # Panics
+    /// If it did not.
+    #[track_caller]
+    pub fn assert_ok(self) -> Self {
+        self.assert_code(0)
+    }
+
+    /// Fails the test unless it ended with that code.
+    ///
+    /// # Panics
+    /// If it did not.
+    #[track_caller]
+    pub fn assert_code(self, code: i32) -> Self {
+        assert!(self.code == code, "wanted exit code {code}: {self}");
+        self
+    }
+
+    /// Fails the test unless its standard output is exactly that.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[track_caller]
+    pub fn assert_stdout(self, text: &str) -> Self {
+        assert!(
+            self.stdout == text.as_bytes(),
+            "wanted stdout {text:?}: {self}"
+        );
+        self
+    }
+
+    /// Fails the test unless its standard output has that in it.
+    ///
+    /// # Panics
+    /// If it has not.
+    #[track_caller]
+    pub fn assert_stdout_has(self, text: &str) -> Self {
+        assert!(
+            self.stdout_text().contains(text),
+            "wanted {text:?} in stdout: {self}"
+        );
+        self
+    }
+
+    /// Fails the test unless its standard error has that in it.
+    ///
+    /// # Panics
+    /// If it has not.
+    #[track_caller]
+    pub fn assert_stderr_has(self, text: &str) -> Self {
+        assert!(
+            self.stderr_text().contains(text),
+            "wanted {text:?} in stderr: {self}"
+        );
+        self
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let short = |bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes);
+            text.chars().take(4000).collect::<String>()
+        };
+        writeln!(
+            f,
+            "`{}` ended with {} after {:?}",
+            self.command, self.code, self.took
+        )?;
+        writeln!(
+            f,
+            "-- stdout ({} bytes)\n{}",
+            self.stdout.len(),
+            short(&self.stdout)
+        )?;
+        write!(
+            f,
+            "-- stderr ({} bytes)\n{}",
+            self.stderr.len(),
+            short(&self.stderr)
+        )
+    }
+}

@@ -1,0 +1,37 @@
+//! Waiting for something to become true, with a bound. The only place in tests that sleeps.
+
+use std::time::{Duration, Instant};
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Asks until there is an answer, and gives it.
+///
+/// # Panics
+/// If there is none within the bound.
+pub fn until<T>(what: &str, bound: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + bound;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited {bound:?} in vain: {what}"
+        );
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Asks until the answer is yes, and says whether it ever was.
+pub fn eventually(bound: Duration, mut ask: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + bound;
+    loop {
+        if ask() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
