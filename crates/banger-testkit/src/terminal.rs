@@ -70,7 +70,7 @@ impl Terminal {
             .unwrap_or_else(|e| panic!("start {words}: {e}"));
         let screen = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let keyboard = File::from(pty.master);
-        watch(
+        let reader = watch(
             keyboard.try_clone().expect("a free descriptor"),
             Arc::clone(&screen),
         );
