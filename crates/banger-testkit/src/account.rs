@@ -32,16 +32,8 @@ impl Account {
         };
         let user = user.expect("BANGER_E2E_USER, or the current user, is in the user database");
         let current = user.uid == me;
-        assert!(
-            current || me.is_root(),
-            "only root can test as another user"
-        );
-        Self {
-            name: user.name,
-            uid: user.uid.as_raw(),
-            gid: user.gid.as_raw(),
-            current,
-        }
+        assert!(current || me.is_root(), "only root can test as another user");
+        Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), current }
     }
 
     /// Whether it is root.
@@ -56,10 +48,7 @@ impl Account {
         let mut command = Command::new(program);
         command.env_clear();
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
-        command
-            .env("HOME", home)
-            .env("USER", &self.name)
-            .env("LOGNAME", &self.name);
+        command.env("HOME", home).env("USER", &self.name).env("LOGNAME", &self.name);
         command.env("LANG", "C.UTF-8");
         if !self.current {
             command.uid(self.uid).gid(self.gid);

@@ -96,16 +96,7 @@ impl HostBuilder {
             prepared::seed(&account, &data);
         }
         let finished = std::cell::Cell::new(false);
-        Host {
-            account,
-            data,
-            runtime,
-            scratch,
-            base,
-            programs,
-            env: self.env,
-            finished,
-        }
+        Host { account, data, runtime, scratch, base, programs, env: self.env, finished }
     }
 }
 
@@ -138,9 +129,7 @@ impl Host {
         S: AsRef<OsStr>,
     {
         let mut command = self.account.command(program, &self.base.join("home"));
-        command
-            .env("BANGER_DATA_DIR", &self.data)
-            .env("BANGER_RUNTIME_DIR", &self.runtime);
+        command.env("BANGER_DATA_DIR", &self.data).env("BANGER_RUNTIME_DIR", &self.runtime);
         command.env("BANGER_CONFIG_DIR", self.base.join("config"));
         command.env("TMPDIR", "/tmp");
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
@@ -159,9 +148,7 @@ impl Host {
     /// # Panics
     /// If it does not start.
     pub fn running_vm(&self, name: &str) -> String {
-        self.banger(["run", "-d", "-q", "--name", name])
-            .run()
-            .assert_ok();
+        self.banger(["run", "-d", "-q", "--name", name]).run().assert_ok();
         name.to_owned()
     }
 
@@ -170,10 +157,7 @@ impl Host {
     /// # Panics
     /// If there is no such VM.
     pub fn show(&self, vm: &str) -> Value {
-        let shown = self
-            .banger(["show", vm, "--format", "json"])
-            .run()
-            .assert_ok();
+        let shown = self.banger(["show", vm, "--format", "json"]).run().assert_ok();
         serde_json::from_str(&shown.stdout_text()).expect("show prints one JSON object")
     }
 
@@ -221,16 +205,10 @@ impl Host {
     pub fn processes_named(&self, name: &str) -> Vec<i32> {
         let is_named = |line: &str| {
             let program = line.split(' ').next().unwrap_or_default();
-            Path::new(program)
-                .file_name()
-                .is_some_and(|found| found == name)
+            Path::new(program).file_name().is_some_and(|found| found == name)
         };
         let found = Leftovers::of(&self.base).processes;
-        found
-            .into_iter()
-            .filter(|(_, line)| is_named(line))
-            .map(|(pid, _)| pid)
-            .collect()
+        found.into_iter().filter(|(_, line)| is_named(line)).map(|(pid, _)| pid).collect()
     }
 
     /// Sends SIGKILL to a process of this host.
@@ -252,30 +230,16 @@ impl Host {
         }
         self.banger(["daemon", "stop"]).run().assert_ok();
         let clean = wait::eventually(TEARDOWN, || Leftovers::of(&self.base).is_empty());
-        assert!(
-            clean,
-            "left over after the test: {:#?}",
-            Leftovers::of(&self.base)
-        );
-        let vms = std::fs::read_dir(self.data.join("vms"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        assert!(clean, "left over after the test: {:#?}", Leftovers::of(&self.base));
+        let vms = std::fs::read_dir(self.data.join("vms")).into_iter().flatten().flatten();
         let vms: Vec<PathBuf> = vms.map(|entry| entry.path()).collect();
-        assert!(
-            vms.is_empty(),
-            "directories of removed VMs are left: {vms:?}"
-        );
+        assert!(vms.is_empty(), "directories of removed VMs are left: {vms:?}");
         self.finished.set(true);
     }
 
     fn print_logs(&self) {
         let mut logs = vec![self.data.join("daemon.log")];
-        for vm in std::fs::read_dir(self.data.join("vms"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for vm in std::fs::read_dir(self.data.join("vms")).into_iter().flatten().flatten() {
             logs.extend(
                 ["shim.log", "console.log", "status.json"].map(|name| vm.path().join(name)),
             );

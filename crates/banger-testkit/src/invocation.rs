@@ -49,11 +49,7 @@ pub struct Running {
 
 impl Invocation {
     pub(crate) fn new(command: Command) -> Self {
-        Self {
-            command,
-            stdin: None,
-            bound: DEFAULT_BOUND,
-        }
+        Self { command, stdin: None, bound: DEFAULT_BOUND }
     }
 
     /// What it reads; without this, standard input is empty.
@@ -99,14 +95,8 @@ impl Invocation {
     /// If it cannot be started.
     pub fn spawn(mut self) -> Running {
         let command = words(&self.command);
-        self.command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = self
-            .command
-            .spawn()
-            .unwrap_or_else(|e| panic!("start {command}: {e}"));
+        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().unwrap_or_else(|e| panic!("start {command}: {e}"));
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().map(collect);
         let stderr = child.stderr.take().map(collect);
@@ -133,11 +123,7 @@ impl Invocation {
 
 fn words(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(
-        command
-            .get_args()
-            .map(|arg| arg.to_string_lossy().into_owned()),
-    );
+    words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
     words.join(" ")
 }
 
@@ -216,15 +202,11 @@ impl Running {
 }
 
 fn joined(thread: Option<JoinHandle<Vec<u8>>>) -> Vec<u8> {
-    thread
-        .map(|thread| thread.join().expect("reading a pipe does not panic"))
-        .unwrap_or_default()
+    thread.map(|thread| thread.join().expect("reading a pipe does not panic")).unwrap_or_default()
 }
 
 fn code(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 impl Output {
@@ -265,10 +247,7 @@ impl Output {
     /// If it is not.
     #[track_caller]
     pub fn assert_stdout(self, text: &str) -> Self {
-        assert!(
-            self.stdout == text.as_bytes(),
-            "wanted stdout {text:?}: {self}"
-        );
+        assert!(self.stdout == text.as_bytes(), "wanted stdout {text:?}: {self}");
         self
     }
 
@@ -278,10 +257,7 @@ impl Output {
     /// If it has not.
     #[track_caller]
     pub fn assert_stdout_has(self, text: &str) -> Self {
-        assert!(
-            self.stdout_text().contains(text),
-            "wanted {text:?} in stdout: {self}"
-        );
+        assert!(self.stdout_text().contains(text), "wanted {text:?} in stdout: {self}");
         self
     }
 
@@ -291,10 +267,7 @@ impl Output {
     /// If it has not.
     #[track_caller]
     pub fn assert_stderr_has(self, text: &str) -> Self {
-        assert!(
-            self.stderr_text().contains(text),
-            "wanted {text:?} in stderr: {self}"
-        );
+        assert!(self.stderr_text().contains(text), "wanted {text:?} in stderr: {self}");
         self
     }
 }
@@ -305,22 +278,8 @@ impl std::fmt::Display for Output {
             let text = String::from_utf8_lossy(bytes);
             text.chars().take(4000).collect::<String>()
         };
-        writeln!(
-            f,
-            "`{}` ended with {} after {:?}",
-            self.command, self.code, self.took
-        )?;
-        writeln!(
-            f,
-            "-- stdout ({} bytes)\n{}",
-            self.stdout.len(),
-            short(&self.stdout)
-        )?;
-        write!(
-            f,
-            "-- stderr ({} bytes)\n{}",
-            self.stderr.len(),
-            short(&self.stderr)
-        )
+        writeln!(f, "`{}` ended with {} after {:?}", self.command, self.code, self.took)?;
+        writeln!(f, "-- stdout ({} bytes)\n{}", self.stdout.len(), short(&self.stdout))?;
+        write!(f, "-- stderr ({} bytes)\n{}", self.stderr.len(), short(&self.stderr))
     }
 }

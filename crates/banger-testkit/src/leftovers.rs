@@ -17,10 +17,7 @@ impl Leftovers {
     /// directory or its open files.
     #[must_use]
     pub fn of(dir: &Path) -> Self {
-        Self {
-            processes: processes_of(dir),
-            mounts: mounts_of(dir),
-        }
+        Self { processes: processes_of(dir), mounts: mounts_of(dir) }
     }
 
     /// Whether there is nothing.
@@ -42,10 +39,7 @@ impl Leftovers {
 fn processes_of(dir: &Path) -> Vec<(i32, String)> {
     let me = std::process::id().to_string();
     let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")
-        .expect("/proc is mounted")
-        .flatten()
-    {
+    for entry in std::fs::read_dir("/proc").expect("/proc is mounted").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Ok(pid) = name.parse::<i32>() else {
             continue;
@@ -61,16 +55,11 @@ fn mentions(proc: &Path, dir: &Path) -> bool {
     let dir_bytes = dir.as_os_str().as_encoded_bytes();
     let in_file = |name: &str| {
         let bytes = std::fs::read(proc.join(name)).unwrap_or_default();
-        bytes
-            .windows(dir_bytes.len())
-            .any(|window| window == dir_bytes)
+        bytes.windows(dir_bytes.len()).any(|window| window == dir_bytes)
     };
     let leads_there = |link: PathBuf| std::fs::read_link(link).is_ok_and(|to| to.starts_with(dir));
     let opened = || {
-        let entries = std::fs::read_dir(proc.join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let entries = std::fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
         entries.into_iter().any(|entry| leads_there(entry.path()))
     };
     is_alive(proc)
@@ -80,19 +69,12 @@ fn mentions(proc: &Path, dir: &Path) -> bool {
 /// A zombie holds nothing any more; its parent reaps it in its own time.
 fn is_alive(proc: &Path) -> bool {
     let stat = std::fs::read_to_string(proc.join("stat")).unwrap_or_default();
-    stat.rsplit(") ")
-        .next()
-        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }
 
 fn command_line(proc: &Path) -> String {
     let bytes = std::fs::read(proc.join("cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes)
-        .replace('\0', " ")
-        .trim_end()
-        .chars()
-        .take(300)
-        .collect()
+    String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().chars().take(300).collect()
 }
 
 fn mounts_of(dir: &Path) -> Vec<String> {

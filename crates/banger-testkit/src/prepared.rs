@@ -16,12 +16,8 @@ use crate::host::{Host, Seed};
 
 /// A pull builds a Debian root file system; on a slow machine from a slow mirror.
 const PULL_BOUND: Duration = Duration::from_secs(480);
-const PROGRAMS: [&str; 4] = [
-    "bin/banger",
-    "libexec/bangerd",
-    "libexec/banger-shim",
-    "lib/banger-agent",
-];
+const PROGRAMS: [&str; 4] =
+    ["bin/banger", "libexec/bangerd", "libexec/banger-shim", "lib/banger-agent"];
 
 /// The programs under test, where `account` can reach them.
 pub(crate) fn programs(account: &Account) -> PathBuf {
@@ -34,11 +30,7 @@ pub(crate) fn programs(account: &Account) -> PathBuf {
     for program in PROGRAMS {
         let from = built.join(program);
         let to = ours.join(program);
-        assert!(
-            from.exists(),
-            "{} is missing: run `cargo xtask dist` first",
-            from.display()
-        );
+        assert!(from.exists(), "{} is missing: run `cargo xtask dist` first", from.display());
         if same_file(&from, &to) {
             continue;
         }
@@ -48,9 +40,7 @@ pub(crate) fn programs(account: &Account) -> PathBuf {
         let fresh = to.with_extension("new");
         std::fs::copy(&from, &fresh).expect("the programs can be read");
         std::fs::rename(&fresh, &to).expect("the test directory is ours");
-        let time = std::fs::metadata(&from)
-            .and_then(|m| m.modified())
-            .expect("just read");
+        let time = std::fs::metadata(&from).and_then(|m| m.modified()).expect("just read");
         let file = File::open(&to).expect("just written");
         file.set_modified(time).expect("our own file");
     }
@@ -71,18 +61,9 @@ pub(crate) fn data(account: &Account) -> PathBuf {
     let done = account.test_dir().join("prepared.done");
     if !done.exists() {
         let _ = std::fs::remove_dir_all(&data);
-        let host = Host::builder()
-            .seed(Seed::Nothing)
-            .data_dir(data.clone())
-            .build();
-        host.banger(["image", "pull", "debian-bookworm"])
-            .timeout(PULL_BOUND)
-            .run()
-            .assert_ok();
-        host.banger(["kernel", "pull", "debian-cloud"])
-            .timeout(PULL_BOUND)
-            .run()
-            .assert_ok();
+        let host = Host::builder().seed(Seed::Nothing).data_dir(data.clone()).build();
+        host.banger(["image", "pull", "debian-bookworm"]).timeout(PULL_BOUND).run().assert_ok();
+        host.banger(["kernel", "pull", "debian-cloud"]).timeout(PULL_BOUND).run().assert_ok();
         host.finish();
         File::create(done).expect("the test directory is ours");
     }

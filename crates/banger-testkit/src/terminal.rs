@@ -43,12 +43,7 @@ pub struct TerminalEnd {
 
 impl Terminal {
     pub(crate) fn start(mut command: Command, words: String, rows: u16, cols: u16) -> Self {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: cols,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).expect("the system has pseudo-terminals");
         let before = tcgetattr(&pty.slave).expect("a terminal");
         let stdio = || pty.slave.try_clone().expect("a free descriptor");
@@ -65,25 +60,11 @@ impl Terminal {
                 Ok(())
             });
         }
-        let child = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("start {words}: {e}"));
+        let child = command.spawn().unwrap_or_else(|e| panic!("start {words}: {e}"));
         let screen = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let keyboard = File::from(pty.master);
-        let reader = watch(
-            keyboard.try_clone().expect("a free descriptor"),
-            Arc::clone(&screen),
-        );
-        Self {
-            child,
-            keyboard,
-            line: pty.slave,
-            before,
-            screen,
-            reader,
-            seen: 0,
-            words,
-        }
+        let reader = watch(keyboard.try_clone().expect("a free descriptor"), Arc::clone(&screen));
+        Self { child, keyboard, line: pty.slave, before, screen, reader, seen: 0, words }
     }
 
     /// Types.
@@ -91,9 +72,7 @@ impl Terminal {
     /// # Panics
     /// If the terminal is gone.
     pub fn send(&mut self, keys: &str) {
-        self.keyboard
-            .write_all(keys.as_bytes())
-            .expect("the terminal is there");
+        self.keyboard.write_all(keys.as_bytes()).expect("the terminal is there");
     }
 
     /// Waits until that text appears after what was already waited for.
@@ -112,15 +91,8 @@ impl Terminal {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let shown = String::from_utf8_lossy(fresh);
-            assert!(
-                !left.is_zero(),
-                "{}: no {text:?} in {bound:?}, but {shown:?}",
-                self.words
-            );
-            bytes = changed
-                .wait_timeout(bytes, left)
-                .expect("the reader does not panic")
-                .0;
+            assert!(!left.is_zero(), "{}: no {text:?} in {bound:?}, but {shown:?}", self.words);
+            bytes = changed.wait_timeout(bytes, left).expect("the reader does not panic").0;
         }
     }
 
@@ -129,12 +101,7 @@ impl Terminal {
     /// # Panics
     /// If the terminal is gone.
     pub fn resize(&mut self, rows: u16, cols: u16) {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: cols,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the descriptor is a terminal, and `size` lives through the call.
         unsafe { set_window_size(self.keyboard.as_raw_fd(), &raw const size) }
             .expect("the terminal is there");
@@ -175,9 +142,7 @@ impl Terminal {
         };
         assert!(ended, "{}: not done in {bound:?}, but {text:?}", self.words);
         let status = status.expect("it ended");
-        let code = status
-            .code()
-            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         TerminalEnd { code, text, sane }
     }
 }
@@ -188,10 +153,7 @@ fn watch(mut master: File, screen: Arc<(Mutex<Vec<u8>>, Condvar)>) -> JoinHandle
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = master.read(&mut buffer) {
             let (bytes, changed) = &*screen;
-            bytes
-                .lock()
-                .expect("nobody panics")
-                .extend_from_slice(&buffer[..count]);
+            bytes.lock().expect("nobody panics").extend_from_slice(&buffer[..count]);
             changed.notify_all();
         }
     })

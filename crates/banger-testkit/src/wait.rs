@@ -14,10 +14,7 @@ pub fn until<T>(what: &str, bound: Duration, mut ask: impl FnMut() -> Option<T>)
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(
-            Instant::now() < deadline,
-            "waited {bound:?} in vain: {what}"
-        );
+        assert!(Instant::now() < deadline, "waited {bound:?} in vain: {what}");
         std::thread::sleep(PAUSE);
     }
 }

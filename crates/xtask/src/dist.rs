@@ -18,11 +18,8 @@ use crate::tree;
 
 const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The programs of the host, and their places.
-const HOST_PROGRAMS: [(&str, &str); 3] = [
-    ("banger", "bin"),
-    ("bangerd", "libexec"),
-    ("banger-shim", "libexec"),
-];
+const HOST_PROGRAMS: [(&str, &str); 3] =
+    [("banger", "bin"), ("bangerd", "libexec"), ("banger-shim", "libexec")];
 
 /// Builds all programs and lays them out.
 ///
@@ -39,23 +36,14 @@ pub fn build(dev: bool) -> Result<(), ChoreFailure> {
     let agent = build_agent(&target)?;
     let mut changed = Vec::new();
     for (program, place) in HOST_PROGRAMS {
-        changed.extend(install(
-            &built.join(program),
-            &dist.join(place).join(program),
-        )?);
+        changed.extend(install(&built.join(program), &dist.join(place).join(program))?);
     }
     changed.extend(install(&agent, &dist.join("lib/banger-agent"))?);
     for path in &changed {
-        println!(
-            "new: {}",
-            path.strip_prefix(tree::root()).unwrap_or(path).display()
-        );
+        println!("new: {}", path.strip_prefix(tree::root()).unwrap_or(path).display());
     }
     if changed.is_empty() {
-        println!(
-            "{} is up to date",
-            dist.strip_prefix(tree::root()).unwrap_or(&dist).display()
-        );
+        println!("{} is up to date", dist.strip_prefix(tree::root()).unwrap_or(&dist).display());
     }
     Ok(())
 }
@@ -76,18 +64,8 @@ fn build_host_programs(profile: &str, target: &Path) -> Result<(), ChoreFailure>
 fn build_agent(target: &Path) -> Result<PathBuf, ChoreFailure> {
     let target = target.join("agent");
     let mut cargo = tree::cargo();
-    cargo.args([
-        "build",
-        "--locked",
-        "--profile",
-        "agent",
-        "-p",
-        "banger-agent",
-    ]);
-    cargo
-        .args(["--target", AGENT_TARGET])
-        .arg("--target-dir")
-        .arg(&target);
+    cargo.args(["build", "--locked", "--profile", "agent", "-p", "banger-agent"]);
+    cargo.args(["--target", AGENT_TARGET]).arg("--target-dir").arg(&target);
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
     run(&mut cargo)?;

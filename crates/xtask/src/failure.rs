@@ -44,11 +44,7 @@ pub fn on_file<'a>(
     action: &'static str,
     path: &'a Path,
 ) -> impl FnOnce(std::io::Error) -> ChoreFailure + 'a {
-    move |source| ChoreFailure::File {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| ChoreFailure::File { action, path: path.to_owned(), source }
 }
 
 /// Runs a command to its end, its output going where ours goes.
@@ -56,9 +52,7 @@ pub fn on_file<'a>(
 /// # Errors
 /// If it cannot be started or does not succeed.
 pub fn run(command: &mut Command) -> Result<(), ChoreFailure> {
-    let status = command
-        .status()
-        .map_err(|source| not_started(command, source))?;
+    let status = command.status().map_err(|source| not_started(command, source))?;
     succeeded(command, status)
 }
 
@@ -76,10 +70,7 @@ pub fn capture(command: &mut Command) -> Result<String, ChoreFailure> {
 }
 
 fn not_started(command: &Command, source: std::io::Error) -> ChoreFailure {
-    ChoreFailure::NotStarted {
-        program: command.get_program().to_string_lossy().into(),
-        source,
-    }
+    ChoreFailure::NotStarted { program: command.get_program().to_string_lossy().into(), source }
 }
 
 fn succeeded(command: &Command, status: ExitStatus) -> Result<(), ChoreFailure> {
@@ -87,13 +78,6 @@ fn succeeded(command: &Command, status: ExitStatus) -> Result<(), ChoreFailure> 
         return Ok(());
     }
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(
-        command
-            .get_args()
-            .map(|arg| arg.to_string_lossy().into_owned()),
-    );
-    Err(ChoreFailure::Program {
-        command: words.join(" "),
-        status,
-    })
+    words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
+    Err(ChoreFailure::Program { command: words.join(" "), status })
 }

@@ -65,10 +65,7 @@ pub fn compare(file: &Path) -> Result<(), ChoreFailure> {
             for line in &left {
                 println!("left over: {line}");
             }
-            return Err(ChoreFailure::Found(format!(
-                "{} things were left over",
-                left.len()
-            )));
+            return Err(ChoreFailure::Found(format!("{} things were left over", left.len())));
         }
         std::thread::sleep(Duration::from_millis(200));
     }
@@ -88,11 +85,7 @@ fn observe() -> BTreeSet<String> {
                 || name.contains("banger")
                 || name.contains("mmdebstrap")
         };
-        lines.extend(
-            names_in(place)
-                .filter(ours)
-                .map(|name| format!("file {place}/{name}")),
-        );
+        lines.extend(names_in(place).filter(ours).map(|name| format!("file {place}/{name}")));
     }
     lines
 }
@@ -125,17 +118,9 @@ fn mounts() -> Vec<String> {
 
 /// Rules in the host's own network namespace, where none of ours belongs.
 fn firewall() -> impl Iterator<Item = String> {
-    let output = Command::new("nft")
-        .args(["list", "tables"])
-        .stderr(Stdio::null())
-        .output()
-        .ok();
+    let output = Command::new("nft").args(["list", "tables"]).stderr(Stdio::null()).output().ok();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    text.unwrap_or_default()
-        .lines()
-        .map(str::to_owned)
-        .collect::<Vec<_>>()
-        .into_iter()
+    text.unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>().into_iter()
 }
 
 fn names_in(dir: &str) -> impl Iterator<Item = String> {

@@ -73,12 +73,8 @@ fn main() -> ExitCode {
         Chore::Dist { dev } => dist::build(dev),
         Chore::Tidy => tidy::check(),
         Chore::Ci => ci::run(),
-        Chore::Leaks {
-            step: LeaksStep::Snapshot { file },
-        } => leaks::snapshot(&file),
-        Chore::Leaks {
-            step: LeaksStep::Compare { file },
-        } => leaks::compare(&file),
+        Chore::Leaks { step: LeaksStep::Snapshot { file } } => leaks::snapshot(&file),
+        Chore::Leaks { step: LeaksStep::Compare { file } } => leaks::compare(&file),
         Chore::Bench { runs } => bench::run(runs),
     };
     match result {

@@ -8,10 +8,7 @@ use crate::failure::{ChoreFailure, capture};
 /// The repository's top directory.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors()
-        .nth(2)
-        .expect("xtask is two directories down")
-        .to_owned()
+    here.ancestors().nth(2).expect("xtask is two directories down").to_owned()
 }
 
 /// Cargo, the one that runs us.
@@ -30,14 +27,7 @@ pub fn files() -> Result<Vec<PathBuf>, ChoreFailure> {
     let mut git = Command::new("git");
     git.current_dir(root());
     // A clone may belong to another user than the one who tests it.
-    git.args([
-        "-c",
-        "safe.directory=*",
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-    ]);
+    git.args(["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others"]);
     git.arg("--exclude-standard");
     let listed = capture(&mut git)?;
     let mut files: Vec<PathBuf> = listed.split_terminator('\0').map(PathBuf::from).collect();

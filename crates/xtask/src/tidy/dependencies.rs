@@ -10,14 +10,8 @@ const OURS: &[(&str, &[&str])] = &[
     ("banger-api", &[]),
     ("banger-core", &["banger-api"]),
     ("banger-host", &["banger-api", "banger-core"]),
-    (
-        "banger-image",
-        &["banger-api", "banger-core", "banger-host"],
-    ),
-    (
-        "bangerd",
-        &["banger-api", "banger-core", "banger-host", "banger-image"],
-    ),
+    ("banger-image", &["banger-api", "banger-core", "banger-host"]),
+    ("bangerd", &["banger-api", "banger-core", "banger-host", "banger-image"]),
     ("banger-shim", &["banger-api", "banger-core", "banger-host"]),
     ("banger", &["banger-api", "banger-core", "banger-host"]),
     ("banger-agent", &["banger-api"]),
@@ -28,67 +22,26 @@ const OURS: &[(&str, &[&str])] = &[
 
 /// Libraries that only some crates may use, and why.
 const THEIRS: &[(&str, &[&str], &str)] = &[
-    (
-        "rusqlite",
-        &["bangerd"],
-        "only the daemon's store knows SQL",
-    ),
-    (
-        "clap",
-        &["banger", "xtask"],
-        "only the command line has a command line",
-    ),
-    (
-        "indicatif",
-        &["banger"],
-        "only the command line shows progress",
-    ),
-    (
-        "owo-colors",
-        &["banger"],
-        "only the command line has colours",
-    ),
-    (
-        "comfy-table",
-        &["banger"],
-        "only the command line prints tables",
-    ),
-    (
-        "libc",
-        &["banger-host", "banger-agent", "banger-testkit", "xtask"],
-        SYSTEM_CALLS,
-    ),
-    (
-        "nix",
-        &["banger-host", "banger-agent", "banger-testkit", "xtask"],
-        SYSTEM_CALLS,
-    ),
-    (
-        "rustix",
-        &["banger-host", "banger-agent", "banger-testkit"],
-        SYSTEM_CALLS,
-    ),
+    ("rusqlite", &["bangerd"], "only the daemon's store knows SQL"),
+    ("clap", &["banger", "xtask"], "only the command line has a command line"),
+    ("indicatif", &["banger"], "only the command line shows progress"),
+    ("owo-colors", &["banger"], "only the command line has colours"),
+    ("comfy-table", &["banger"], "only the command line prints tables"),
+    ("libc", &["banger-host", "banger-agent", "banger-testkit", "xtask"], SYSTEM_CALLS),
+    ("nix", &["banger-host", "banger-agent", "banger-testkit", "xtask"], SYSTEM_CALLS),
+    ("rustix", &["banger-host", "banger-agent", "banger-testkit"], SYSTEM_CALLS),
     ("seccompiler", &["banger-host"], SYSTEM_CALLS),
-    (
-        "utoipa",
-        &["banger-api", "bangerd"],
-        "the OpenAPI document is the daemon's",
-    ),
+    ("utoipa", &["banger-api", "bangerd"], "the OpenAPI document is the daemon's"),
 ];
 const SYSTEM_CALLS: &str = "system calls are made by banger-host, and by the agent in the guest";
 
 /// What the crates that only think and speak may use at all.
-const PURE: &[(&str, &[&str])] = &[
-    ("banger-api", &["serde", "serde_json", "utoipa"]),
-    ("banger-core", &["serde", "thiserror"]),
-];
+const PURE: &[(&str, &[&str])] =
+    &[("banger-api", &["serde", "serde_json", "utoipa"]), ("banger-core", &["serde", "thiserror"])];
 
 pub(super) fn check(sources: &Sources) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for source in sources
-        .all()
-        .filter(|source| source.path.ends_with("/Cargo.toml"))
-    {
+    for source in sources.all().filter(|source| source.path.ends_with("/Cargo.toml")) {
         match source.text.parse::<toml::Table>() {
             Ok(manifest) => check_manifest(&source.path, &manifest, &mut findings),
             Err(error) => findings.push(Finding::new(&source.path, error.to_string())),
@@ -117,10 +70,8 @@ fn check_manifest(path: &str, manifest: &toml::Table, findings: &mut Vec<Finding
             refuse_foreign(name, dependency, dev)
         };
         if let Some(reason) = refusal {
-            findings.push(Finding::new(
-                path,
-                format!("{name} must not use {dependency}: {reason}"),
-            ));
+            findings
+                .push(Finding::new(path, format!("{name} must not use {dependency}: {reason}")));
         }
     }
 }
@@ -140,11 +91,9 @@ fn refuse_foreign(name: &str, dependency: &str, dev: bool) -> Option<&'static st
 /// Every dependency, and whether only tests use it.
 fn dependencies(manifest: &toml::Table) -> Vec<(&str, bool)> {
     let mut found = Vec::new();
-    for (section, dev) in [
-        ("dependencies", false),
-        ("build-dependencies", false),
-        ("dev-dependencies", true),
-    ] {
+    for (section, dev) in
+        [("dependencies", false), ("build-dependencies", false), ("dev-dependencies", true)]
+    {
         if let Some(table) = manifest.get(section).and_then(toml::Value::as_table) {
             found.extend(table.keys().map(|key| (key.as_str(), dev)));
         }
@@ -167,10 +116,7 @@ mod tests {
         let found = findings("[package]\nname='banger-core'\n[dependencies]\nbanger-host={}\n");
         assert_eq!(found.len(), 1, "{found:?}");
         let found = findings("[package]\nname='banger'\n[dependencies]\nrusqlite='1'\n");
-        assert_eq!(
-            found,
-            ["banger must not use rusqlite: only the daemon's store knows SQL"]
-        );
+        assert_eq!(found, ["banger must not use rusqlite: only the daemon's store knows SQL"]);
         let found = findings("[package]\nname='banger-core'\n[dependencies]\ntokio='1'\n");
         assert_eq!(found.len(), 1, "{found:?}");
     }

@@ -7,26 +7,21 @@ use super::sources::{Source, Sources};
 use crate::tree;
 
 /// Names that say nothing.
-const EMPTY_NAMES: [&str; 8] = [
-    "util", "utils", "common", "helper", "helpers", "manager", "types", "misc",
-];
+const EMPTY_NAMES: [&str; 8] =
+    ["util", "utils", "common", "helper", "helpers", "manager", "types", "misc"];
 
 /// Every module says what it is for, and has a name that does too.
 pub(super) fn check_modules(sources: &Sources) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources.rust() {
         if !source.text.starts_with("//!") {
-            findings.push(Finding::new(
-                &source.path,
-                "begins without `//!` that says what it is for",
-            ));
+            findings
+                .push(Finding::new(&source.path, "begins without `//!` that says what it is for"));
         }
         let parts = source.path.split(['/', '.']);
         if let Some(name) = parts.into_iter().find(|part| EMPTY_NAMES.contains(part)) {
-            findings.push(Finding::new(
-                &source.path,
-                format!("`{name}` says nothing; name the noun"),
-            ));
+            findings
+                .push(Finding::new(&source.path, format!("`{name}` says nothing; name the noun")));
         }
     }
     findings
@@ -35,21 +30,9 @@ pub(super) fn check_modules(sources: &Sources) -> Vec<Finding> {
 /// Links lead somewhere; the tables of files, variables, codes and invariants are complete.
 pub(super) fn check_documents(sources: &Sources) -> Vec<Finding> {
     let mut findings: Vec<Finding> = sources.markdown().flat_map(broken_links).collect();
-    findings.extend(same_names(
-        "docs/environment.md",
-        sources,
-        &variables_in_code(sources),
-    ));
-    findings.extend(missing_names(
-        "docs/on-disk.md",
-        sources,
-        &files_in_code(sources),
-    ));
-    findings.extend(missing_names(
-        "docs/exit-codes.md",
-        sources,
-        &codes_in_code(sources),
-    ));
+    findings.extend(same_names("docs/environment.md", sources, &variables_in_code(sources)));
+    findings.extend(missing_names("docs/on-disk.md", sources, &files_in_code(sources)));
+    findings.extend(missing_names("docs/exit-codes.md", sources, &codes_in_code(sources)));
     findings.extend(invariants_without_test(sources));
     findings
 }
@@ -60,39 +43,23 @@ fn broken_links(source: &Source) -> Vec<Finding> {
     links_in(&source.text)
         .into_iter()
         .filter(|link| !link.contains("://") && !link.starts_with('#') && !link.contains("mailto:"))
-        .filter(|link| {
-            !dir.join(link.split('#').next().unwrap_or_default())
-                .exists()
-        })
+        .filter(|link| !dir.join(link.split('#').next().unwrap_or_default()).exists())
         .map(|link| Finding::new(&source.path, format!("the link to {link} leads nowhere")))
         .collect()
 }
 
 fn links_in(text: &str) -> Vec<&str> {
-    text.split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split([')', ' ', '\n']).next())
-        .collect()
+    text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ', '\n']).next()).collect()
 }
 
 /// `BANGER_*` variables that the programs read.
 fn variables_in_code(sources: &Sources) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    let readers = [
-        "crates/banger-host/",
-        "crates/banger/",
-        "crates/bangerd/",
-        "crates/banger-shim/",
-    ];
-    for source in sources
-        .rust()
-        .filter(|source| readers.iter().any(|r| source.path.starts_with(r)))
+    let readers =
+        ["crates/banger-host/", "crates/banger/", "crates/bangerd/", "crates/banger-shim/"];
+    for source in sources.rust().filter(|source| readers.iter().any(|r| source.path.starts_with(r)))
     {
-        names.extend(
-            source
-                .product_lines()
-                .flat_map(|(_, line)| variables_in(line)),
-        );
+        names.extend(source.product_lines().flat_map(|(_, line)| variables_in(line)));
     }
     names
 }
@@ -109,9 +76,7 @@ fn variables_in(line: &str) -> Vec<String> {
 
 /// Names of files, as the API's constants have them.
 fn files_in_code(sources: &Sources) -> BTreeSet<String> {
-    let text = sources
-        .text("crates/banger-api/src/shim.rs")
-        .unwrap_or_default();
+    let text = sources.text("crates/banger-api/src/shim.rs").unwrap_or_default();
     text.lines()
         .filter(|line| line.starts_with("pub const") && line.contains(": &str"))
         .filter_map(|line| line.split('"').nth(1))
@@ -121,9 +86,7 @@ fn files_in_code(sources: &Sources) -> BTreeSet<String> {
 
 /// Error codes, as the API has them.
 fn codes_in_code(sources: &Sources) -> BTreeSet<String> {
-    let text = sources
-        .text("crates/banger-api/src/error.rs")
-        .unwrap_or_default();
+    let text = sources.text("crates/banger-api/src/error.rs").unwrap_or_default();
     text.lines()
         .filter(|line| line.trim().starts_with("Self::") && line.contains("=> \""))
         .filter_map(|line| line.split('"').nth(1))
@@ -160,9 +123,7 @@ fn same_names(document: &str, sources: &Sources, names: &BTreeSet<String>) -> Ve
 fn invariants_without_test(sources: &Sources) -> Vec<Finding> {
     const DOCUMENT: &str = "ARCHITECTURE.md";
     let text = sources.text(DOCUMENT).unwrap_or_default();
-    let section = text
-        .split("\n## ")
-        .find(|part| part.starts_with("Invariants"));
+    let section = text.split("\n## ").find(|part| part.starts_with("Invariants"));
     let Some(section) = section else {
         return vec![Finding::new(DOCUMENT, "has no section `Invariants`")];
     };
@@ -170,18 +131,10 @@ fn invariants_without_test(sources: &Sources) -> Vec<Finding> {
     for item in numbered_items(section) {
         let number = item.split('.').next().unwrap_or_default();
         let Some((_, tests)) = item.split_once("*Test: ") else {
-            findings.push(Finding::new(
-                DOCUMENT,
-                format!("invariant {number} names no test"),
-            ));
+            findings.push(Finding::new(DOCUMENT, format!("invariant {number} names no test")));
             continue;
         };
-        for name in tests
-            .split('`')
-            .skip(1)
-            .step_by(2)
-            .filter(|name| !exists(name, sources))
-        {
+        for name in tests.split('`').skip(1).step_by(2).filter(|name| !exists(name, sources)) {
             let text = format!("invariant {number} names `{name}`, which does not exist");
             findings.push(Finding::new(DOCUMENT, text));
         }
@@ -215,14 +168,8 @@ mod tests {
 
     #[test]
     fn links_and_variables_are_found() {
-        assert_eq!(
-            links_in("see [a](docs/a.md) and [b](#b)"),
-            ["docs/a.md", "#b"]
-        );
-        assert_eq!(
-            variables_in("env(\"BANGER_DATA_DIR\") BANGER_*"),
-            ["BANGER_DATA_DIR"]
-        );
+        assert_eq!(links_in("see [a](docs/a.md) and [b](#b)"), ["docs/a.md", "#b"]);
+        assert_eq!(variables_in("env(\"BANGER_DATA_DIR\") BANGER_*"), ["BANGER_DATA_DIR"]);
     }
 
     #[test]

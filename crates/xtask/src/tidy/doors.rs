@@ -69,12 +69,7 @@ fn check_file(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     let closed: Vec<&Door> = DOORS
         .iter()
-        .filter(|door| {
-            !door
-                .keepers
-                .iter()
-                .any(|keeper| source.path.starts_with(keeper))
-        })
+        .filter(|door| !door.keepers.iter().any(|keeper| source.path.starts_with(keeper)))
         .collect();
     for (number, line) in source.product_lines() {
         let code = code_of(line);
@@ -93,31 +88,19 @@ mod tests {
     use super::*;
 
     fn count(path: &str, text: &str) -> usize {
-        check_file(&Source {
-            path: path.into(),
-            text: text.into(),
-        })
-        .len()
+        check_file(&Source { path: path.into(), text: text.into() }).len()
     }
 
     #[test]
     fn doors_are_closed_except_to_their_keepers() {
         let cases = [
             ("crates/bangerd/src/main.rs", "Command::new(\"sh\")", 1),
-            (
-                "crates/banger-host/src/command/mod.rs",
-                "Command::new(\"sh\")",
-                0,
-            ),
+            ("crates/banger-host/src/command/mod.rs", "Command::new(\"sh\")", 0),
             ("crates/banger/src/commands/run.rs", "eprintln!(\"x\")", 1),
             ("crates/banger/src/ui/table.rs", "println!(\"x\")", 0),
             ("crates/bangerd/src/api.rs", "use rusqlite::Row;", 1),
             ("crates/bangerd/src/api.rs", "// unsafe { is a word }", 0),
-            (
-                "crates/bangerd/src/api.rs",
-                "#[cfg(test)]\nmod tests { println!(\"x\") }",
-                0,
-            ),
+            ("crates/bangerd/src/api.rs", "#[cfg(test)]\nmod tests { println!(\"x\") }", 0),
         ];
         for (path, text, want) in cases {
             assert_eq!(count(path, text), want, "{path}: {text}");

@@ -24,10 +24,7 @@ struct Finding {
 
 impl Finding {
     fn new(place: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
-            place: place.into(),
-            text: text.into(),
-        }
+        Self { place: place.into(), text: text.into() }
     }
 }
 
@@ -38,10 +35,7 @@ const RULES: [(&str, Rule); 6] = [
     ("doors are kept", doors::check),
     ("files and functions are small", sizes::check),
     ("words that do not belong in the tree", words::check),
-    (
-        "modules are documented and well named",
-        documents::check_modules,
-    ),
+    ("modules are documented and well named", documents::check_modules),
     ("documents are true", documents::check_documents),
 ];
 
@@ -55,18 +49,11 @@ pub fn check() -> Result<(), ChoreFailure> {
     for (name, rule) in RULES {
         let mut findings = rule(&sources);
         findings.sort();
-        println!(
-            "{} {name}",
-            if findings.is_empty() { "ok  " } else { "BAD " }
-        );
+        println!("{} {name}", if findings.is_empty() { "ok  " } else { "BAD " });
         for finding in &findings {
             println!("     {}: {}", finding.place, finding.text);
         }
         count += findings.len();
     }
-    if count == 0 {
-        Ok(())
-    } else {
-        Err(ChoreFailure::Found(format!("tidy found {count} things")))
-    }
+    if count == 0 { Ok(()) } else { Err(ChoreFailure::Found(format!("tidy found {count} things"))) }
 }

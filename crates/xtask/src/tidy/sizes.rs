@@ -31,11 +31,7 @@ struct Exception {
 }
 
 pub(super) fn check(sources: &Sources) -> Vec<Finding> {
-    let large = sources
-        .rust()
-        .filter(|source| !source.is_test())
-        .flat_map(large_parts)
-        .collect();
+    let large = sources.rust().filter(|source| !source.is_test()).flat_map(large_parts).collect();
     match toml::from_str(sources.text(EXCEPTIONS).unwrap_or_default()) {
         Ok(exceptions) => compare(large, exceptions),
         Err(error) => vec![Finding::new(EXCEPTIONS, error.to_string())],
@@ -44,12 +40,7 @@ pub(super) fn check(sources: &Sources) -> Vec<Finding> {
 
 fn compare(mut large: BTreeMap<String, usize>, exceptions: Exceptions) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for Exception {
-        what,
-        lines,
-        reason,
-    } in exceptions.large
-    {
+    for Exception { what, lines, reason } in exceptions.large {
         let text = match large.remove(&what) {
             None => format!("{what} is small now; remove its exception"),
             Some(now) if now < lines => format!("{what} has {now} lines now; write that down"),
@@ -90,42 +81,23 @@ fn large_parts(source: &Source) -> Vec<(String, usize)> {
 
 fn function_name(line: &str) -> Option<&str> {
     let mut words = line.split_whitespace();
-    let qualifiers = [
-        "pub",
-        "pub(crate)",
-        "pub(super)",
-        "async",
-        "const",
-        "unsafe",
-        "extern",
-    ];
+    let qualifiers = ["pub", "pub(crate)", "pub(super)", "async", "const", "unsafe", "extern"];
     let word = words.find(|word| !qualifiers.contains(word) && !word.starts_with('"'))?;
-    (word == "fn")
-        .then(|| words.next())??
-        .split(['(', '<'])
-        .next()
+    (word == "fn").then(|| words.next())??.split(['(', '<']).next()
 }
 
 /// Lines of code of the function that starts the slice. Counts on rustfmt: the closing brace stands
 /// as far right as the `fn`.
 fn function_size(lines: &[&str]) -> usize {
     let indent = lines[0].len() - lines[0].trim_start().len();
-    let header = lines
-        .iter()
-        .position(|line| line.ends_with(['{', '}', ';']))
-        .unwrap_or(0);
+    let header = lines.iter().position(|line| line.ends_with(['{', '}', ';'])).unwrap_or(0);
     if !lines[header].ends_with('{') {
         return header + 1;
     }
     let closing = format!("{}}}", " ".repeat(indent));
-    let end = lines[header..]
-        .iter()
-        .position(|line| *line == closing)
-        .unwrap_or(0);
+    let end = lines[header..].iter().position(|line| *line == closing).unwrap_or(0);
     let body = &lines[..=header + end];
-    body.iter()
-        .filter(|line| !line.trim().is_empty() && !line.trim().starts_with("//"))
-        .count()
+    body.iter().filter(|line| !line.trim().is_empty() && !line.trim().starts_with("//")).count()
 }
 
 #[cfg(test)]
@@ -134,20 +106,10 @@ mod tests {
 
     #[test]
     fn functions_are_found_and_measured_without_comments() {
-        assert_eq!(
-            function_name("    pub(crate) async fn go<T>(x: T)"),
-            Some("go")
-        );
+        assert_eq!(function_name("    pub(crate) async fn go<T>(x: T)"), Some("go"));
         assert_eq!(function_name("    let fn_x = 1;"), None);
-        let text = [
-            "    fn f(",
-            "        a: u8,",
-            "    ) {",
-            "",
-            "        // why",
-            "        x",
-            "    }",
-        ];
+        let text =
+            ["    fn f(", "        a: u8,", "    ) {", "", "        // why", "        x", "    }"];
         assert_eq!(function_size(&text), 5);
         assert_eq!(function_size(&["fn f();", "fn g() {", "}"]), 1);
     }
@@ -155,11 +117,7 @@ mod tests {
     #[test]
     fn the_ratchet_only_goes_down() {
         let exceptions = |lines| Exceptions {
-            large: vec![Exception {
-                what: "a".into(),
-                lines,
-                reason: "a table".into(),
-            }],
+            large: vec![Exception { what: "a".into(), lines, reason: "a table".into() }],
         };
         let large = |lines| BTreeMap::from([("a".to_owned(), lines)]);
         assert!(compare(large(600), exceptions(600)).is_empty());

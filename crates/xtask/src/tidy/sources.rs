@@ -31,10 +31,7 @@ impl Sources {
             let full = tree::root().join(&path);
             let bytes = std::fs::read(&full).map_err(on_file("read", &full))?;
             if let Ok(text) = String::from_utf8(bytes) {
-                files.push(Source {
-                    path: path.to_string_lossy().into_owned(),
-                    text,
-                });
+                files.push(Source { path: path.to_string_lossy().into_owned(), text });
             }
         }
         Ok(Self { files })
@@ -47,21 +44,17 @@ impl Sources {
 
     /// Rust files.
     pub fn rust(&self) -> impl Iterator<Item = &Source> {
-        self.all()
-            .filter(|source| has_extension(&source.path, "rs"))
+        self.all().filter(|source| has_extension(&source.path, "rs"))
     }
 
     /// Markdown files.
     pub fn markdown(&self) -> impl Iterator<Item = &Source> {
-        self.all()
-            .filter(|source| has_extension(&source.path, "md"))
+        self.all().filter(|source| has_extension(&source.path, "md"))
     }
 
     /// The text of one file.
     pub fn text(&self, path: &str) -> Option<&str> {
-        self.all()
-            .find(|source| source.path == path)
-            .map(|source| source.text.as_str())
+        self.all().find(|source| source.path == path).map(|source| source.text.as_str())
     }
 }
 
@@ -92,7 +85,5 @@ pub fn code_of(line: &str) -> &str {
 }
 
 fn has_extension(path: &str, extension: &str) -> bool {
-    Path::new(path)
-        .extension()
-        .is_some_and(|found| found == extension)
+    Path::new(path).extension().is_some_and(|found| found == extension)
 }

@@ -19,10 +19,7 @@ pub(super) fn check(sources: &Sources) -> Vec<Finding> {
         for (index, line) in source.text.lines().enumerate() {
             let place = || format!("{}:{}", source.path, index + 1);
             if let Some(note) = notes.iter().find(|note| has_word(line, note)) {
-                findings.push(Finding::new(
-                    place(),
-                    format!("{note}: do it, or open an issue"),
-                ));
+                findings.push(Finding::new(place(), format!("{note}: do it, or open an issue")));
             }
             if hosts.iter().any(|host| line.contains(host.as_str())) {
                 let text = "names a package registry of this machine; such settings are each \
@@ -38,10 +35,7 @@ fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + word.len()..].chars().next();
-        ![before, after]
-            .into_iter()
-            .flatten()
-            .any(|c| c.is_alphanumeric() || c == '_')
+        ![before, after].into_iter().flatten().any(|c| c.is_alphanumeric() || c == '_')
     })
 }
 
@@ -50,11 +44,7 @@ fn registry_hosts() -> BTreeSet<String> {
     let mut hosts = BTreeSet::new();
     for file in registry_settings() {
         let text = std::fs::read_to_string(file).unwrap_or_default();
-        hosts.extend(
-            text.lines()
-                .filter(|line| !line.starts_with('#'))
-                .flat_map(hosts_in),
-        );
+        hosts.extend(text.lines().filter(|line| !line.starts_with('#')).flat_map(hosts_in));
     }
     hosts
 }
@@ -94,14 +84,8 @@ mod tests {
 
     #[test]
     fn hosts_are_read_from_settings() {
-        assert_eq!(
-            hosts_in("deb https://u:p@a.example/debian x main"),
-            ["u"; 0]
-        );
+        assert_eq!(hosts_in("deb https://u:p@a.example/debian x main"), ["u"; 0]);
         assert_eq!(hosts_in("URIs: http://a.example/debian"), ["a.example"]);
-        assert_eq!(
-            hosts_in("index = \"sparse+https://b.example:8080/i/\""),
-            ["b.example"]
-        );
+        assert_eq!(hosts_in("index = \"sparse+https://b.example:8080/i/\""), ["b.example"]);
     }
 }
