@@ -151,13 +151,8 @@ pub const API_SOCKET: &str = "api.sock";
 /// # Errors
 /// [`PathsError::Create`], or [`PathsError::Foreign`] if somebody else owns it.
 pub fn ensure_private(path: &Path) -> Result<(), PathsError> {
-    let foreign = || PathsError::Foreign {
-        path: path.to_owned(),
-    };
-    let create = |source| PathsError::Create {
-        path: path.to_owned(),
-        source,
-    };
+    let foreign = || PathsError::Foreign { path: path.to_owned() };
+    let create = |source| PathsError::Create { path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -199,20 +194,10 @@ struct Surroundings<'a> {
 impl Surroundings<'_> {
     fn of_this_process() -> Self {
         let uid = nix::unistd::geteuid();
-        let home = crate::paths::variable("HOME")
+        let home = variable("HOME")
             .map(PathBuf::from)
-            .or_else(|| {
-                nix::unistd::User::from_uid(uid)
-                    .ok()
-                    .flatten()
-                    .map(|user| user.dir)
-            });
-        Self {
-            variable: &variable,
-            owner_of: &owner_of_nearest,
-            uid: uid.as_raw(),
-            home,
-        }
+            .or_else(|| nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.dir));
+        Self { variable: &variable, owner_of: &owner_of_nearest, uid: uid.as_raw(), home }
     }
 
     fn state_dirs(&self) -> Result<StateDirs, PathsError> {
@@ -232,21 +217,14 @@ impl Surroundings<'_> {
             None if root => PathBuf::from("/etc/banger"),
             None => self.home()?.join(".config/banger"),
         };
-        Ok(StateDirs {
-            data,
-            runtime,
-            config,
-        })
+        Ok(StateDirs { data, runtime, config })
     }
 
     /// What the variables say: banger's own as it stands, the XDG one with `banger` below it.
     fn chosen(&self, ours: &'static str, xdg: &'static str) -> Result<Option<PathBuf>, PathsError> {
         if let Some(path) = self.path(ours) {
             if path.is_relative() {
-                return Err(PathsError::Relative {
-                    variable: ours,
-                    path,
-                });
+                return Err(PathsError::Relative { variable: ours, path });
             }
             return Ok(Some(path));
         }
@@ -262,32 +240,22 @@ impl Surroundings<'_> {
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {
-        (self.variable)(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
+        (self.variable)(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
     fn home(&self) -> Result<&Path, PathsError> {
-        self.home
-            .as_deref()
-            .filter(|home| home.is_absolute())
-            .ok_or(PathsError::NoHome)
+        self.home.as_deref().filter(|home| home.is_absolute()).ok_or(PathsError::NoHome)
     }
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this crate reads the environment for all others"
-)]
+#[allow(clippy::disallowed_methods, reason = "this crate reads the environment for all others")]
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
 /// The owner of the path, or of the nearest directory above it that exists.
 fn owner_of_nearest(path: &Path) -> Option<u32> {
-    path.ancestors()
-        .find_map(|place| std::fs::metadata(place).ok())
-        .map(|found| found.uid())
+    path.ancestors().find_map(|place| std::fs::metadata(place).ok()).map(|found| found.uid())
 }
 
 /// banger's programs besides the one that asks.
@@ -320,14 +288,8 @@ impl Programs {
     /// # Errors
     /// [`ProgramsError`] names the one that is missing.
     pub fn locate() -> Result<Self, ProgramsError> {
-        let place = |name| {
-            variable(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
-        let here = std::env::current_exe()
-            .ok()
-            .and_then(|exe| exe.parent().map(Path::to_owned));
+        let place = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let here = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
         let libexec = search_path(place("BANGER_LIBEXEC_DIR"), here.as_deref(), "libexec");
         let lib = search_path(place("BANGER_LIB_DIR"), here.as_deref(), "lib");
         Ok(Self {
@@ -350,11 +312,7 @@ fn search_path(chosen: Option<PathBuf>, here: Option<&Path>, kind: &str) -> Vec<
         places.push(prefix.join(kind).join("banger"));
         // From libexec/banger/bangerd the prefix is two levels up.
         if here.ends_with("libexec/banger") {
-            places.extend(
-                prefix
-                    .parent()
-                    .map(|prefix| prefix.join(kind).join("banger")),
-            );
+            places.extend(prefix.parent().map(|prefix| prefix.join(kind).join("banger")));
         }
     }
     places.push(here.to_owned());
@@ -366,17 +324,11 @@ fn find(program: &'static str, places: &[PathBuf]) -> Result<PathBuf, ProgramsEr
         .iter()
         .map(|dir| dir.join(program))
         .find(|path| path.is_file())
-        .ok_or_else(|| ProgramsError {
-            program,
-            looked_in: places.to_vec(),
-        })
+        .ok_or_else(|| ProgramsError { program, looked_in: places.to_vec() })
 }
 
 fn list(places: &[PathBuf]) -> String {
-    let texts: Vec<String> = places
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
+    let texts: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
     texts.join(", ")
 }
 
@@ -388,64 +340,29 @@ mod tests {
     /// somebody else.
     fn dirs(uid: u32, variables: &[(&str, &str)]) -> Result<StateDirs, PathsError> {
         let variable = |name: &str| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| OsString::from(*value))
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(*value))
         };
-        let owner_of = |path: &Path| {
-            Some(if path.starts_with("/their") {
-                uid + 1
-            } else {
-                uid
-            })
-        };
+        let owner_of = |path: &Path| Some(if path.starts_with("/their") { uid + 1 } else { uid });
         let home = Some(PathBuf::from("/home/me"));
-        Surroundings {
-            variable: &variable,
-            owner_of: &owner_of,
-            uid,
-            home,
-        }
-        .state_dirs()
+        Surroundings { variable: &variable, owner_of: &owner_of, uid, home }.state_dirs()
     }
 
     #[test]
     fn every_variable_has_its_place() {
         let none: &[(&str, &str)] = &[];
         let xdg: &[(&str, &str)] = &[("XDG_DATA_HOME", "/d"), ("XDG_RUNTIME_DIR", "/r")];
-        let ours: &[(&str, &str)] = &[
-            ("XDG_DATA_HOME", "/d"),
-            ("BANGER_DATA_DIR", "/b"),
-            ("BANGER_RUNTIME_DIR", "/c"),
-        ];
-        let theirs: &[(&str, &str)] = &[
-            ("XDG_DATA_HOME", "/their/d"),
-            ("XDG_RUNTIME_DIR", "/their/r"),
-        ];
+        let ours: &[(&str, &str)] =
+            &[("XDG_DATA_HOME", "/d"), ("BANGER_DATA_DIR", "/b"), ("BANGER_RUNTIME_DIR", "/c")];
+        let theirs: &[(&str, &str)] =
+            &[("XDG_DATA_HOME", "/their/d"), ("XDG_RUNTIME_DIR", "/their/r")];
         let logind: &[(&str, &str)] = &[("XDG_RUNTIME_DIR", "/run/user/0")];
         let odd: &[(&str, &str)] = &[("XDG_DATA_HOME", "relative"), ("XDG_RUNTIME_DIR", "")];
         let cases = [
-            (
-                1000,
-                none,
-                "/home/me/.local/share/banger",
-                "/tmp/banger-1000",
-            ),
+            (1000, none, "/home/me/.local/share/banger", "/tmp/banger-1000"),
             (1000, xdg, "/d/banger", "/r/banger"),
             (1000, ours, "/b", "/c"),
-            (
-                1000,
-                theirs,
-                "/home/me/.local/share/banger",
-                "/tmp/banger-1000",
-            ),
-            (
-                1000,
-                odd,
-                "/home/me/.local/share/banger",
-                "/tmp/banger-1000",
-            ),
+            (1000, theirs, "/home/me/.local/share/banger", "/tmp/banger-1000"),
+            (1000, odd, "/home/me/.local/share/banger", "/tmp/banger-1000"),
             (0, none, "/var/lib/banger", "/run/banger"),
             (0, xdg, "/d/banger", "/r/banger"),
             (0, theirs, "/var/lib/banger", "/run/banger"),
@@ -461,10 +378,7 @@ mod tests {
     #[test]
     fn a_relative_place_is_refused() {
         let error = dirs(1000, &[("BANGER_DATA_DIR", "data")]).expect_err("relative");
-        assert_eq!(
-            error.to_string(),
-            "BANGER_DATA_DIR must be an absolute path, not \"data\""
-        );
+        assert_eq!(error.to_string(), "BANGER_DATA_DIR must be an absolute path, not \"data\"");
     }
 
     #[test]
@@ -478,16 +392,10 @@ mod tests {
 
         let file = tmp.path().join("file");
         std::fs::write(&file, "").expect("writable");
-        assert!(matches!(
-            ensure_private(&file),
-            Err(PathsError::Foreign { .. })
-        ));
+        assert!(matches!(ensure_private(&file), Err(PathsError::Foreign { .. })));
         // Owned by root, unless the test is root's; then it is no directory for secrets but ours.
         if !nix::unistd::geteuid().is_root() {
-            assert!(matches!(
-                ensure_private(Path::new("/usr")),
-                Err(PathsError::Foreign { .. })
-            ));
+            assert!(matches!(ensure_private(Path::new("/usr")), Err(PathsError::Foreign { .. })));
         }
     }
 
@@ -501,19 +409,10 @@ mod tests {
             std::fs::write(path, "").expect("writable");
         }
         let from = |dir: &str| search_path(None, Some(&prefix.join(dir)), "libexec");
-        assert_eq!(
-            find("bangerd", &from("bin")).ok(),
-            Some(prefix.join("libexec/bangerd"))
-        );
-        assert_eq!(
-            find("bangerd", &from("libexec")).ok(),
-            Some(prefix.join("libexec/bangerd"))
-        );
+        assert_eq!(find("bangerd", &from("bin")).ok(), Some(prefix.join("libexec/bangerd")));
+        assert_eq!(find("bangerd", &from("libexec")).ok(), Some(prefix.join("libexec/bangerd")));
         std::fs::remove_file(prefix.join("libexec/bangerd")).expect("it is there");
-        assert_eq!(
-            find("bangerd", &from("debug")).ok(),
-            Some(prefix.join("debug/bangerd"))
-        );
+        assert_eq!(find("bangerd", &from("debug")).ok(), Some(prefix.join("debug/bangerd")));
         let error = find("banger-shim", &from("bin")).expect_err("there is none");
         assert!(error.to_string().contains("libexec"), "{error}");
         let chosen = search_path(Some(PathBuf::from("/x")), Some(prefix), "lib");
