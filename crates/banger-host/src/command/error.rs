@@ -76,9 +76,9 @@ impl ToolError {
     /// Whether it failed because a disk is full, by its own words.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        let said = |line: &String| {
-            line.contains("No space left on device") || line.contains("Disk quota exceeded")
-        };
+        // The last one is apt's.
+        let words = ["No space left on device", "Disk quota exceeded", "have enough free space in"];
+        let said = |line: &String| words.iter().any(|words| line.contains(words));
         self.stderr().iter().any(said)
     }
 
@@ -165,10 +165,7 @@ mod tests {
     fn a_failure_carries_the_last_words() {
         let problem = failed(&["one", "\x1b[1mtwo"]).problem("no disk", ErrorCode::PullFailed);
         assert_eq!(problem.code, ErrorCode::PullFailed);
-        assert_eq!(
-            problem.to_string(),
-            "no disk: mke2fs failed with exit status: 1: one: [1mtwo"
-        );
+        assert_eq!(problem.to_string(), "no disk: mke2fs failed with exit status: 1: one: [1mtwo");
     }
 
     #[test]
@@ -184,24 +181,10 @@ mod tests {
             reason: reason.to_owned(),
         };
         let cases = [
-            (
-                ToolError::Missing {
-                    program: "mke2fs".to_owned(),
-                },
-                "install e2fsprogs",
-            ),
-            (
-                isolation("no line matching user \"x\" in /etc/subuid"),
-                "--add-subuids",
-            ),
-            (
-                isolation("failed to execute newuidmap: No such file"),
-                "install uidmap",
-            ),
-            (
-                isolation("unshare failed: Operation not permitted"),
-                "banger doctor",
-            ),
+            (ToolError::Missing { program: "mke2fs".to_owned() }, "install e2fsprogs"),
+            (isolation("no line matching user \"x\" in /etc/subuid"), "--add-subuids"),
+            (isolation("failed to execute newuidmap: No such file"), "install uidmap"),
+            (isolation("unshare failed: Operation not permitted"), "banger doctor"),
         ];
         for (error, want) in cases {
             let hint = error.hint().expect("each has one");

@@ -30,14 +30,7 @@ pub(super) fn wrapper(isolation: Isolation, is_root: bool) -> Option<Vec<OsStrin
     };
     let mut words = vec!["unshare"];
     words.extend(user_namespace);
-    words.extend([
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount",
-        "--mount-proc",
-        "--",
-    ]);
+    words.extend(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--"]);
     Some(words.into_iter().map(OsString::from).collect())
 }
 
@@ -47,11 +40,7 @@ mod tests {
 
     fn words(isolation: Isolation, is_root: bool) -> String {
         let words = wrapper(isolation, is_root).unwrap_or_default();
-        words
-            .iter()
-            .map(|word| word.to_string_lossy())
-            .collect::<Vec<_>>()
-            .join(" ")
+        words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]

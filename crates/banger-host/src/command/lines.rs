@@ -42,10 +42,7 @@ pub(super) struct Tail {
 
 impl Tail {
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            lines: VecDeque::new(),
-            limit,
-        }
+        Self { lines: VecDeque::new(), limit }
     }
 
     pub(super) fn push(&mut self, line: &str) {

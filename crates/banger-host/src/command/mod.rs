@@ -31,7 +31,7 @@ pub use isolation::Isolation;
 pub use programs::{find_program, package_of};
 
 /// How many of the last lines on stderr an error carries.
-pub const STDERR_TAIL_LINES: usize = 20;
+pub const STDERR_TAIL_LINES: usize = 40;
 /// Default limit of captured stdout, in bytes.
 pub const STDOUT_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -41,6 +41,15 @@ pub enum Line<'a> {
     /// On standard output.
     Stdout(&'a str),
     /// On standard error.
+    Stderr(&'a str),
+}
+
+/// What a tool just wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece<'a> {
+    /// Bytes on standard output, as they came.
+    Bytes(&'a [u8]),
+    /// A line on standard error.
     Stderr(&'a str),
 }
 
@@ -76,8 +85,8 @@ pub struct Tool {
 enum Stdout {
     /// Into memory, up to that many bytes; more is an error.
     Capture(usize),
-    /// To the callback only.
-    Lines,
+    /// To the callback only, as lines or as they come.
+    Pass,
     /// Into a file.
     File(File),
 }
@@ -106,8 +115,7 @@ impl Tool {
     /// More arguments.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        self.args
-            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
@@ -115,8 +123,7 @@ impl Tool {
     /// that messages can be read by machine, and the `sbin` directories in `PATH`.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -152,7 +159,7 @@ impl Tool {
     /// Keep nothing of stdout: its lines go to the callback of [`Tool::run_watched`] only.
     #[must_use]
     pub fn stdout_lines(mut self) -> Self {
-        self.stdout = Stdout::Lines;
+        self.stdout = Stdout::Pass;
         self
     }
 
@@ -169,7 +176,7 @@ impl Tool {
     /// It is missing, cannot be started, ended with anything but 0, wrote too much, or was
     /// cancelled.
     pub fn run(self, cancel: &Cancel) -> Result<Finished, ToolError> {
-        self.run_watched(cancel, &mut |_| {})
+        run::run(self, cancel, &mut |_| {})
     }
 
     /// Run it to its end and show each line that it writes to `on_line`, in the calling thread.
@@ -181,6 +188,33 @@ impl Tool {
         cancel: &Cancel,
         on_line: &mut dyn FnMut(Line<'_>),
     ) -> Result<Finished, ToolError> {
-        run::run(self, cancel, on_line)
+        let mut stdout = lines::LineSplitter::default();
+        let finished = run::run(self, cancel, &mut |piece| match piece {
+            Piece::Bytes(bytes) => {
+                stdout.push(bytes, &mut |line| on_line(Line::Stdout(line)));
+            }
+            Piece::Stderr(line) => on_line(Line::Stderr(line)),
+        })?;
+        stdout.finish(&mut |line| on_line(Line::Stdout(line)));
+        Ok(finished)
+    }
+
+    /// Run it to its end and hand what it writes to stdout to `on_bytes`, in the calling thread;
+    /// nothing of it is kept.
+    ///
+    /// # Errors
+    /// As [`Tool::run`].
+    pub fn run_streaming(
+        mut self,
+        cancel: &Cancel,
+        on_bytes: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), ToolError> {
+        self.stdout = Stdout::Pass;
+        run::run(self, cancel, &mut |piece| {
+            if let Piece::Bytes(bytes) = piece {
+                on_bytes(bytes);
+            }
+        })?;
+        Ok(())
     }
 }

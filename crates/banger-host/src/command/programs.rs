@@ -35,10 +35,7 @@ const PACKAGES: [(&str, &str); 20] = [
 /// The Debian package that has `program`, if it is one that banger may start.
 #[must_use]
 pub fn package_of(program: &str) -> Option<&'static str> {
-    PACKAGES
-        .iter()
-        .find(|(name, _)| *name == program)
-        .map(|(_, package)| *package)
+    PACKAGES.iter().find(|(name, _)| *name == program).map(|(_, package)| *package)
 }
 
 /// The path of a program: searched in `PATH`, then in the `sbin` directories. A name with a slash is
@@ -61,25 +58,16 @@ pub(super) fn search_path() -> OsString {
     env::join_paths(dirs).unwrap_or_else(|_| OsString::from(SBIN.join(":")))
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this crate reads the environment"
-)]
+#[expect(clippy::disallowed_methods, reason = "this crate reads the environment")]
 fn path_variable() -> Option<OsString> {
     env::var_os("PATH")
 }
 
 fn search_dirs(path: Option<&OsStr>) -> Vec<PathBuf> {
-    let own = path
-        .map(|path| env::split_paths(path).collect::<Vec<_>>())
-        .unwrap_or_default();
+    let own = path.map(|path| env::split_paths(path).collect::<Vec<_>>()).unwrap_or_default();
     let mut dirs: Vec<PathBuf> = Vec::new();
     // An empty or relative entry means the current directory, which is no place to take programs from.
-    for dir in own
-        .into_iter()
-        .filter(|dir| dir.is_absolute())
-        .chain(SBIN.map(PathBuf::from))
-    {
+    for dir in own.into_iter().filter(|dir| dir.is_absolute()).chain(SBIN.map(PathBuf::from)) {
         if !dirs.contains(&dir) {
             dirs.push(dir);
         }
@@ -88,8 +76,7 @@ fn search_dirs(path: Option<&OsStr>) -> Vec<PathBuf> {
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
@@ -99,14 +86,7 @@ mod tests {
     #[test]
     fn sbin_is_searched_even_if_path_lacks_it() {
         let dirs = search_dirs(Some(OsStr::new("/opt/x:relative::/usr/bin")));
-        let want = [
-            "/opt/x",
-            "/usr/bin",
-            "/usr/local/sbin",
-            "/usr/sbin",
-            "/sbin",
-            "/bin",
-        ];
+        let want = ["/opt/x", "/usr/bin", "/usr/local/sbin", "/usr/sbin", "/sbin", "/bin"];
         assert_eq!(dirs, want.map(PathBuf::from));
         assert_eq!(search_dirs(None), SBIN.map(PathBuf::from));
     }

@@ -19,7 +19,7 @@ use nix::unistd::{Pid, geteuid, getppid};
 use super::isolation::wrapper;
 use super::lines::{LineSplitter, Tail};
 use super::programs::search_path;
-use super::{Cancel, Finished, Line, STDERR_TAIL_LINES, Stdout, Tool, ToolError, find_program};
+use super::{Cancel, Finished, Piece, STDERR_TAIL_LINES, Stdout, Tool, ToolError, find_program};
 
 /// How often a run looks whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(50);
@@ -34,14 +34,14 @@ const BURY: Duration = Duration::from_secs(10);
 pub(super) fn run(
     tool: Tool,
     cancel: &Cancel,
-    on_line: &mut dyn FnMut(Line<'_>),
+    on_piece: &mut dyn FnMut(Piece<'_>),
 ) -> Result<Finished, ToolError> {
     let program = tool.program.clone();
     if cancel.is_cancelled() {
         return Err(ToolError::Cancelled { program });
     }
     let mut running = Running::start(tool)?;
-    let carried = running.carry(cancel, on_line);
+    let carried = running.carry(cancel, on_piece);
     let status = running.bury(if carried.is_err() { BURY } else { DRAIN });
     carried?;
     let status = status.map_err(|source| running.streams(source))?;
@@ -56,49 +56,25 @@ struct Running {
     stdin: Option<ChildStdin>,
     input: Vec<u8>,
     written: usize,
-    stdout: Output<ChildStdout>,
-    stderr: Output<ChildStderr>,
+    /// None once it has ended.
+    stdout: Option<ChildStdout>,
+    /// None once it has ended.
+    stderr: Option<ChildStderr>,
+    stderr_lines: LineSplitter,
     captured: Vec<u8>,
     capture_limit: Option<usize>,
     tail: Tail,
 }
 
-/// One output stream of a tool.
-struct Output<P> {
-    /// None once it has ended.
-    pipe: Option<P>,
-    lines: LineSplitter,
-}
-
-impl<P> Output<P> {
-    fn new(pipe: Option<P>) -> Self {
-        Self {
-            pipe,
-            lines: LineSplitter::default(),
-        }
-    }
-}
-
 impl Running {
     fn start(tool: Tool) -> Result<Self, ToolError> {
-        let Tool {
-            program,
-            args,
-            env,
-            dir,
-            isolation,
-            stdin,
-            stdout,
-        } = tool;
+        let Tool { program, args, env, dir, isolation, stdin, stdout } = tool;
         let command_line = command_line(&program, args, wrapper(isolation, geteuid().is_root()))?;
         let capture_limit = match &stdout {
             Stdout::Capture(limit) => Some(*limit),
-            Stdout::Lines | Stdout::File(_) => None,
+            Stdout::Pass | Stdout::File(_) => None,
         };
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is where programs are started"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "this is where programs are started")]
         let mut command = Command::new(&command_line[0]);
         command
             .args(&command_line[1..])
@@ -108,28 +84,24 @@ impl Running {
             .envs(env)
             .current_dir(dir.unwrap_or_else(|| "/".into()))
             .process_group(0)
-            .stdin(if stdin.is_empty() {
-                Stdio::null()
-            } else {
-                Stdio::piped()
-            })
+            .stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(match stdout {
                 Stdout::File(file) => Stdio::from(file),
-                Stdout::Capture(_) | Stdout::Lines => Stdio::piped(),
+                Stdout::Capture(_) | Stdout::Pass => Stdio::piped(),
             })
             .stderr(Stdio::piped());
         die_with_this_thread(&mut command);
-        let mut child = command.spawn().map_err(|source| ToolError::Start {
-            program: program.clone(),
-            source,
-        })?;
+        let mut child = command
+            .spawn()
+            .map_err(|source| ToolError::Start { program: program.clone(), source })?;
         let running = Self {
             isolated: command_line.len() > 1 && isolation != super::Isolation::Group,
             stdin: child.stdin.take(),
             input: stdin,
             written: 0,
-            stdout: Output::new(child.stdout.take()),
-            stderr: Output::new(child.stderr.take()),
+            stdout: child.stdout.take(),
+            stderr: child.stderr.take(),
+            stderr_lines: LineSplitter::default(),
             captured: Vec::new(),
             capture_limit,
             tail: Tail::new(STDERR_TAIL_LINES),
@@ -143,29 +115,24 @@ impl Running {
     fn carry(
         &mut self,
         cancel: &Cancel,
-        on_line: &mut dyn FnMut(Line<'_>),
+        on_piece: &mut dyn FnMut(Piece<'_>),
     ) -> Result<(), ToolError> {
-        self.set_nonblocking()
-            .map_err(|source| self.streams(source))?;
+        self.set_nonblocking().map_err(|source| self.streams(source))?;
         let mut ended: Option<Instant> = None;
         loop {
             if cancel.is_cancelled() {
-                return Err(ToolError::Cancelled {
-                    program: self.program.clone(),
-                });
+                return Err(ToolError::Cancelled { program: self.program.clone() });
             }
-            self.wait_for_streams(LOOK)
-                .map_err(|source| self.streams(source))?;
+            self.wait_for_streams(LOOK).map_err(|source| self.streams(source))?;
             self.feed().map_err(|source| self.streams(source))?;
-            self.read_stdout(on_line)?;
-            self.read_stderr(on_line)
-                .map_err(|source| self.streams(source))?;
+            self.read_stdout(on_piece)?;
+            self.read_stderr(on_piece).map_err(|source| self.streams(source))?;
             if ended.is_none() && self.has_ended().map_err(|source| self.streams(source))? {
                 ended = Some(Instant::now());
             }
-            let drained = self.stdout.pipe.is_none() && self.stderr.pipe.is_none();
+            let drained = self.stdout.is_none() && self.stderr.is_none();
             if ended.is_some_and(|since| drained || since.elapsed() > DRAIN) {
-                self.finish_lines(on_line);
+                self.finish_lines(on_piece);
                 return Ok(());
             }
         }
@@ -184,17 +151,14 @@ impl Running {
     }
 
     fn streams(&self, source: io::Error) -> ToolError {
-        ToolError::Streams {
-            program: self.program.clone(),
-            source,
-        }
+        ToolError::Streams { program: self.program.clone(), source }
     }
 
     fn set_nonblocking(&self) -> io::Result<()> {
         let fds = [
             self.stdin.as_ref().map(AsFd::as_fd),
-            self.stdout.pipe.as_ref().map(AsFd::as_fd),
-            self.stderr.pipe.as_ref().map(AsFd::as_fd),
+            self.stdout.as_ref().map(AsFd::as_fd),
+            self.stderr.as_ref().map(AsFd::as_fd),
         ];
         for fd in fds.into_iter().flatten() {
             fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -206,17 +170,9 @@ impl Running {
     fn wait_for_streams(&self, limit: Duration) -> io::Result<()> {
         let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
         let streams = [
-            self.stdin
-                .as_ref()
-                .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)),
-            self.stdout
-                .pipe
-                .as_ref()
-                .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)),
-            self.stderr
-                .pipe
-                .as_ref()
-                .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)),
+            self.stdin.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)),
+            self.stdout.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)),
+            self.stderr.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)),
         ];
         let mut fds: Vec<PollFd<'_>> = streams.into_iter().flatten().collect();
         if fds.is_empty() {
@@ -248,51 +204,40 @@ impl Running {
         Ok(())
     }
 
-    fn read_stdout(&mut self, on_line: &mut dyn FnMut(Line<'_>)) -> Result<(), ToolError> {
-        let Self {
-            stdout,
-            captured,
-            capture_limit,
-            ..
-        } = self;
-        let lines = &mut stdout.lines;
-        let read = drain(&mut stdout.pipe, &mut |bytes| {
+    fn read_stdout(&mut self, on_piece: &mut dyn FnMut(Piece<'_>)) -> Result<(), ToolError> {
+        let Self { stdout, captured, capture_limit, .. } = self;
+        let read = drain(stdout, &mut |bytes| {
             if capture_limit.is_some() {
                 captured.extend_from_slice(bytes);
             }
-            lines.push(bytes, &mut |line| on_line(Line::Stdout(line)));
+            on_piece(Piece::Bytes(bytes));
             capture_limit.is_none_or(|limit| captured.len() <= limit)
         });
         read.map_err(|source| self.streams(source))?;
         match self.capture_limit {
-            Some(limit) if self.captured.len() > limit => Err(ToolError::TooMuchOutput {
-                program: self.program.clone(),
-                limit,
-            }),
+            Some(limit) if self.captured.len() > limit => {
+                Err(ToolError::TooMuchOutput { program: self.program.clone(), limit })
+            }
             _ => Ok(()),
         }
     }
 
-    fn read_stderr(&mut self, on_line: &mut dyn FnMut(Line<'_>)) -> io::Result<()> {
-        let Self { stderr, tail, .. } = self;
-        let lines = &mut stderr.lines;
-        drain(&mut stderr.pipe, &mut |bytes| {
-            lines.push(bytes, &mut |line| {
+    fn read_stderr(&mut self, on_piece: &mut dyn FnMut(Piece<'_>)) -> io::Result<()> {
+        let Self { stderr, stderr_lines, tail, .. } = self;
+        drain(stderr, &mut |bytes| {
+            stderr_lines.push(bytes, &mut |line| {
                 tail.push(line);
-                on_line(Line::Stderr(line));
+                on_piece(Piece::Stderr(line));
             });
             true
         })
     }
 
-    fn finish_lines(&mut self, on_line: &mut dyn FnMut(Line<'_>)) {
-        self.stdout
-            .lines
-            .finish(&mut |line| on_line(Line::Stdout(line)));
+    fn finish_lines(&mut self, on_piece: &mut dyn FnMut(Piece<'_>)) {
         let tail = &mut self.tail;
-        self.stderr.lines.finish(&mut |line| {
+        self.stderr_lines.finish(&mut |line| {
             tail.push(line);
-            on_line(Line::Stderr(line));
+            on_piece(Piece::Stderr(line));
         });
     }
 
@@ -303,43 +248,29 @@ impl Running {
         let status = self.child.wait();
         self.stdin = None;
         let since = Instant::now();
-        while since.elapsed() < limit && (self.stdout.pipe.is_some() || self.stderr.pipe.is_some())
-        {
+        while since.elapsed() < limit && (self.stdout.is_some() || self.stderr.is_some()) {
             self.wait_for_streams(LOOK)?;
-            drain(&mut self.stdout.pipe, &mut |_| true)?;
-            drain(&mut self.stderr.pipe, &mut |_| true)?;
+            drain(&mut self.stdout, &mut |_| true)?;
+            drain(&mut self.stderr, &mut |_| true)?;
         }
         status
     }
 
     /// What its exit status means.
     fn judge(self, status: ExitStatus) -> Result<Finished, ToolError> {
-        let Self {
-            program,
-            captured,
-            tail,
-            isolated,
-            ..
-        } = self;
+        let Self { program, captured, tail, isolated, .. } = self;
         if status.success() {
             return Ok(Finished { stdout: captured });
         }
         let stderr = tail.into_lines();
         let refused = |line: &&String| {
-            ["unshare: ", "newuidmap: ", "newgidmap: "]
-                .iter()
-                .any(|by| line.starts_with(by))
+            ["unshare: ", "newuidmap: ", "newgidmap: "].iter().any(|by| line.starts_with(by))
         };
         match stderr.iter().find(refused) {
-            Some(reason) if isolated => Err(ToolError::Isolation {
-                program,
-                reason: reason.clone(),
-            }),
-            _ => Err(ToolError::Failed {
-                program,
-                status,
-                stderr,
-            }),
+            Some(reason) if isolated => {
+                Err(ToolError::Isolation { program, reason: reason.clone() })
+            }
+            _ => Err(ToolError::Failed { program, status, stderr }),
         }
     }
 }
@@ -351,9 +282,7 @@ fn command_line(
     wrapper: Option<Vec<OsString>>,
 ) -> Result<Vec<OsString>, ToolError> {
     let find = |name: &str| {
-        find_program(name).ok_or_else(|| ToolError::Missing {
-            program: name.to_owned(),
-        })
+        find_program(name).ok_or_else(|| ToolError::Missing { program: name.to_owned() })
     };
     let mut words = wrapper.unwrap_or_default();
     if let Some(first) = words.first_mut() {
@@ -370,11 +299,7 @@ fn die_with_this_thread(command: &mut Command) {
     let before_exec = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         // If the parent died before the signal was set, nobody is left to send it.
-        if getppid() == parent {
-            Ok(())
-        } else {
-            Err(nix::errno::Errno::ESRCH.into())
-        }
+        if getppid() == parent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
     };
     // SAFETY: between fork and exec the closure makes system calls only: it neither allocates nor
     // takes a lock.
@@ -433,34 +358,28 @@ mod tests {
 
     #[test]
     fn large_output_is_complete() {
-        let finished = shell("head -c 3000000 /dev/zero")
-            .run(&Cancel::new())
-            .expect("it succeeds");
+        let finished = shell("head -c 3000000 /dev/zero").run(&Cancel::new()).expect("it succeeds");
         assert_eq!(finished.stdout.len(), 3_000_000);
     }
 
     #[test]
+    fn bytes_stream_as_they_are() {
+        let mut count = 0;
+        shell("head -c 9000000 /dev/zero")
+            .run_streaming(&Cancel::new(), &mut |bytes| count += bytes.len())
+            .expect("more than may be kept may stream");
+        assert_eq!(count, 9_000_000);
+    }
+
+    #[test]
     fn too_much_output_is_an_error() {
-        let error = shell("yes")
-            .run(&Cancel::new())
-            .expect_err("yes never ends");
-        assert!(
-            matches!(
-                error,
-                ToolError::TooMuchOutput {
-                    limit: STDOUT_LIMIT,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        let error = shell("yes").run(&Cancel::new()).expect_err("yes never ends");
+        assert!(matches!(error, ToolError::TooMuchOutput { limit: STDOUT_LIMIT, .. }), "{error}");
     }
 
     #[test]
     fn a_failure_has_the_status_and_the_last_words() {
-        let error = shell("seq 100 >&2; exit 3")
-            .run(&Cancel::new())
-            .expect_err("exit 3");
+        let error = shell("seq 100 >&2; exit 3").run(&Cancel::new()).expect_err("exit 3");
         assert_eq!(error.to_string(), "sh failed with exit status: 3");
         assert_eq!(error.stderr().len(), STDERR_TAIL_LINES);
         assert_eq!(error.stderr().last().map(String::as_str), Some("100"));
@@ -468,9 +387,7 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named() {
-        let error = Tool::new("no-such-tool")
-            .run(&Cancel::new())
-            .expect_err("there is none");
+        let error = Tool::new("no-such-tool").run(&Cancel::new()).expect_err("there is none");
         assert_eq!(error.to_string(), "no-such-tool is not installed");
     }
 
@@ -485,10 +402,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let pid_file = dir.path().join("pid");
         let since = Instant::now();
-        shell("sleep 600 & echo $! > \"$0\"")
-            .arg(&pid_file)
-            .run(&Cancel::new())
-            .expect("it ends");
+        shell("sleep 600 & echo $! > \"$0\"").arg(&pid_file).run(&Cancel::new()).expect("it ends");
         assert!(since.elapsed() < Duration::from_secs(5));
         assert!(!is_alive(&pid_file));
     }
@@ -531,9 +445,7 @@ mod tests {
         // The daemon has its own session and none of our pipes: only the namespace still holds it.
         let script = "cd \"$0\"; setsid sh -c 'touch ready; while :; do date +%N > beat; sleep 0.05; done' \
                       </dev/null >/dev/null 2>&1 & wait";
-        let tool = shell(script)
-            .arg(dir.path())
-            .isolation(Isolation::Processes);
+        let tool = shell(script).arg(dir.path()).isolation(Isolation::Processes);
         let ended = tool.run(&cancel);
         canceller.join().expect("no panic");
         match ended {
@@ -547,23 +459,14 @@ mod tests {
         thread::sleep(Duration::from_millis(200));
         let one = std::fs::read(&beat).unwrap_or_default();
         thread::sleep(Duration::from_millis(300));
-        assert_eq!(
-            one,
-            std::fs::read(&beat).unwrap_or_default(),
-            "the daemon still writes"
-        );
+        assert_eq!(one, std::fs::read(&beat).unwrap_or_default(), "the daemon still writes");
     }
 
     #[test]
     fn a_cancelled_token_starts_nothing() {
         let cancel = Cancel::new();
         cancel.cancel();
-        assert!(
-            shell("exit 0")
-                .run(&cancel)
-                .expect_err("cancelled")
-                .is_cancelled()
-        );
+        assert!(shell("exit 0").run(&cancel).expect_err("cancelled").is_cancelled());
     }
 
     #[test]
