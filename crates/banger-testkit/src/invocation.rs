@@ -111,6 +111,25 @@ impl Invocation {
         }
     }
 
+    /// Starts it, and reads nothing of its output before [`Running::wait`].
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn spawn_unread(mut self) -> Running {
+        let command = words(&self.command);
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = self.command.spawn().unwrap_or_else(|e| panic!("start {command}: {e}"));
+        Running {
+            child,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            started: Instant::now(),
+            bound: self.bound,
+            command,
+        }
+    }
+
     /// Starts it in a terminal of that size.
     ///
     /// # Panics
@@ -179,6 +198,13 @@ impl Running {
     /// # Panics
     /// If it does not end in time; it is killed then.
     pub fn wait(mut self) -> Output {
+        self.stdin = None;
+        if let Some(unread) = self.child.stdout.take() {
+            self.stdout = Some(collect(unread));
+        }
+        if let Some(unread) = self.child.stderr.take() {
+            self.stderr = Some(collect(unread));
+        }
         let mut status = None;
         let ended = wait::eventually(self.bound, || {
             status = self.child.try_wait().expect("our child");

@@ -1,6 +1,6 @@
 //! Waiting for something to become true, with a bound. The only place in tests that sleeps.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -31,4 +31,13 @@ pub fn eventually(bound: Duration, mut ask: impl FnMut() -> bool) -> bool {
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// The host's clock.
+///
+/// # Panics
+/// If it stands before 1970.
+#[must_use]
+pub fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }

@@ -1,0 +1,177 @@
+//! The life of a machine: create, start, stop, kill, wait, list, remove.
+
+use banger_e2e::{BOOT, SOON};
+use banger_testkit::{Host, wait};
+use serde_json::Value;
+
+/// "`create start stop restart kill rm ls show … wait prune`"
+#[test]
+fn a_machine_from_start_to_end() {
+    let host = Host::new();
+    let created = host.banger(["create", "--name", "tour"]).run().assert_ok();
+    assert_eq!(created.stdout_text().trim(), "tour");
+    assert_eq!(host.state("tour").as_deref(), Some("created"));
+    host.banger(["start", "tour"]).run().assert_ok();
+    assert_eq!(host.state("tour").as_deref(), Some("running"));
+    host.banger(["start", "tour"]).run().assert_ok();
+    host.banger(["exec", "tour", "--", "touch", "/tmp/before"]).run().assert_ok();
+    host.banger(["restart", "tour"]).run().assert_ok();
+    host.banger(["exec", "tour", "--", "test", "-e", "/proc/1"]).run().assert_ok();
+    host.banger(["stop", "tour"]).run().assert_ok();
+    host.banger(["stop", "tour"]).run().assert_ok();
+    assert_eq!(host.state("tour").as_deref(), Some("stopped"));
+    assert_eq!(host.show("tour")["status"]["end"]["cause"], "stopped");
+    host.banger(["start", "tour"]).run().assert_ok();
+    let id = host.show("tour")["id"].as_str().expect("an id").to_owned();
+    host.banger(["kill", &id[..6]]).run().assert_ok();
+    host.wait_for_state("tour", "stopped");
+    host.banger(["rm", "tour"]).run().assert_ok();
+    assert_eq!(host.state("tour"), None);
+    host.finish();
+}
+
+/// "Lists print a table for people; `--format json` prints one stable object per line … `-q` prints
+/// names only"
+#[test]
+fn lists_are_for_people_and_scripts() {
+    let host = Host::new();
+    for name in ["alpha", "beta"] {
+        host.banger(["create", "--name", name, "--label", &format!("first={}", &name[..1])])
+            .run()
+            .assert_ok();
+    }
+    let mut names = host.vm_names();
+    names.sort();
+    assert_eq!(names, ["alpha", "beta"]);
+    let table = host.banger(["ls"]).run().assert_ok().stdout_text();
+    assert!(table.lines().next().is_some_and(|head| head.contains("NAME")), "{table}");
+    assert!(table.contains("alpha") && table.contains("debian-bookworm"), "{table}");
+    let json = host.banger(["ls", "--format", "json"]).run().assert_ok().stdout_text();
+    for line in json.lines() {
+        let vm: Value = serde_json::from_str(line).expect("one object per line");
+        assert!(vm["name"].is_string() && vm["status"]["state"] == "created", "{vm}");
+    }
+    host.banger(["ls", "-q", "--filter", "label=first=b"])
+        .run()
+        .assert_ok()
+        .assert_stdout("beta\n");
+    let dry = host.banger(["prune", "--dry-run"]).run();
+    assert_eq!(dry.code, 0, "{dry}");
+    assert_eq!(host.vm_names().len(), 2, "a dry run removes nothing");
+    host.finish();
+}
+
+/// "shows what goes and take `--dry-run` and `--yes`"
+#[test]
+fn prune_removes_what_has_ended() {
+    let host = Host::new();
+    host.banger(["run", "--name", "ended", "--", "true"]).run().assert_ok();
+    let vm = host.running_vm("living");
+    host.wait_for_state("ended", "stopped");
+    host.banger(["prune", "--dry-run"]).run().assert_ok().assert_stdout_has("ended");
+    host.banger(["prune", "--yes"]).run().assert_ok();
+    assert_eq!(host.vm_names(), [vm]);
+    host.finish();
+}
+
+/// "`stop` syncs and unmounts in the guest before power-off"
+#[test]
+fn stop_saves_what_was_not_synced() {
+    let host = Host::new();
+    let vm = host.running_vm("saver");
+    let script = "head -c 3000000 /dev/urandom > /root/data; sha256sum /root/data";
+    let sum = host.banger(["exec", &vm, "--", "sh", "-c", script]).run().assert_ok();
+    host.banger(["stop", &vm]).run().assert_ok();
+    host.banger(["start", &vm]).run().assert_ok();
+    let again = host.banger(["exec", &vm, "--", "sha256sum", "/root/data"]).run().assert_ok();
+    assert_eq!(sum.stdout_text(), again.stdout_text());
+    host.finish();
+}
+
+/// "Data written and fsynced in the guest is there after `kill` + `start`."
+#[test]
+fn synced_data_survives_a_kill() {
+    let host = Host::new();
+    let vm = host.running_vm("phoenix");
+    let script =
+        "head -c 3000000 /dev/urandom > /root/data; sync /root/data /root; sha256sum /root/data";
+    let sum = host.banger(["exec", &vm, "--", "sh", "-c", script]).run().assert_ok();
+    host.banger(["kill", &vm]).run().assert_ok();
+    host.wait_for_state(&vm, "stopped");
+    host.banger(["start", &vm]).run().assert_ok();
+    let again = host.banger(["exec", &vm, "--", "sha256sum", "/root/data"]).run().assert_ok();
+    assert_eq!(sum.stdout_text(), again.stdout_text());
+    host.finish();
+}
+
+/// "falls back to a hard kill after a grace period and says so"
+#[test]
+fn a_stop_that_takes_too_long_becomes_a_kill() {
+    let host = Host::new();
+    let vm = host.running_vm("stubborn");
+    // A stopped virtual CPU answers nothing: the guest is frozen from inside, by its own kernel.
+    let script = "echo 'for ever' > /dev/kmsg; kill -STOP 1; nohup sh -c 'trap \"\" TERM; sleep 1000' >/dev/null 2>&1 &";
+    host.banger(["exec", &vm, "--", "sh", "-c", script]).run().assert_ok();
+    host.banger(["stop", &vm]).timeout(BOOT).run().assert_ok();
+    host.wait_for_state(&vm, "stopped");
+    let cause = host.show(&vm)["status"]["end"]["cause"].clone();
+    assert!(cause == "stopped" || cause == "stop_timed_out", "{cause}");
+    host.finish();
+}
+
+/// "a guest that powers itself off … gives `stopped`"
+#[test]
+fn a_guest_may_power_itself_off() {
+    let host = Host::new();
+    let vm = host.running_vm("selfish");
+    host.banger(["exec", &vm, "--", "sh", "-c", "echo o > /proc/sysrq-trigger; sleep 60"]).run();
+    host.wait_for_state(&vm, "stopped");
+    assert_eq!(host.show(&vm)["status"]["end"]["cause"], "guest_power_off");
+    host.finish();
+}
+
+/// "a panic gives `failed` with the last console lines"
+#[test]
+fn a_guest_panic_is_a_failure_with_its_last_words() {
+    let host = Host::new();
+    let vm = host.running_vm("panicky");
+    host.banger(["exec", &vm, "--", "sh", "-c", "echo c > /proc/sysrq-trigger; sleep 60"]).run();
+    host.wait_for_state(&vm, "failed");
+    let end = host.show(&vm)["status"]["end"].clone();
+    assert_eq!(end["cause"], "guest_panic", "{end}");
+    assert!(end["reason"].as_str().is_some_and(|reason| reason.contains("panic")), "{end}");
+    assert!(end["console_tail"].as_array().is_some_and(|tail| !tail.is_empty()), "{end}");
+    host.banger(["start", &vm]).run().assert_ok();
+    host.finish();
+}
+
+/// "Guest `reboot` restarts the guest under the same shim"
+#[test]
+fn a_guest_may_reboot_itself() {
+    let host = Host::new();
+    let vm = host.running_vm("again");
+    let boot_id = || {
+        let read = ["exec", &vm, "--", "cat", "/proc/sys/kernel/random/boot_id"];
+        let output = host.banger(read).run();
+        (output.code == 0).then(|| output.stdout_text())
+    };
+    let before = boot_id().expect("it runs");
+    host.banger(["exec", &vm, "--", "sh", "-c", "echo b > /proc/sysrq-trigger; sleep 60"]).run();
+    wait::until("the guest is back", BOOT, || boot_id().filter(|now| *now != before));
+    assert_eq!(host.state(&vm).as_deref(), Some("running"));
+    host.finish();
+}
+
+/// "`stop`, `rm` … are repeatable", and `wait` answers at once for what has ended.
+#[test]
+fn repeatable_verbs() {
+    let host = Host::new();
+    host.banger(["run", "--name", "twice", "--", "sh", "-c", "exit 3"]).run().assert_code(3);
+    host.wait_for_state("twice", "stopped");
+    host.banger(["wait", "twice"]).timeout(SOON).run();
+    host.banger(["stop", "twice"]).run().assert_ok();
+    host.banger(["kill", "twice"]).run();
+    host.banger(["rm", "-f", "twice"]).run().assert_ok();
+    host.banger(["rm", "-f", "twice"]).run().assert_ok();
+    host.finish();
+}
