@@ -4,11 +4,14 @@ use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
+
 use crate::terminal::Terminal;
-use crate::wait;
 
 /// Long enough for a boot on a loaded machine without hardware virtualisation.
 const DEFAULT_BOUND: Duration = Duration::from_secs(120);
@@ -32,6 +35,8 @@ pub struct Output {
     pub stderr: Vec<u8>,
     /// From start to end.
     pub took: Duration,
+    /// CPU time of it and what it waited for. Right if nothing else of this process ended meanwhile.
+    pub cpu: Duration,
     command: String,
 }
 
@@ -44,6 +49,7 @@ pub struct Running {
     stderr: Option<JoinHandle<Vec<u8>>>,
     started: Instant,
     bound: Duration,
+    cpu_before: Duration,
     command: String,
 }
 
@@ -107,6 +113,7 @@ impl Invocation {
             stderr,
             started: Instant::now(),
             bound: self.bound,
+            cpu_before: cpu_of_children(),
             command,
         }
     }
@@ -126,6 +133,7 @@ impl Invocation {
             stderr: None,
             started: Instant::now(),
             bound: self.bound,
+            cpu_before: cpu_of_children(),
             command,
         }
     }
@@ -205,26 +213,37 @@ impl Running {
         if let Some(unread) = self.child.stderr.take() {
             self.stderr = Some(collect(unread));
         }
-        let mut status = None;
-        let ended = wait::eventually(self.bound, || {
-            status = self.child.try_wait().expect("our child");
-            status.is_some()
-        });
-        if !ended {
-            let _ = self.child.kill();
+        let pid = nix::unistd::Pid::from_raw(self.pid());
+        let (done, status) = mpsc::channel();
+        let mut child = self.child;
+        // A thread that waits sees the end at once; asking now and then would blur what is measured.
+        std::thread::spawn(move || done.send((child.wait(), Instant::now())));
+        let mut ended = status.recv_timeout(self.bound);
+        let in_time = ended.is_ok();
+        if !in_time {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            ended = status.recv_timeout(self.bound);
         }
-        let status = status.unwrap_or_else(|| self.child.wait().expect("our child"));
-        let took = self.started.elapsed();
+        let (status, at) = ended.expect("nothing survives SIGKILL");
+        let status = status.expect("our child");
+        let took = at.duration_since(self.started);
         let output = Output {
             code: code(status),
             stdout: joined(self.stdout.take()),
             stderr: joined(self.stderr.take()),
             took,
+            cpu: cpu_of_children().saturating_sub(self.cpu_before),
             command: self.command.clone(),
         };
-        assert!(ended, "not done in {:?}: {output}", self.bound);
+        assert!(in_time, "not done in {:?}: {output}", self.bound);
         output
     }
+}
+
+fn cpu_of_children() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("our own children");
+    let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
+    Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()))
 }
 
 fn joined(thread: Option<JoinHandle<Vec<u8>>>) -> Vec<u8> {

@@ -51,6 +51,9 @@ enum Chore {
         /// How often each start is measured.
         #[arg(long, default_value_t = 7)]
         runs: usize,
+        /// Put the table into README.md.
+        #[arg(long)]
+        readme: bool,
     },
 }
 
@@ -75,7 +78,7 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Leaks { step: LeaksStep::Snapshot { file } } => leaks::snapshot(&file),
         Chore::Leaks { step: LeaksStep::Compare { file } } => leaks::compare(&file),
-        Chore::Bench { runs } => bench::run(runs),
+        Chore::Bench { runs, readme } => bench::run(runs, readme),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
