@@ -11,5 +11,6 @@ mod images;
 mod jail;
 mod lifecycle;
 mod network;
+mod readme;
 mod run;
 mod terminal;
