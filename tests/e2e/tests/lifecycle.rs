@@ -175,3 +175,82 @@ fn repeatable_verbs() {
     host.banger(["rm", "-f", "twice"]).run().assert_ok();
     host.finish();
 }
+
+/// "Console logs are capped", and so are those of main processes.
+#[test]
+fn logs_are_capped() {
+    const CAP: u64 = 8 << 20;
+    let host = Host::new();
+    let script = "seq 1 4000000; touch /tmp/said-it; sleep 1000";
+    host.banger(["run", "-d", "--name", "chatty", "--", "sh", "-c", script]).run().assert_ok();
+    wait::until("it has said everything", 4 * BOOT, || {
+        let test = ["exec", "chatty", "--", "test", "-e", "/tmp/said-it"];
+        (host.banger(test).run().code == 0).then_some(())
+    });
+    wait::until("the last line is in the log", SOON, || {
+        let tail = host.banger(["logs", "--tail", "1", "chatty"]).run().assert_ok();
+        (tail.stdout_text() == "4000000\n").then_some(())
+    });
+    let dir = host.vm_dir("chatty");
+    let bytes: u64 = ["main.log", "main.log.1"]
+        .iter()
+        .filter_map(|name| std::fs::metadata(dir.join(name)).ok())
+        .map(|metadata| metadata.len())
+        .sum();
+    assert!((CAP / 4..=CAP).contains(&bytes), "{bytes} bytes of at most {CAP}");
+    host.finish();
+}
+
+/// "a full host disk pauses the VM … and it resumes when there is space"; its files are there.
+#[test]
+fn a_full_host_disk_pauses_the_machine() {
+    if !nix::unistd::Uid::effective().is_root() {
+        return banger_testkit::skip("mounting a small file system needs root");
+    }
+    let host = Host::new();
+    let vms = host.data.join("vms");
+    let disk = SmallDisk::mount(&host, &vms);
+    let vm = host.running_vm("cramped");
+    let script = "head -c 150000000 /dev/urandom > /root/data; sync; sha256sum < /root/data";
+    let writing = host.banger(["exec", &vm, "--", "sh", "-c", script]).timeout(4 * BOOT).spawn();
+    host.wait_for_state(&vm, "paused");
+    nix::mount::mount(
+        Some("small"),
+        &vms,
+        Some("tmpfs"),
+        nix::mount::MsFlags::MS_REMOUNT,
+        Some("size=600m"),
+    )
+    .expect("we are root");
+    let sum = writing.wait().assert_ok();
+    host.wait_for_state(&vm, "running");
+    host.banger(["restart", &vm]).run().assert_ok();
+    let again = host.banger(["exec", &vm, "--", "sh", "-c", "sha256sum < /root/data"]).run();
+    assert_eq!(again.assert_ok().stdout_text(), sum.stdout_text());
+    host.banger(["rm", "-f", &vm]).run().assert_ok();
+    drop(disk);
+    host.finish();
+}
+
+/// A file system of 100 MiB under a host's machines.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(host: &Host, dir: &std::path::Path) -> Self {
+        host.program("/bin/mkdir".as_ref(), ["-m", "700", "-p", &dir.to_string_lossy()])
+            .run()
+            .assert_ok();
+        let (uid, gid) = (host.account.uid, host.account.gid);
+        let options = format!("size=100m,mode=0700,uid={uid},gid={gid}");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("small"), dir, Some("tmpfs"), flags, Some(options.as_str()))
+            .expect("we are root");
+        Self(dir.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
