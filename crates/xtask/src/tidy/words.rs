@@ -52,7 +52,8 @@ fn registry_hosts() -> BTreeSet<String> {
 fn registry_settings() -> Vec<PathBuf> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(entries) = std::fs::read_dir("/etc/apt/sources.list.d") {
-        files.extend(entries.flatten().map(|entry| entry.path()));
+        let read = |path: &PathBuf| path.extension().is_some_and(|e| e == "list" || e == "sources");
+        files.extend(entries.flatten().map(|entry| entry.path()).filter(read));
     }
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
