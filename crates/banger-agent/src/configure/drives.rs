@@ -1,0 +1,77 @@
+//! The drives beyond the root disk, in device order from `vdc` on.
+
+use std::path::{Path, PathBuf};
+
+use banger_api::agent::Drive;
+use nix::mount::{MsFlags, mount};
+
+use super::ConfigureError;
+use crate::files;
+
+/// The first drive after the two that make up the root.
+const FIRST: u8 = b'c';
+/// `vdc` to `vdz`; the machine has fewer slots than that.
+const MOST: usize = 24;
+
+/// Mounts what is to be mounted. What is mounted already stays.
+pub fn mount_all(drives: &[Drive], warnings: &mut Vec<String>) -> Result<(), ConfigureError> {
+    if drives.len() > MOST {
+        return Err(ConfigureError::invalid("drives", "there are more than the machine can have"));
+    }
+    for (letter, drive) in (FIRST..).map(char::from).zip(drives) {
+        match drive {
+            Drive::Unused => {}
+            Drive::Modules { release } => {
+                mount_modules(&format!("/dev/vd{letter}"), release, warnings)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn mount_modules(
+    device: &str,
+    release: &str,
+    warnings: &mut Vec<String>,
+) -> Result<(), ConfigureError> {
+    let target = modules_dir(release)?;
+    if nix::sys::utsname::uname().is_ok_and(|running| running.release() != release) {
+        warnings.push(format!("the modules are of kernel {release}, which does not run"));
+    }
+    std::fs::create_dir_all(&target).map_err(ConfigureError::step("making /lib/modules"))?;
+    if is_mounted(device) {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+    mount(Some(device), &target, Some("ext4"), flags, None::<&str>)
+        .map_err(ConfigureError::step("mounting the kernel's modules"))
+}
+
+fn modules_dir(release: &str) -> Result<PathBuf, ConfigureError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._+~".contains(&byte);
+    let is_name = !release.is_empty() && release.len() <= 64 && !release.starts_with('.');
+    if !is_name || !release.bytes().all(allowed) {
+        let reason = format!("{release:?} is not a kernel release");
+        return Err(ConfigureError::invalid("drives.release", reason));
+    }
+    Ok(Path::new("/lib/modules").join(release))
+}
+
+fn is_mounted(device: &str) -> bool {
+    let table = files::read_text(Path::new("/proc/self/mounts")).unwrap_or_default();
+    table.lines().any(|line| line.split(' ').next() == Some(device))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_one_name() {
+        let dir = modules_dir("6.1.0-56-cloud-amd64").expect("fine");
+        assert_eq!(dir, Path::new("/lib/modules/6.1.0-56-cloud-amd64"));
+        for bad in ["", ".", "..", "../etc", "a/b", "a b", &"a".repeat(65)] {
+            assert!(modules_dir(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Making this guest the VM that the host says it is.
+//!
+//! The order is fixed: entropy, clock, machine-id, hostname, network, drives, certificates, and
+//! only then the settings by which commands may run. It fails closed: after the first step that
+//! fails the guest is unconfigured, and no command runs in it.
+//!
+//! A configured guest takes `configure` again only as the same VM (the same machine-id): a shim
+//! that lost the answer may ask once more, and everything is applied anew. Another machine-id is
+//! refused, for by then commands have seen the first one.
+
+pub mod clock;
+
+mod certificates;
+mod drives;
+mod entropy;
+mod identity;
+mod network;
+mod resolver;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use banger_api::agent::{Configure, Configured};
+use banger_api::{ErrorCode, Problem};
+
+use crate::agent::{Agent, Settings};
+
+/// Why a guest could not be configured. The sources say because of what.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureError {
+    /// The host asked for something that makes no sense.
+    #[error("{field} makes no sense: {reason}")]
+    Invalid {
+        /// What of the request.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The guest's kernel or root disk did not let it happen.
+    #[error("{step} failed")]
+    Step {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// There is no network interface.
+    #[error("the guest has no network interface")]
+    NoInterface,
+}
+
+impl ConfigureError {
+    fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Invalid { field, reason: reason.into() }
+    }
+
+    /// Turns the failure of a system call into the failure of a step.
+    fn step<E: Into<std::io::Error>>(step: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Step { step, source: source.into() }
+    }
+}
+
+/// Configures the guest. See the module's documentation for what a second time means.
+pub async fn run(agent: &Arc<Agent>, request: Configure) -> Result<Configured, Problem> {
+    let _one_at_a_time = agent.configuring().await;
+    let mut warnings = agent.root_warnings().await?;
+    if let Some(settings) = agent.settings()
+        && settings.machine_id != request.machine_id
+    {
+        let title = "The guest is already configured as another VM";
+        return Err(Problem::new(ErrorCode::VmWrongState, title));
+    }
+    agent.set_settings(None);
+    let applied = tokio::task::spawn_blocking(move || apply(request)).await;
+    let (settings, more) = applied
+        .map_err(|error| Problem::new(ErrorCode::Internal, "Configuring was interrupted").because(&error))?
+        .map_err(|error| problem(&error))?;
+    agent.set_settings(Some(settings));
+    warnings.extend(more);
+    Ok(Configured { warnings })
+}
+
+fn problem(error: &ConfigureError) -> Problem {
+    let code = match error {
+        ConfigureError::Invalid { .. } => ErrorCode::InvalidArgument,
+        ConfigureError::Step { .. } | ConfigureError::NoInterface => ErrorCode::BootFailed,
+    };
+    Problem::new(code, "The guest could not be configured").because(error)
+}
+
+fn apply(request: Configure) -> Result<(Settings, Vec<String>), ConfigureError> {
+    check_environment(&request.env)?;
+    let mut warnings = Vec::new();
+    entropy::add(&request.entropy_hex)?;
+    clock::set(request.time_unix_ns).map_err(ConfigureError::step("setting the clock"))?;
+    identity::set_machine_id(&request.machine_id)?;
+    identity::set_hostname(&request.hostname)?;
+    network::bring_up_loopback()?;
+    if let Some(network) = &request.network {
+        network::bring_up(network)?;
+        resolver::configure(network)?;
+    }
+    drives::mount_all(&request.drives, &mut warnings)?;
+    let trust = certificates::install(&request.ca_certificates, &mut warnings)?;
+    let mut env = trust;
+    env.extend(request.env);
+    let settings = Settings {
+        machine_id: request.machine_id,
+        env,
+        user: request.user,
+        workdir: request.workdir,
+    };
+    Ok((settings, warnings))
+}
+
+fn check_environment(env: &BTreeMap<String, String>) -> Result<(), ConfigureError> {
+    let bad = env.iter().find(|(name, value)| {
+        name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+    });
+    match bad {
+        Some((name, _)) => {
+            Err(ConfigureError::invalid("env", format!("the variable {name:?} cannot be set")))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_variables_are_refused() {
+        let cases = [("A", "b", true), ("", "b", false), ("A=B", "c", false), ("A", "\0", false)];
+        for (name, value, fine) in cases {
+            let env = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            assert_eq!(check_environment(&env).is_ok(), fine, "{name:?}={value:?}");
+        }
+    }
+}

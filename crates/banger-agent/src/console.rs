@@ -1,0 +1,21 @@
+//! What the agent says on the guest's console: rarely anything, and only what a person needs who
+//! wonders why a VM did not come up. Also the process-wide settings that keep the agent small.
+
+use std::io::Write;
+
+/// Writes one line to the console. A console that does not take it changes nothing.
+pub fn say(text: &str) {
+    let line = format!("banger-agent: {text}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// Keeps the allocator from holding on to memory that a burst of output needed once.
+pub fn bound_memory() {
+    const TRIM_BYTES: libc::c_int = 256 * 1024;
+    // SAFETY: `mallopt` only changes parameters of the allocator; no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_BYTES);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, TRIM_BYTES);
+    }
+}

@@ -1,0 +1,148 @@
+//! What holds the processes of one command together, so that all of them can be killed at once,
+//! whatever they did to their process groups and sessions.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::console;
+
+/// Parent of all commands' cgroups.
+const BASE: &str = "/sys/fs/cgroup/banger";
+/// How deep a command's own cgroups are removed after it.
+const MAX_DEPTH: usize = 32;
+
+/// Makes and removes the groups.
+#[derive(Debug)]
+pub struct Cgroups {
+    /// None: groups hold a process and its descendants, for tests without cgroups.
+    base: Option<PathBuf>,
+    next: AtomicU64,
+    /// Groups whose command has ended and whose background processes may still run.
+    retired: Mutex<Vec<PathBuf>>,
+}
+
+/// The group of one command.
+#[derive(Debug)]
+pub struct Group {
+    cgroup: Option<(PathBuf, File)>,
+}
+
+impl Cgroups {
+    /// Groups under the guest's cgroup file system.
+    pub fn new() -> Self {
+        Self::under(Some(PathBuf::from(BASE)))
+    }
+
+    /// Groups that are known by descent only, which a determined process escapes.
+    #[cfg(test)]
+    pub fn by_descent() -> Self {
+        Self::under(None)
+    }
+
+    fn under(base: Option<PathBuf>) -> Self {
+        Self { base, next: AtomicU64::new(1), retired: Mutex::default() }
+    }
+
+    /// Makes an empty group.
+    pub fn create(&self) -> io::Result<Group> {
+        let Some(base) = &self.base else { return Ok(Group { cgroup: None }) };
+        let dir = base.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        fs::create_dir_all(&dir)?;
+        let members = OpenOptions::new().write(true).open(dir.join("cgroup.procs"))?;
+        Ok(Group { cgroup: Some((dir, members)) })
+    }
+
+    /// Removes a group, now or as soon as its last process has ended.
+    pub fn retire(&self, group: Group) {
+        let Some((dir, _)) = group.cgroup else { return };
+        if !remove(&dir) {
+            self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(dir);
+        }
+    }
+
+    /// Tries again to remove retired groups. Called whenever processes have ended.
+    pub fn sweep(&self) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|dir| !remove(dir));
+    }
+}
+
+impl Group {
+    /// Where a process writes `0` to join.
+    pub fn members(&self) -> Option<BorrowedFd<'_>> {
+        self.cgroup.as_ref().map(|(_, members)| members.as_fd())
+    }
+
+    /// Kills every process in the group, whose first process was `pid`.
+    pub fn kill(&self, pid: i32) {
+        match &self.cgroup {
+            Some((dir, _)) => {
+                if let Err(error) = fs::write(dir.join("cgroup.kill"), "1") {
+                    console::say(&format!("the cgroup {} was not killed: {error}", dir.display()));
+                }
+            }
+            None => kill_descendants(pid),
+        }
+    }
+}
+
+/// Removes a cgroup and those that its processes made in it; true once it is gone.
+fn remove(dir: &Path) -> bool {
+    let removed = |result: io::Result<()>| match result {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    removed(fs::remove_dir(dir)) || {
+        remove_inner(dir, MAX_DEPTH);
+        removed(fs::remove_dir(dir))
+    }
+}
+
+fn remove_inner(dir: &Path, depth: usize) {
+    let Some(depth) = depth.checked_sub(1) else { return };
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        remove_inner(&entry.path(), depth);
+        let _ = fs::remove_dir(entry.path());
+    }
+}
+
+/// Kills a process and what descends from it, as far as `/proc` shows it.
+fn kill_descendants(root: i32) {
+    use nix::sys::signal::{Signal, kill};
+    let all = crate::processes::all();
+    let mut doomed = vec![root];
+    let mut next = 0;
+    while let Some(parent) = doomed.get(next).copied() {
+        doomed.extend(all.iter().filter(|it| it.parent == parent).map(|it| it.pid));
+        next += 1;
+    }
+    for pid in doomed {
+        let _ = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retired_group_goes_when_it_is_empty() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let group = dir.path().join("1");
+        fs::create_dir_all(group.join("inner/most")).expect("a group");
+        fs::write(group.join("inner/busy"), "").expect("a process");
+        let cgroups = Cgroups::under(Some(dir.path().to_owned()));
+        let members = File::create(dir.path().join("procs")).expect("a file");
+        cgroups.retire(Group { cgroup: Some((group.clone(), members)) });
+        assert!(group.exists());
+        fs::remove_file(group.join("inner/busy")).expect("ended");
+        cgroups.sweep();
+        assert!(!group.exists());
+        assert!(cgroups.retired.lock().expect("no panics").is_empty());
+    }
+}

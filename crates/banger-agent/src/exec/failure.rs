@@ -1,0 +1,84 @@
+//! Why a command did not start, for people: what failed, because of what, what to do.
+
+use std::io;
+use std::path::Path;
+
+use banger_api::{ErrorCode, Problem};
+
+use super::child::Step;
+use super::command::Command;
+use super::spawn::SpawnError;
+
+/// The guest is out of something that every command needs.
+pub fn resource(what: &str, error: &io::Error) -> Problem {
+    Problem::new(ErrorCode::ExecFailed, format!("The guest cannot make {what}")).because(error)
+}
+
+/// What to answer for a command that could not be started.
+pub fn problem(command: &Command, error: &SpawnError) -> Problem {
+    match error {
+        SpawnError::Child { step: Step::Program, source } => program(command, source),
+        SpawnError::Child { step: Step::Directory, source } => directory(command, source),
+        _ => Problem::new(ErrorCode::ExecFailed, "The command could not be started").because(error),
+    }
+}
+
+fn program(command: &Command, error: &io::Error) -> Problem {
+    let name = &command.program_name;
+    let not_executable = |reason: &str| {
+        Problem::new(ErrorCode::ExecNotExecutable, format!("{name:?} cannot be executed"))
+            .cause(reason)
+    };
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) => not_found(command),
+        Some(libc::EACCES) => not_executable("permission denied")
+            .hint(format!("make it executable for user {}: chmod +x", command.user)),
+        Some(libc::ENOEXEC) => not_executable("it is neither a program for this machine nor a script")
+            .hint("a script begins with a line like #!/bin/sh"),
+        Some(libc::E2BIG) => {
+            Problem::new(ErrorCode::ExecFailed, "The arguments and the environment are too long")
+                .hint("send long input through stdin instead")
+        }
+        _ => Problem::new(ErrorCode::ExecNotExecutable, format!("{name:?} cannot be executed"))
+            .because(error),
+    }
+}
+
+fn not_found(command: &Command) -> Problem {
+    let name = &command.program_name;
+    let title = format!("The VM has no program {name:?}");
+    let problem = Problem::new(ErrorCode::ExecNotFound, title);
+    let there = command.programs.iter().filter_map(|path| path.to_str().ok());
+    // Paths relative to the working directory are not looked at again from here.
+    if let Some(path) = there.into_iter().find(|path| path.starts_with('/') && exists(path)) {
+        return problem
+            .cause(format!("{path} is there, but the loader or interpreter it names is not"))
+            .hint("install what it needs in the VM, or use a program built for its image");
+    }
+    if name.contains('/') {
+        return problem.hint("give the path that it has in the VM");
+    }
+    problem
+        .cause(format!("it is in no directory of PATH ({})", command.path))
+        .hint("install it in the VM, or give its full path")
+}
+
+fn exists(path: &str) -> bool {
+    Path::new(path).symlink_metadata().is_ok()
+}
+
+fn directory(command: &Command, error: &io::Error) -> Problem {
+    let path = command.workdir.path.to_string_lossy();
+    let title = match error.raw_os_error() {
+        Some(libc::ENOENT) => format!("The VM has no directory {path:?}"),
+        Some(libc::ENOTDIR) => format!("{path:?} is not a directory in the VM"),
+        Some(libc::EACCES) => format!("User {} may not enter {path:?}", command.user),
+        _ => {
+            return Problem::new(ErrorCode::ExecFailed, format!("{path:?} cannot be entered"))
+                .because(error);
+        }
+    };
+    Problem::new(ErrorCode::ExecFailed, title)
+        .cause("it was to be the command's working directory")
+        .hint("name another one with -w")
+}

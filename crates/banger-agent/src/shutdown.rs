@@ -1,0 +1,214 @@
+//! Going down: polite signals, firm signals, everything synced and unmounted, then the machine off.
+
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use banger_api::agent::{Shutdown, ShutdownAction};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, sync};
+use tokio::time::Instant;
+
+use crate::agent::Agent;
+use crate::{console, processes};
+
+/// Longest grace that is honoured; the host has given up long before.
+const MAX_GRACE: Duration = Duration::from_secs(3600);
+/// How long killed processes may take to vanish: one may hang in the kernel.
+const KILL_WAIT: Duration = Duration::from_secs(2);
+/// How often the process list is read again when no end was noticed (a process whose parent is not
+/// the agent ends without a word to it).
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// File systems without anything to write back.
+const MEMORY_FILE_SYSTEMS: [&str; 16] = [
+    "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "hugetlbfs", "mqueue",
+    "proc", "ramfs", "rootfs", "securityfs", "sysfs", "tmpfs", "tracefs",
+];
+
+/// Why the guest could not be brought down cleanly. Everything that could be synced is.
+#[derive(Debug, thiserror::Error)]
+pub enum ShutdownError {
+    /// A file system cannot be unmounted or made read-only.
+    #[error("{path} could not be unmounted: {source}")]
+    Unmount {
+        /// Where it is mounted.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The thread that unmounts is gone.
+    #[error("unmounting was interrupted")]
+    Interrupted,
+}
+
+/// Ends all processes, and syncs and unmounts all disks. The caller has begun the shutdown with
+/// [`Agent::begin_shutdown`] and ends it with [`Agent::end`].
+pub async fn run(agent: &Agent, request: Shutdown) -> Result<(), ShutdownError> {
+    ask_processes_to_end();
+    let grace = Duration::from_millis(request.grace_ms).min(MAX_GRACE);
+    if !wait_until_gone(agent, grace).await {
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        if !wait_until_gone(agent, KILL_WAIT).await {
+            console::say("some processes do not end even when killed");
+        }
+    }
+    tokio::task::spawn_blocking(release_disks).await.map_err(|_| ShutdownError::Interrupted)?
+}
+
+/// Leaves the machine.
+pub fn act(action: ShutdownAction) -> ! {
+    let mode = match action {
+        ShutdownAction::PowerOff => RebootMode::RB_POWER_OFF,
+        ShutdownAction::Reboot => RebootMode::RB_AUTOBOOT,
+    };
+    sync();
+    loop {
+        let Err(error) = reboot(mode);
+        console::say(&format!("the machine does not go down: {error}"));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn ask_processes_to_end() {
+    let everyone = Pid::from_raw(-1);
+    let _ = kill(everyone, Signal::SIGTERM);
+    // Interactive shells ignore SIGTERM and obey the loss of their terminal.
+    for process in processes::at_work().into_iter().filter(|process| process.terminal) {
+        let _ = kill(Pid::from_raw(process.pid), Signal::SIGHUP);
+    }
+    // Stopped processes must run to obey.
+    let _ = kill(everyone, Signal::SIGCONT);
+}
+
+/// Waits until the agent is the only process left; false if that takes longer than `limit`.
+async fn wait_until_gone(agent: &Agent, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        if processes::at_work().is_empty() {
+            return true;
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return false;
+        }
+        let again = LOOK_AGAIN.min(deadline - now);
+        let _ = tokio::time::timeout(again, agent.reaper().collected()).await;
+    }
+}
+
+/// Syncs, then unmounts what can be unmounted, innermost first, and makes `/` read-only.
+fn release_disks() -> Result<(), ShutdownError> {
+    sync();
+    stop_swapping();
+    let mut failure = None;
+    for mounted in mounts().into_iter().rev() {
+        let Err(source) = release(&mounted) else { continue };
+        let error = ShutdownError::Unmount { path: mounted, source };
+        console::say(&error.to_string());
+        failure = Some(error);
+    }
+    sync();
+    failure.map_or(Ok(()), Err)
+}
+
+fn release(path: &str) -> io::Result<()> {
+    if path != "/" && umount2(path, MntFlags::empty()).is_ok() {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, path, None::<&str>, flags, None::<&str>)?;
+    Ok(())
+}
+
+fn stop_swapping() {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let paths = swaps.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next());
+    for path in paths.filter_map(|path| CString::new(unescape(path)).ok()) {
+        // SAFETY: `path` is a NUL-terminated string that lives over the call.
+        unsafe { libc::swapoff(path.as_ptr()) };
+    }
+}
+
+/// Where file systems with something to write back are mounted, outermost first.
+fn mounts() -> Vec<String> {
+    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    String::from_utf8_lossy(&table).lines().filter_map(parse_mount).collect()
+}
+
+/// The mount point in a line of `mountinfo`, if its file system is on a disk.
+fn parse_mount(line: &str) -> Option<String> {
+    let (mount, file_system) = line.split_once(" - ")?;
+    let kind = file_system.split(' ').next()?;
+    if MEMORY_FILE_SYSTEMS.contains(&kind) {
+        return None;
+    }
+    mount.split(' ').nth(4).map(unescape)
+}
+
+/// Undoes the octal escapes of the kernel's tables.
+fn unescape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        plain.push_str(&rest[..at]);
+        let code = rest.get(at + 1..at + 4).and_then(|code| u8::from_str_radix(code, 8).ok());
+        match code {
+            Some(code) => {
+                plain.push(char::from(code));
+                rest = &rest[at + 4..];
+            }
+            None => {
+                plain.push('\\');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    plain.push_str(rest);
+    plain
+}
+
+/// Runs a shutdown that a request began, in a task of its own: a host that hangs up does not leave
+/// the guest half down. The result is also kept until `delivered` says that the answer is out.
+pub fn spawn(
+    agent: Arc<Agent>,
+    request: Shutdown,
+    delivered: Arc<tokio::sync::Notify>,
+) -> tokio::sync::oneshot::Receiver<Result<(), ShutdownError>> {
+    /// How long the answer may take to the host.
+    const DELIVERY: Duration = Duration::from_secs(2);
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let _ = sender.send(run(&agent, request).await);
+        let _ = tokio::time::timeout(DELIVERY, delivered.notified()).await;
+        agent.end(request.action);
+    });
+    receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_disks_are_unmounted() {
+        let cases = [
+            ("29 1 254:0 / / rw,noatime - ext4 /dev/dm-0 rw", Some("/")),
+            ("40 29 0:5 / /dev rw - devtmpfs devtmpfs rw", None),
+            ("41 29 254:32 / /lib/a\\040b ro shared:1 - ext4 /dev/vdc ro", Some("/lib/a b")),
+            ("nonsense", None),
+        ];
+        for (line, want) in cases {
+            assert_eq!(parse_mount(line).as_deref(), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_undone() {
+        for (escaped, want) in [("a\\040b", "a b"), ("\\134", "\\"), ("a\\9", "a\\9"), ("", "")] {
+            assert_eq!(unescape(escaped), want);
+        }
+    }
+}

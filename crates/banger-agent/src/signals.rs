@@ -1,0 +1,54 @@
+//! What the first process does with signals: the conventions of small init programs, so that the
+//! image's own `poweroff`, `halt` and `reboot` work.
+
+use std::sync::Arc;
+
+use banger_api::agent::{Shutdown, ShutdownAction};
+use nix::sys::reboot::set_cad_enabled;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::Agent;
+use crate::{console, shutdown};
+
+/// How long processes may take to end when the guest itself asked to go down.
+const GRACE_MS: u64 = 5_000;
+
+/// Which signal asks for what. Real-time signals are what systemd's tools send.
+const REQUESTS: [(libc::c_int, ShutdownAction); 8] = [
+    (libc::SIGUSR1, ShutdownAction::PowerOff),
+    (libc::SIGUSR2, ShutdownAction::PowerOff),
+    (libc::SIGPWR, ShutdownAction::PowerOff),
+    (libc::SIGTERM, ShutdownAction::Reboot),
+    (libc::SIGINT, ShutdownAction::Reboot),
+    (37, ShutdownAction::PowerOff),
+    (38, ShutdownAction::PowerOff),
+    (39, ShutdownAction::Reboot),
+];
+
+/// Obeys signals from now on. All others stay ignored, as the kernel has it for the first process.
+pub fn listen(agent: &Arc<Agent>) {
+    // Ctrl-Alt-Del then arrives as SIGINT instead of resetting the machine under the disks.
+    let _ = set_cad_enabled(false);
+    for (number, action) in REQUESTS {
+        let mut requests = match signal(SignalKind::from_raw(number)) {
+            Ok(requests) => requests,
+            Err(error) => {
+                console::say(&format!("signal {number} cannot be obeyed: {error}"));
+                continue;
+            }
+        };
+        let agent = Arc::clone(agent);
+        tokio::spawn(async move {
+            while requests.recv().await.is_some() {
+                if !agent.begin_shutdown() {
+                    continue;
+                }
+                let request = Shutdown { action, grace_ms: GRACE_MS };
+                if let Err(error) = shutdown::run(&agent, request).await {
+                    console::say(&error.to_string());
+                }
+                agent.end(action);
+            }
+        });
+    }
+}
