@@ -7,6 +7,8 @@ use banger_api::{ErrorCode, Problem};
 
 /// The image of `banger run` without an image.
 pub const DEFAULT_IMAGE: &str = "debian-bookworm";
+/// The kernel of an image that names none.
+pub const DEFAULT_KERNEL: &str = "debian-cloud";
 /// Virtual CPUs, unless asked otherwise.
 pub const DEFAULT_CPUS: u32 = 2;
 /// Guest memory, unless asked otherwise.

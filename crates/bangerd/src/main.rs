@@ -1,2 +1,90 @@
-//! Empty.
-fn main() {}
+//! `bangerd`: the daemon that owns one user's VMs, images and kernels.
+//!
+//! The CLI starts it when it is needed. It orders things: what a VM *is* stands in the database
+//! ([`store`]), what is *true* of it is observed ([`reconcile`], [`vm`]), and what it does to the
+//! machine goes through [`host`]. VMs outlive it.
+
+mod api;
+mod config;
+mod daemon;
+mod gate;
+mod host;
+mod operations;
+mod pull;
+mod reconcile;
+mod serve;
+mod store;
+mod system;
+mod vm;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use banger_host::environment;
+use serve::ServeError;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Another daemon serves this user.
+const ALREADY_RUNNING: u8 = 3;
+/// The command line makes no sense.
+const USAGE: u8 = 2;
+
+const HELP: &str = "\
+bangerd: banger's daemon, one per user
+
+The banger command starts it when it is needed, and it serves until
+`banger daemon stop`. It stays in the foreground and logs to stderr.
+
+Usage: bangerd [--foreground | --print-openapi | --version | --help]
+
+Environment:
+  BANGER_LOG   what to log: error, warn, info (the default), debug, trace
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next().as_deref(), arguments.next()) {
+        (None | Some("--foreground"), None) => serve(),
+        (Some("--print-openapi"), None) => say(&api::openapi::document()),
+        (Some("--version"), None) => say(concat!("bangerd ", env!("CARGO_PKG_VERSION"), "\n")),
+        (Some("--help" | "-h"), None) => say(HELP),
+        _ => {
+            let _ = std::io::stderr().write_all(HELP.as_bytes());
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn say(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn serve() -> ExitCode {
+    begin_log();
+    match serve::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let causes = banger_api::Problem::new(banger_api::ErrorCode::Internal, "bangerd")
+                .because(&error);
+            tracing::error!("{causes}");
+            match error {
+                ServeError::AlreadyRunning(_) => ExitCode::from(ALREADY_RUNNING),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn begin_log() {
+    let wanted = environment::get("BANGER_LOG").unwrap_or_default();
+    let levels = wanted.parse::<Targets>().unwrap_or_default();
+    let levels =
+        if wanted.is_empty() { Targets::new().with_default(tracing::Level::INFO) } else { levels };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(levels).with(lines).init();
+}

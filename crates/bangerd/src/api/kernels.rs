@@ -1,0 +1,98 @@
+//! Routes of kernels.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use banger_api::image::PullRequest;
+use banger_api::kernel::{CatalogKernel, Kernel};
+use banger_api::operation::Operation;
+use banger_api::{ErrorCode, Problem};
+
+use super::answer::{Accepted, Body, Failure, Named};
+use crate::daemon::{Daemon, blocking};
+use crate::pull::{self, Kind};
+
+pub(super) fn routes() -> Router<Arc<Daemon>> {
+    Router::new()
+        .route("/v1/kernels", get(list))
+        .route("/v1/kernels/catalog", get(catalog))
+        .route("/v1/kernels/pull", post(pull))
+        .route("/v1/kernels/{name}", get(show).delete(remove))
+}
+
+/// Lists local kernels.
+#[utoipa::path(get, path = "/v1/kernels", tag = "kernels",
+    responses((status = 200, body = Vec<Kernel>), (status = "default", body = Problem)))]
+pub(super) async fn list(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<Kernel>>, Failure> {
+    let artifacts = Arc::clone(&daemon.host.artifacts);
+    Ok(Json(blocking(move || artifacts.kernels()).await?))
+}
+
+/// Lists the kernels that can be pulled by name.
+#[utoipa::path(get, path = "/v1/kernels/catalog", tag = "kernels",
+    responses((status = 200, body = Vec<CatalogKernel>), (status = "default", body = Problem)))]
+pub(super) async fn catalog(
+    State(daemon): State<Arc<Daemon>>,
+) -> Result<Json<Vec<CatalogKernel>>, Failure> {
+    let artifacts = Arc::clone(&daemon.host.artifacts);
+    Ok(Json(blocking(move || Ok(artifacts.catalog_kernels())).await?))
+}
+
+/// Fetches or builds a kernel.
+#[utoipa::path(post, path = "/v1/kernels/pull", tag = "kernels", request_body = PullRequest,
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn pull(
+    State(daemon): State<Arc<Daemon>>,
+    Body(request): Body<PullRequest>,
+) -> Result<Accepted, Failure> {
+    let PullRequest { name, refresh } = request;
+    pull::check_in_catalog(&daemon, Kind::Kernel, &name).await?;
+    pull::check_space(&daemon).await?;
+    let all = Arc::clone(&daemon);
+    Ok(Accepted(daemon.operations.start(format!("pull kernel {name}"), |operation| async move {
+        pull::pull(&all, Kind::Kernel, &name, refresh, &operation).await
+    })))
+}
+
+/// Shows a local kernel.
+#[utoipa::path(get, path = "/v1/kernels/{name}", tag = "kernels",
+    params(("name" = String, Path, description = "Name or digest")),
+    responses((status = 200, body = Kernel), (status = "default", body = Problem)))]
+pub(super) async fn show(
+    State(daemon): State<Arc<Daemon>>,
+    Named(name): Named,
+) -> Result<Json<Kernel>, Failure> {
+    Ok(Json(find(&daemon, name).await?))
+}
+
+/// Removes a local kernel that no VM uses.
+#[utoipa::path(delete, path = "/v1/kernels/{name}", tag = "kernels",
+    params(("name" = String, Path, description = "Name or digest")),
+    responses((status = 204), (status = "default", body = Problem)))]
+pub(super) async fn remove(
+    State(daemon): State<Arc<Daemon>>,
+    Named(name): Named,
+) -> Result<StatusCode, Failure> {
+    let _alone = daemon.artifacts_in_use.write().await;
+    let digest = find(&daemon, name.clone()).await?.digest;
+    let asked = digest.clone();
+    let users = daemon.store(move |store| store.users_of_kernel(&asked)).await?;
+    if !users.is_empty() {
+        return Err(Failure(pull::in_use(ErrorCode::KernelInUse, "kernel", &name, &users)));
+    }
+    let artifacts = Arc::clone(&daemon.host.artifacts);
+    blocking(move || artifacts.remove_kernel(&digest)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn find(daemon: &Arc<Daemon>, name: String) -> Result<Kernel, Problem> {
+    let host = daemon.host.clone();
+    blocking(move || match host.artifacts.find_kernel(&name)? {
+        Some(found) => Ok(found.kernel),
+        None => Err(Kind::Kernel.not_found(&host, &name)),
+    })
+    .await
+}

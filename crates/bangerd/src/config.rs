@@ -1,0 +1,171 @@
+//! The user's settings: `config.toml` in the configuration directory.
+//!
+//! ```toml
+//! reserve_disk_mib = 512      # refuse new work when less than this is free
+//! boot_timeout_s = 90         # how long a guest may take to answer
+//!
+//! [guest]
+//! ca_certificates = ["/etc/ssl/company.pem"]   # trusted in every guest
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use banger_api::{ErrorCode, Problem};
+use serde::Deserialize;
+
+/// File name in the configuration directory.
+pub const CONFIG_FILE: &str = "config.toml";
+/// Largest certificate file that is read.
+const MAX_CERTIFICATES: u64 = 1024 * 1024;
+
+/// The settings.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Space that must stay free on the file system of the state directory.
+    pub reserve_disk_mib: u64,
+    /// How long a guest may take to answer.
+    pub boot_timeout_s: u64,
+    /// Settings of every guest.
+    pub guest: GuestConfig,
+}
+
+/// Settings of every guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GuestConfig {
+    /// Files with certificates, PEM, to be trusted in every guest.
+    pub ca_certificates: Vec<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        // A tcg guest answers within five seconds on an idle machine, and on a busy one in a minute.
+        Self { reserve_disk_mib: 512, boot_timeout_s: 90, guest: GuestConfig::default() }
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is no TOML, or has a key that there is not.
+    #[error("{} makes no sense: {reason}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<ConfigError> for Problem {
+    fn from(error: ConfigError) -> Self {
+        Self::new(ErrorCode::InvalidArgument, "banger's settings cannot be used")
+            .because(&error)
+            .hint("mend the file, then: banger daemon stop")
+    }
+}
+
+impl Config {
+    /// Reads the settings; a missing file is the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(config_dir: &Path) -> Result<Self, ConfigError> {
+        let path = config_dir.join(CONFIG_FILE);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).map_err(|error| ConfigError::Syntax {
+                path,
+                reason: error.to_string().trim().to_owned(),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Read { path, source }),
+        }
+    }
+}
+
+/// The certificates in these files, one text per file, and a warning for each that cannot be used:
+/// a VM without them is better than none.
+#[must_use]
+pub fn read_certificates(files: &[PathBuf]) -> (Vec<String>, Vec<String>) {
+    let (mut certificates, mut warnings) = (Vec::new(), Vec::new());
+    for file in files {
+        match read_certificate(file) {
+            Ok(text) => certificates.push(text),
+            Err(why) => {
+                warnings.push(format!("the CA file {} is not used: {why}", file.display()));
+            }
+        }
+    }
+    (certificates, warnings)
+}
+
+fn read_certificate(file: &Path) -> Result<String, String> {
+    let bytes = file.metadata().map_err(|error| error.to_string())?.len();
+    if bytes > MAX_CERTIFICATES {
+        return Err("it is larger than 1 MiB".to_owned());
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    if text.contains("-----BEGIN CERTIFICATE-----") {
+        Ok(text)
+    } else {
+        Err("it holds no PEM certificate".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        std::fs::write(dir.path().join(CONFIG_FILE), text).expect("write");
+        Config::load(dir.path())
+    }
+
+    #[test]
+    fn no_file_is_the_defaults() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        assert_eq!(Config::load(dir.path()).expect("defaults"), Config::default());
+    }
+
+    #[test]
+    fn what_is_set_is_taken_and_the_rest_stays() {
+        let config = load("reserve_disk_mib = 7\n[guest]\nca_certificates = [\"/a.pem\"]\n")
+            .expect("good settings");
+        assert_eq!(config.reserve_disk_mib, 7);
+        assert_eq!(config.boot_timeout_s, Config::default().boot_timeout_s);
+        assert_eq!(config.guest.ca_certificates, [PathBuf::from("/a.pem")]);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named() {
+        let error = load("reserve_disk = 7").expect_err("unknown key");
+        assert!(error.to_string().contains("reserve_disk"), "{error}");
+    }
+
+    #[test]
+    fn certificates_that_are_none_are_warned_of() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).expect("write");
+            path
+        };
+        let good = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let files = [file("good", good), file("bad", "no"), dir.path().join("missing")];
+        let (certificates, warnings) = read_certificates(&files);
+        assert_eq!(certificates, [good]);
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+    }
+}

@@ -1,0 +1,207 @@
+//! What the daemon asks of the machine, as three traits: shims, artifacts, and the machine itself.
+//!
+//! [`real`] is the machine; tests put a simulated one in its place. Everything that decides is on
+//! this side of the traits, so all of it is tested without a virtual machine.
+
+mod library;
+pub mod real;
+#[cfg(test)]
+pub mod simulated;
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use banger_api::Problem;
+use banger_api::image::{CatalogImage, Image};
+use banger_api::kernel::{CatalogKernel, Kernel};
+use banger_api::operation::Progress;
+use banger_api::shim::{EngineSpec, JailUser, LaunchEvent};
+use banger_api::vm::{EngineChoice, StopVm, VmStatus};
+use banger_core::spec::HostCapacity;
+use banger_host::command::Cancel;
+use tokio::sync::mpsc;
+
+/// An answer that comes later.
+pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The machine, real or simulated.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Running VMs.
+    pub shims: Arc<dyn Shims>,
+    /// Images and kernels.
+    pub artifacts: Arc<dyn Artifacts>,
+    /// The rest.
+    pub machine: Arc<dyn Machine>,
+}
+
+/// Starting, watching and ending shims. VMs are named by their directories.
+pub trait Shims: Debug + Send + Sync {
+    /// Takes the VM's lock and starts its shim. Blocks; the receiver gets what the shim reports and
+    /// is closed when the shim is gone or has nothing more to report.
+    ///
+    /// # Errors
+    /// Nothing runs then.
+    fn spawn(&self, vm_dir: &Path) -> Result<mpsc::Receiver<LaunchEvent>, Problem>;
+
+    /// Whether anything may still write the VM's disks.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    fn is_locked(&self, vm_dir: &Path) -> io::Result<bool>;
+
+    /// Connects to a shim: its status now, then every change. Closed when the shim is gone.
+    ///
+    /// # Errors
+    /// If there is no shim that answers, or it speaks another protocol.
+    fn watch<'a>(
+        &'a self,
+        vm_dir: &'a Path,
+    ) -> Later<'a, Result<mpsc::Receiver<VmStatus>, Problem>>;
+
+    /// Asks a shim to stop its VM cleanly.
+    ///
+    /// # Errors
+    /// If it does not answer, or refuses.
+    fn stop<'a>(&'a self, vm_dir: &'a Path, how: StopVm) -> Later<'a, Result<(), Problem>>;
+
+    /// Asks a shim to kill its VM.
+    ///
+    /// # Errors
+    /// If it does not answer, or refuses.
+    fn kill<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>>;
+
+    /// Kills a shim without asking, and with it everything of the VM. Whether there was one.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    fn kill_shim(&self, vm_dir: &Path) -> io::Result<bool>;
+}
+
+/// A local image and its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalImage {
+    /// What it is.
+    pub image: Image,
+    /// Its disk.
+    pub root: PathBuf,
+}
+
+/// A local kernel and its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalKernel {
+    /// What it is.
+    pub kernel: Kernel,
+    /// What is booted.
+    pub vmlinuz: PathBuf,
+    /// Disk with its modules.
+    pub modules_image: Option<PathBuf>,
+}
+
+/// Images and kernels on this host. Every method blocks.
+pub trait Artifacts: Debug + Send + Sync {
+    /// All local images, every version of each.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    fn images(&self) -> Result<Vec<Image>, Problem>;
+    /// The local image of that name or digest.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    fn find_image(&self, name_or_digest: &str) -> Result<Option<LocalImage>, Problem>;
+    /// Checks cheaply that the image's disk is what it was.
+    ///
+    /// # Errors
+    /// `image_corrupt`.
+    fn verify_image(&self, image: &LocalImage) -> Result<(), Problem>;
+    /// Fetches or builds an image.
+    ///
+    /// # Errors
+    /// Whatever can go wrong with that; nothing half-made is left.
+    fn pull_image(&self, pull: Pull<'_>) -> Result<Image, Problem>;
+    /// Removes the image of that name or digest.
+    ///
+    /// # Errors
+    /// `image_not_found`, or of the file system.
+    fn remove_image(&self, name_or_digest: &str) -> Result<(), Problem>;
+    /// Every image that can be pulled by name.
+    fn catalog_images(&self) -> Vec<CatalogImage>;
+
+    /// All local kernels, every version of each.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    fn kernels(&self) -> Result<Vec<Kernel>, Problem>;
+    /// The local kernel of that name or digest.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    fn find_kernel(&self, name_or_digest: &str) -> Result<Option<LocalKernel>, Problem>;
+    /// Checks cheaply that the kernel's files are what they were.
+    ///
+    /// # Errors
+    /// `kernel_corrupt`.
+    fn verify_kernel(&self, kernel: &LocalKernel) -> Result<(), Problem>;
+    /// Fetches a kernel.
+    ///
+    /// # Errors
+    /// Whatever can go wrong with that; nothing half-made is left.
+    fn pull_kernel(&self, pull: Pull<'_>) -> Result<Kernel, Problem>;
+    /// Removes the kernel of that name or digest.
+    ///
+    /// # Errors
+    /// `kernel_not_found`, or of the file system.
+    fn remove_kernel(&self, name_or_digest: &str) -> Result<(), Problem>;
+    /// Every kernel that can be pulled by name.
+    fn catalog_kernels(&self) -> Vec<CatalogKernel>;
+
+    /// The initramfs of a local kernel, made if it is not in the cache.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    fn initramfs(&self, kernel: &LocalKernel) -> Result<PathBuf, Problem>;
+}
+
+/// A pull: of what, and what to tell meanwhile.
+pub struct Pull<'a> {
+    /// Catalog name.
+    pub name: &'a str,
+    /// Make a new version even if one is here.
+    pub refresh: bool,
+    /// Told how far it is.
+    pub progress: &'a mut dyn FnMut(Progress),
+    /// Set when nobody wants it any more.
+    pub cancel: &'a Cancel,
+}
+
+impl Debug for Pull<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pull").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Facts about the machine. Every method may block for a moment.
+pub trait Machine: Debug + Send + Sync {
+    /// How much of what a VM takes there is.
+    fn capacity(&self) -> HostCapacity;
+    /// Free space where `path` is.
+    ///
+    /// # Errors
+    /// Of the file system.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// The engine to use.
+    ///
+    /// # Errors
+    /// `host_program_missing`.
+    fn engine(&self, choice: EngineChoice) -> Result<EngineSpec, Problem>;
+    /// The user that a VMM becomes, where it must not stay who the daemon is.
+    ///
+    /// # Errors
+    /// If there must be one and there is none.
+    fn jail_user(&self) -> Result<Option<JailUser>, Problem>;
+}

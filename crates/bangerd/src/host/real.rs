@@ -1,0 +1,232 @@
+//! The real machine.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use banger_api::shim::{
+    EngineSpec, JailUser, LOCK_FILE, LaunchEvent, RUN_DIR, SHIM_SOCKET, ShimHello,
+};
+use banger_api::version::SHIM_PROTOCOL;
+use banger_api::vm::{EngineChoice, StopVm, VmStatus};
+use banger_api::{ErrorCode, Problem};
+use banger_core::spec::HostCapacity;
+use banger_host::http::{self, HttpError, Lines};
+use banger_host::paths::{Programs, StateDirs};
+use banger_host::{connect, engine, environment, files, lock, shim};
+use hyper::Method;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::library::RealArtifacts;
+use super::{Host, Later, Machine, Shims};
+use crate::config::Config;
+
+/// How many messages of a shim wait to be read.
+const MESSAGES: usize = 64;
+/// Environment variable with one more file of certificates for every guest.
+const EXTRA_CA_FILE: &str = "BANGER_EXTRA_CA_FILE";
+/// Memory that is assumed where the kernel does not tell: no limit.
+const UNKNOWN_MEMORY_MIB: u64 = u32::MAX as u64;
+
+/// The machine, with banger's state in `dirs`.
+///
+/// # Errors
+/// If banger's own programs or its images cannot be found.
+pub fn host(dirs: &StateDirs) -> Result<Host, Problem> {
+    let programs = Programs::locate().map_err(|error| {
+        Problem::new(ErrorCode::Internal, "banger is not installed completely").because(&error)
+    })?;
+    let artifacts = RealArtifacts::open(&dirs.data, programs.agent.clone())?;
+    Ok(Host {
+        shims: Arc::new(RealShims { program: programs.shim }),
+        artifacts: Arc::new(artifacts),
+        machine: Arc::new(RealMachine { cache: dirs.cache() }),
+    })
+}
+
+/// The settings with what the environment adds to them.
+#[must_use]
+pub fn with_environment(mut config: Config) -> Config {
+    let extra = environment::get(EXTRA_CA_FILE).filter(|path| !path.is_empty());
+    config.guest.ca_certificates.extend(extra.map(PathBuf::from));
+    config
+}
+
+/// Makes this process the parent of orphaned shims, and collects those that have ended.
+///
+/// # Errors
+/// Of the kernel.
+pub fn reap_shims() -> io::Result<()> {
+    shim::adopt_orphans()?;
+    let mut ended = signal(SignalKind::child())?;
+    tokio::spawn(async move {
+        while ended.recv().await.is_some() {
+            shim::reap();
+        }
+    });
+    Ok(())
+}
+
+/// Shims, reached through their sockets.
+#[derive(Debug)]
+struct RealShims {
+    program: PathBuf,
+}
+
+impl RealShims {
+    async fn connect(vm_dir: &Path) -> Result<UnixStream, Problem> {
+        connect::unix(&vm_dir.join(RUN_DIR), SHIM_SOCKET).await.map_err(|error| {
+            Problem::new(ErrorCode::Internal, "the VM's supervisor cannot be reached")
+                .because(&error)
+        })
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        vm_dir: &Path,
+        method: Method,
+        path: &str,
+        body: Option<&StopVm>,
+    ) -> Result<T, Problem> {
+        let stream = Self::connect(vm_dir).await?;
+        http::json(stream, method, path, body).await.map_err(refused)
+    }
+
+    async fn watch_shim(vm_dir: &Path) -> Result<mpsc::Receiver<VmStatus>, Problem> {
+        let hello: ShimHello = Self::ask(vm_dir, Method::GET, "/v1/hello", None).await?;
+        if SHIM_PROTOCOL.negotiate(hello.protocol).is_none() {
+            return Err(Problem::new(
+                ErrorCode::DaemonIncompatible,
+                format!(
+                    "the VM's supervisor is of release {} and speaks protocol {}, this daemon {}",
+                    hello.version, hello.protocol, SHIM_PROTOCOL
+                ),
+            ));
+        }
+        let stream = Self::connect(vm_dir).await?;
+        let answer = http::request(stream, Method::GET, "/v1/watch", None::<&()>).await;
+        let mut lines = Lines::of(answer.map_err(refused)?);
+        let (changes, receiver) = mpsc::channel(MESSAGES);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next().await {
+                match serde_json::from_str::<VmStatus>(&line) {
+                    Ok(status) => {
+                        if changes.send(status).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => tracing::warn!("a shim says what makes no sense: {error}"),
+                }
+            }
+        });
+        Ok(receiver)
+    }
+}
+
+fn refused(error: HttpError) -> Problem {
+    match error {
+        HttpError::Problem(problem) => problem,
+        other => {
+            Problem::new(ErrorCode::Internal, "the VM's supervisor does not answer").because(&other)
+        }
+    }
+}
+
+impl Shims for RealShims {
+    fn spawn(&self, vm_dir: &Path) -> Result<mpsc::Receiver<LaunchEvent>, Problem> {
+        let process = shim::spawn_shim(&self.program, vm_dir).map_err(|error| {
+            Problem::new(ErrorCode::BootFailed, "the VM's supervisor cannot be started")
+                .because(&error)
+                .hint("banger doctor")
+        })?;
+        let (events, receiver) = mpsc::channel(MESSAGES);
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(process.events).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let Ok(event) = serde_json::from_str::<LaunchEvent>(&line) else {
+                    tracing::warn!("a shim says what makes no sense: {line:?}");
+                    continue;
+                };
+                let last = !matches!(event, LaunchEvent::Progress(_));
+                if events.send(event).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+
+    fn is_locked(&self, vm_dir: &Path) -> io::Result<bool> {
+        lock::is_locked(&vm_dir.join(LOCK_FILE))
+    }
+
+    fn watch<'a>(
+        &'a self,
+        vm_dir: &'a Path,
+    ) -> Later<'a, Result<mpsc::Receiver<VmStatus>, Problem>> {
+        Box::pin(Self::watch_shim(vm_dir))
+    }
+
+    fn stop<'a>(&'a self, vm_dir: &'a Path, how: StopVm) -> Later<'a, Result<(), Problem>> {
+        Box::pin(async move { Self::ask(vm_dir, Method::POST, "/v1/stop", Some(&how)).await })
+    }
+
+    fn kill<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>> {
+        Box::pin(Self::ask(vm_dir, Method::POST, "/v1/kill", None))
+    }
+
+    fn kill_shim(&self, vm_dir: &Path) -> io::Result<bool> {
+        shim::kill_shim(vm_dir)
+    }
+}
+
+/// Facts about this machine.
+#[derive(Debug)]
+struct RealMachine {
+    cache: PathBuf,
+}
+
+impl Machine for RealMachine {
+    fn capacity(&self) -> HostCapacity {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let memory_mib = std::fs::read_to_string("/proc/meminfo")
+            .ok()
+            .and_then(|text| total_mib(&text))
+            .unwrap_or(UNKNOWN_MEMORY_MIB);
+        HostCapacity { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), memory_mib }
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        files::free_bytes(path)
+    }
+
+    fn engine(&self, choice: EngineChoice) -> Result<EngineSpec, Problem> {
+        engine::discover(choice, &self.cache).map_err(|error| error.problem())
+    }
+
+    fn jail_user(&self) -> Result<Option<JailUser>, Problem> {
+        Ok(None)
+    }
+}
+
+/// `MemTotal` of `/proc/meminfo`, in MiB.
+fn total_mib(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_the_kernels_table() {
+        let table = "MemTotal:       24684848 kB\nMemFree:        23980000 kB\n";
+        assert_eq!(total_mib(table), Some(24106));
+        assert_eq!(total_mib("nonsense"), None);
+    }
+}

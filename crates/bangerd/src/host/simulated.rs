@@ -1,0 +1,346 @@
+//! A simulated machine: shims that are entries in a table, images that are there at once.
+//!
+//! It keeps what a real machine keeps when a daemon dies: which VMs run, and what their shims wrote.
+//! So a test can end a daemon anywhere and start another one on the same machine.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use banger_api::image::{CatalogImage, Image, ImageConfig};
+use banger_api::kernel::{CatalogKernel, Kernel};
+use banger_api::operation::Progress;
+use banger_api::shim::{EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, STATUS_FILE};
+use banger_api::vm::{Accelerator, EndCause, EngineChoice, StopVm, VmState, VmStatus};
+use banger_api::{ErrorCode, Problem};
+use banger_core::lifecycle::{fresh, plain_end};
+use banger_core::spec::HostCapacity;
+use tokio::sync::{mpsc, watch};
+
+use super::{Artifacts, Host, Later, LocalImage, LocalKernel, Machine, Pull, Shims};
+
+/// How simulated shims behave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Manner {
+    /// As they should.
+    #[default]
+    Good,
+    /// The guest never comes up, and the shim never says so.
+    Hangs,
+    /// The shim reports that the VM failed.
+    Fails,
+    /// The shim dies without a word.
+    Dies,
+    /// The VM runs, but the shim answers no request.
+    Deaf,
+}
+
+/// The machine.
+#[derive(Debug, Default)]
+pub struct Simulation {
+    pub manner: Mutex<Manner>,
+    shims: Mutex<BTreeMap<PathBuf, watch::Sender<Option<VmStatus>>>>,
+    images: Mutex<Vec<Image>>,
+    kernels: Mutex<Vec<Kernel>>,
+    pub pulls: AtomicUsize,
+    /// A pull waits until it is cancelled.
+    pub slow_pulls: AtomicBool,
+    pub used_bytes: AtomicU64,
+}
+
+const FREE_BYTES: u64 = 1 << 40;
+
+impl Simulation {
+    pub fn host(self: &Arc<Self>) -> Host {
+        Host {
+            shims: Arc::new(Seen(Arc::clone(self))),
+            artifacts: Arc::new(Seen(Arc::clone(self))),
+            machine: Arc::new(Seen(Arc::clone(self))),
+        }
+    }
+
+    pub fn set_manner(&self, manner: Manner) {
+        *self.manner.lock().unwrap() = manner;
+    }
+
+    fn manner(&self) -> Manner {
+        *self.manner.lock().unwrap()
+    }
+
+    /// How many VMs run.
+    pub fn alive(&self) -> usize {
+        self.shims.lock().unwrap().values().filter(|shim| shim.borrow().is_some()).count()
+    }
+
+    /// Ends a VM as its shim would: the last word first, then silence.
+    pub fn end(&self, vm_dir: &Path, cause: EndCause) {
+        let status = VmStatus {
+            end: Some(plain_end(cause, "the test says so")),
+            ..fresh(cause.state(), banger_host::clock::now_ms())
+        };
+        self.say(vm_dir, &status);
+        self.vanish(vm_dir);
+    }
+
+    /// Ends a VM without a word.
+    pub fn vanish(&self, vm_dir: &Path) {
+        if let Some(shim) = self.shims.lock().unwrap().get(vm_dir) {
+            shim.send_replace(None);
+        }
+    }
+
+    fn say(&self, vm_dir: &Path, status: &VmStatus) {
+        let json = serde_json::to_vec(status).unwrap();
+        std::fs::write(vm_dir.join(STATUS_FILE), json).unwrap();
+        if let Some(shim) = self.shims.lock().unwrap().get(vm_dir) {
+            shim.send_replace(Some(status.clone()));
+        }
+    }
+
+    pub fn add_artifacts(&self) {
+        self.images.lock().unwrap().push(image(1));
+        self.kernels.lock().unwrap().push(kernel(1));
+    }
+}
+
+/// One side of the simulation: foreign traits want an owner of their own.
+#[derive(Debug)]
+struct Seen(Arc<Simulation>);
+
+impl Shims for Seen {
+    fn spawn(&self, vm_dir: &Path) -> Result<mpsc::Receiver<LaunchEvent>, Problem> {
+        assert!(!self.is_locked(vm_dir).unwrap(), "a VM must not run twice");
+        let launch = std::fs::read(vm_dir.join(LAUNCH_FILE)).expect("the launch file is there");
+        let _: LaunchSpec = serde_json::from_slice(&launch).expect("a launch spec");
+        let (events, receiver) = mpsc::channel(8);
+        let starting = fresh(VmState::Starting, 1);
+        let shim = watch::Sender::new(Some(starting.clone()));
+        self.0.shims.lock().unwrap().insert(vm_dir.to_owned(), shim);
+        self.0.say(vm_dir, &starting);
+        let progress = Progress::stage("vm.boot", "booting");
+        events.try_send(LaunchEvent::Progress(progress)).unwrap();
+        match self.0.manner() {
+            Manner::Good | Manner::Deaf => {
+                let status = fresh(VmState::Running, 2);
+                self.0.say(vm_dir, &status);
+                events.try_send(LaunchEvent::Ready { status }).unwrap();
+            }
+            Manner::Hangs => {
+                let (simulation, dir) = (Arc::clone(&self.0), vm_dir.to_owned());
+                // Keeps the pipe open as long as the shim lives.
+                tokio::spawn(async move {
+                    let mut alive = simulation.shims.lock().unwrap()[&dir].subscribe();
+                    let _ = alive.wait_for(Option::is_none).await;
+                    drop(events);
+                });
+            }
+            Manner::Fails => {
+                let problem = Problem::new(ErrorCode::GuestPanic, "the guest's kernel panicked");
+                events.try_send(LaunchEvent::Failed { problem }).unwrap();
+                self.0.end(vm_dir, EndCause::GuestPanic);
+            }
+            Manner::Dies => self.0.vanish(vm_dir),
+        }
+        Ok(receiver)
+    }
+
+    fn is_locked(&self, vm_dir: &Path) -> io::Result<bool> {
+        let shims = self.0.shims.lock().unwrap();
+        Ok(shims.get(vm_dir).is_some_and(|shim| shim.borrow().is_some()))
+    }
+
+    fn watch<'a>(
+        &'a self,
+        vm_dir: &'a Path,
+    ) -> Later<'a, Result<mpsc::Receiver<VmStatus>, Problem>> {
+        Box::pin(async move {
+            let shim = self.0.shims.lock().unwrap().get(vm_dir).map(watch::Sender::subscribe);
+            let absent = || Problem::new(ErrorCode::Internal, "no shim");
+            let mut shim = shim.filter(|shim| shim.borrow().is_some()).ok_or_else(absent)?;
+            let (changes, receiver) = mpsc::channel(8);
+            tokio::spawn(async move {
+                loop {
+                    let status = shim.borrow_and_update().clone();
+                    let Some(status) = status else { return };
+                    if changes.send(status).await.is_err() || shim.changed().await.is_err() {
+                        return;
+                    }
+                }
+            });
+            Ok(receiver)
+        })
+    }
+
+    fn stop<'a>(&'a self, vm_dir: &'a Path, _how: StopVm) -> Later<'a, Result<(), Problem>> {
+        Box::pin(async move {
+            if self.0.manner() == Manner::Deaf {
+                return Err(Problem::new(ErrorCode::Internal, "deaf"));
+            }
+            self.0.say(vm_dir, &fresh(VmState::Stopping, 3));
+            self.0.end(vm_dir, EndCause::Stopped);
+            Ok(())
+        })
+    }
+
+    fn kill<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>> {
+        Box::pin(async move {
+            if self.0.manner() == Manner::Deaf {
+                return Err(Problem::new(ErrorCode::Internal, "deaf"));
+            }
+            self.0.end(vm_dir, EndCause::Killed);
+            Ok(())
+        })
+    }
+
+    fn kill_shim(&self, vm_dir: &Path) -> io::Result<bool> {
+        let alive = self.is_locked(vm_dir)?;
+        self.0.vanish(vm_dir);
+        Ok(alive)
+    }
+}
+
+fn image(version: usize) -> Image {
+    Image {
+        name: "debian-bookworm".into(),
+        digest: format!("sha256:image{version}"),
+        disk_sha256: "0".repeat(64),
+        disk_bytes: 2 << 30,
+        allocated_bytes: 300 << 20,
+        source: "a test".into(),
+        created_at_ms: 1,
+        config: ImageConfig { workdir: Some("/srv".into()), ..ImageConfig::default() },
+    }
+}
+
+fn kernel(version: usize) -> Kernel {
+    Kernel {
+        name: "debian-cloud".into(),
+        digest: format!("sha256:kernel{version}"),
+        release: "6.1.0-test".into(),
+        allocated_bytes: 30 << 20,
+        source: "a test".into(),
+        created_at_ms: 1,
+        boot_modules: Vec::new(),
+    }
+}
+
+impl Seen {
+    fn pull(&self, pull: Pull<'_>) -> Result<usize, Problem> {
+        (pull.progress)(Progress::stage("pull", pull.name));
+        while self.0.slow_pulls.load(Ordering::SeqCst) {
+            if pull.cancel.is_cancelled() {
+                return Err(Problem::new(ErrorCode::Cancelled, "cancelled"));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        Ok(self.0.pulls.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+}
+
+impl Artifacts for Seen {
+    fn images(&self) -> Result<Vec<Image>, Problem> {
+        Ok(self.0.images.lock().unwrap().clone())
+    }
+
+    fn find_image(&self, wanted: &str) -> Result<Option<LocalImage>, Problem> {
+        let images = self.0.images.lock().unwrap();
+        let found = images.iter().rev().find(|i| i.name == wanted || i.digest == wanted);
+        Ok(found.map(|image| LocalImage { image: image.clone(), root: "/image/root.ext4".into() }))
+    }
+
+    fn verify_image(&self, _image: &LocalImage) -> Result<(), Problem> {
+        Ok(())
+    }
+
+    fn pull_image(&self, pull: Pull<'_>) -> Result<Image, Problem> {
+        let image = image(self.pull(pull)?);
+        self.0.images.lock().unwrap().push(image.clone());
+        Ok(image)
+    }
+
+    fn remove_image(&self, wanted: &str) -> Result<(), Problem> {
+        self.0.images.lock().unwrap().retain(|i| i.name != wanted && i.digest != wanted);
+        Ok(())
+    }
+
+    fn catalog_images(&self) -> Vec<CatalogImage> {
+        vec![CatalogImage {
+            name: "debian-bookworm".into(),
+            description: "a test".into(),
+            source: "a test".into(),
+            kernel: "debian-cloud".into(),
+            size_hint_bytes: 1,
+            local: false,
+        }]
+    }
+
+    fn kernels(&self) -> Result<Vec<Kernel>, Problem> {
+        Ok(self.0.kernels.lock().unwrap().clone())
+    }
+
+    fn find_kernel(&self, wanted: &str) -> Result<Option<LocalKernel>, Problem> {
+        let kernels = self.0.kernels.lock().unwrap();
+        let found = kernels.iter().rev().find(|k| k.name == wanted || k.digest == wanted);
+        Ok(found.map(|kernel| LocalKernel {
+            kernel: kernel.clone(),
+            vmlinuz: "/kernel/vmlinuz".into(),
+            modules_image: None,
+        }))
+    }
+
+    fn verify_kernel(&self, _kernel: &LocalKernel) -> Result<(), Problem> {
+        Ok(())
+    }
+
+    fn pull_kernel(&self, pull: Pull<'_>) -> Result<Kernel, Problem> {
+        let kernel = kernel(self.pull(pull)?);
+        self.0.kernels.lock().unwrap().push(kernel.clone());
+        Ok(kernel)
+    }
+
+    fn remove_kernel(&self, wanted: &str) -> Result<(), Problem> {
+        self.0.kernels.lock().unwrap().retain(|k| k.name != wanted && k.digest != wanted);
+        Ok(())
+    }
+
+    fn catalog_kernels(&self) -> Vec<CatalogKernel> {
+        vec![CatalogKernel {
+            name: "debian-cloud".into(),
+            description: "a test".into(),
+            source: "a test".into(),
+            local: false,
+        }]
+    }
+
+    fn initramfs(&self, _kernel: &LocalKernel) -> Result<PathBuf, Problem> {
+        Ok("/cache/initramfs".into())
+    }
+}
+
+impl Machine for Seen {
+    fn capacity(&self) -> HostCapacity {
+        HostCapacity { cpus: 2, memory_mib: 4096 }
+    }
+
+    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+        Ok(FREE_BYTES - self.0.used_bytes.load(Ordering::SeqCst))
+    }
+
+    fn engine(&self, _choice: EngineChoice) -> Result<EngineSpec, Problem> {
+        Ok(EngineSpec {
+            name: "simulated".into(),
+            version: "1".into(),
+            binary: "/bin/false".into(),
+            libraries: Vec::new(),
+            data_dirs: Vec::new(),
+            accelerator: Accelerator::Tcg,
+            tsc_khz: None,
+        })
+    }
+
+    fn jail_user(&self) -> Result<Option<JailUser>, Problem> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,198 @@
+//! The daemon's life: lock, socket, database, VMs, requests, end.
+//!
+//! Only one daemon serves a state directory: it holds `daemon.lock` as long as it lives. A daemon
+//! whose database or settings cannot be used serves nevertheless, and answers every request with
+//! the reason, so that the person sees it where they look: in the answer to their command.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use banger_api::Problem;
+use banger_host::lock::OfdLock;
+use banger_host::paths::{API_SOCKET, PathsError, StateDirs};
+use banger_host::{clock, connect};
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Front};
+use crate::config::{Config, ConfigError};
+use crate::daemon::{Daemon, Parts};
+use crate::gate::Gate;
+use crate::host::real;
+use crate::reconcile::reconcile;
+use crate::store::{Store, StoreError};
+
+/// How long operations may take to clean up when the daemon ends.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// How long answers under way may take then.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// Pause after the kernel refused a connection, so that a full descriptor table is no busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Most threads for work that blocks. Pulls take one each, everything else is short.
+const BLOCKING_THREADS: usize = 16;
+/// How long such a thread waits for more before it goes.
+const BLOCKING_IDLE: Duration = Duration::from_secs(3);
+
+/// Why the daemon did not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The state directories cannot be used.
+    #[error(transparent)]
+    Paths(#[from] PathsError),
+    /// Another daemon serves them.
+    #[error("another daemon serves {}", .0.display())]
+    AlreadyRunning(std::path::PathBuf),
+    /// A system call failed.
+    #[error("cannot {what}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::Io { what, source }
+}
+
+/// Serves until somebody ends it.
+///
+/// # Errors
+/// [`ServeError`] if it could not begin.
+pub fn run() -> Result<(), ServeError> {
+    let dirs = StateDirs::resolve()?;
+    let _lock = OfdLock::try_acquire(&dirs.daemon_lock())
+        .map_err(cannot("lock the state directory"))?
+        .ok_or_else(|| ServeError::AlreadyRunning(dirs.data.clone()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_IDLE)
+        .build()
+        .map_err(cannot("start the runtime"))?;
+    let outcome = runtime.block_on(serve(dirs));
+    // A pull that does not end in time ends with the process; the next daemon clears up after it.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(dirs: StateDirs) -> Result<(), ServeError> {
+    let front = Front::new(&dirs.data, clock::now_ms());
+    end_on_signals(&front.shutdown).map_err(cannot("watch for signals"))?;
+    real::reap_shims().map_err(cannot("adopt orphaned shims"))?;
+    let listener =
+        connect::listen_async(&dirs.runtime, API_SOCKET).map_err(cannot("bind the socket"))?;
+    let socket = dirs.api_socket();
+    tracing::info!(data = %dirs.data.display(), socket = %socket.display(), "the daemon begins");
+
+    let daemon = open(&dirs).await;
+    let router = match &daemon {
+        Ok(daemon) => api::router(front.clone(), Arc::clone(daemon)),
+        Err(problem) => {
+            tracing::error!("{problem}");
+            api::refusing_router(front.clone(), problem.clone())
+        }
+    };
+    let outcome = listen(listener, &socket, router, &front.shutdown).await;
+    if let Ok(daemon) = daemon {
+        daemon.operations.cancel_all(FAREWELL).await;
+    }
+    tracing::info!("the daemon ends");
+    outcome
+}
+
+/// Opens everything, and takes up the VMs.
+async fn open(dirs: &StateDirs) -> Result<Arc<Daemon>, Problem> {
+    let config = Config::load(&dirs.config)
+        .map(real::with_environment)
+        .map_err(|error: ConfigError| Problem::from(error))?;
+    let store = Store::open(&dirs.database()).map_err(|error: StoreError| Problem::from(error))?;
+    let host = real::host(dirs)?;
+    let daemon =
+        Daemon::new(Parts { dirs: dirs.clone(), config, store, host, gate: Gate::default() });
+    reconcile(&daemon).await?;
+    Ok(daemon)
+}
+
+/// Accepts connections until the shutdown, and gives the last answers a moment.
+pub(crate) async fn listen(
+    listener: UnixListener,
+    socket: &Path,
+    router: Router,
+    shutdown: &CancellationToken,
+) -> Result<(), ServeError> {
+    let owner = std::fs::metadata(socket).map_err(cannot("look at the socket"))?;
+    let guarded = OwnersOnly { listener, owner: std::os::unix::fs::MetadataExt::uid(&owner) };
+    let ended = shutdown.clone();
+    let server =
+        axum::serve(guarded, router).with_graceful_shutdown(async move { ended.cancelled().await });
+    tokio::select! {
+        served = server.into_future() => served.map_err(cannot("serve"))?,
+        () = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(LAST_ANSWERS).await;
+        } => {}
+    }
+    // Before the lock is let go: afterwards it may be the next daemon's.
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(ServeError::Io { what: "remove the socket", source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The socket, for its owner and root. Its mode says the same; this holds even if somebody changes
+/// that.
+#[derive(Debug)]
+struct OwnersOnly {
+    listener: UnixListener,
+    owner: u32,
+}
+
+impl Listener for OwnersOnly {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, address)) => match stream.peer_cred() {
+                    Ok(peer) if peer.uid() == self.owner || peer.uid() == 0 => {
+                        return (stream, address);
+                    }
+                    Ok(peer) => tracing::warn!(uid = peer.uid(), "somebody else was turned away"),
+                    Err(error) => tracing::warn!("a connection from nobody: {error}"),
+                },
+                Err(error) => {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+fn end_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind)?;
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            shutdown.cancel();
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! The schema, and how an older one becomes it: `PRAGMA user_version` counts the steps taken.
+//!
+//! A step, once released, is never edited; a change of the schema is a new step at the end.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::{StoreError, sql};
+
+/// The steps, in order. Step N leads to version N + 1.
+pub(super) const ALL: &[&str] = &[CREATE_VMS];
+
+const CREATE_VMS: &str = "
+    CREATE TABLE vms (
+        id            TEXT PRIMARY KEY,
+        name          TEXT NOT NULL,
+        spec          TEXT NOT NULL CHECK (json_valid(spec)),
+        image_digest  TEXT NOT NULL,
+        kernel_digest TEXT NOT NULL,
+        machine_id    TEXT NOT NULL,
+        disk_bytes    INTEGER NOT NULL CHECK (disk_bytes > 0),
+        created_at_ms INTEGER NOT NULL,
+        -- What the daemon wants of it, written before it acts.
+        desired       TEXT NOT NULL CHECK (desired IN ('stopped', 'running')),
+        -- The request that creates it has not succeeded yet.
+        unfinished    INTEGER NOT NULL CHECK (unfinished IN (0, 1)),
+        -- Its removal has begun.
+        deleting      INTEGER NOT NULL CHECK (deleting IN (0, 1)),
+        -- How it last ended, a VmStatus.
+        last          TEXT CHECK (last IS NULL OR json_valid(last))
+    ) STRICT;
+    CREATE UNIQUE INDEX vms_name ON vms (name) WHERE deleting = 0;
+    CREATE INDEX vms_image ON vms (image_digest);
+    CREATE INDEX vms_kernel ON vms (kernel_digest);
+";
+
+/// The newest version that this release knows.
+pub(super) fn newest() -> i64 {
+    version_of(ALL)
+}
+
+fn version_of(steps: &[&str]) -> i64 {
+    i64::try_from(steps.len()).expect("there are few migrations")
+}
+
+/// Takes the steps that are missing, each in one transaction, after a copy of the file as it was.
+pub(super) fn migrate(
+    connection: &mut Connection,
+    path: &Path,
+    steps: &[&str],
+) -> Result<(), StoreError> {
+    let found = version(connection)?;
+    if found > 0 && found < version_of(steps) {
+        back_up(connection, backup_path(path, found))?;
+    }
+    for (step, target) in steps.iter().zip(1..) {
+        if target > found {
+            take(connection, step, target)?;
+        }
+    }
+    Ok(())
+}
+
+fn take(connection: &mut Connection, step: &str, target: i64) -> Result<(), StoreError> {
+    let error = || sql("change the database's schema");
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(error())?;
+    transaction.execute_batch(step).map_err(error())?;
+    transaction.pragma_update(None, "user_version", target).map_err(error())?;
+    transaction.commit().map_err(error())
+}
+
+fn version(connection: &Connection) -> Result<i64, StoreError> {
+    connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(sql("read the database's schema version"))
+}
+
+fn backup_path(path: &Path, version: i64) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".v{version}"));
+    PathBuf::from(name)
+}
+
+fn back_up(connection: &Connection, path: PathBuf) -> Result<(), StoreError> {
+    let silent = None::<fn(rusqlite::backup::Progress)>;
+    connection.backup("main", &path, silent).map_err(|source| StoreError::Backup { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_steps_are_taken_once_with_a_copy_of_the_former_state() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("banger.db");
+        let steps = ["CREATE TABLE a (x) STRICT", "CREATE TABLE b (x TEXT) STRICT"];
+        let steps = [steps[0].replace("(x)", "(x TEXT)"), steps[1].to_owned()];
+        let both: Vec<&str> = steps.iter().map(String::as_str).collect();
+        let mut connection = Connection::open(&path).expect("create");
+
+        migrate(&mut connection, &path, &both[..1]).expect("first step");
+        connection.execute("INSERT INTO a VALUES ('kept')", []).expect("insert");
+        assert!(!backup_path(&path, 0).exists(), "there was nothing to copy");
+
+        migrate(&mut connection, &path, &both).expect("second step");
+        migrate(&mut connection, &path, &both).expect("nothing to do");
+        assert_eq!(version(&connection).expect("version"), 2);
+
+        let copy = Connection::open(backup_path(&path, 1)).expect("open the copy");
+        assert_eq!(version(&copy).expect("version"), 1);
+        let kept: String = copy.query_row("SELECT x FROM a", [], |row| row.get(0)).expect("row");
+        assert_eq!(kept, "kept");
+    }
+
+    #[test]
+    fn a_step_that_fails_changes_nothing() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("banger.db");
+        let mut connection = Connection::open(&path).expect("create");
+        let steps = ["CREATE TABLE a (x TEXT) STRICT; CREATE NONSENSE"];
+        migrate(&mut connection, &path, &steps).expect_err("nonsense");
+        assert_eq!(version(&connection).expect("version"), 0);
+        let tables: i64 = connection
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+            .expect("count");
+        assert_eq!(tables, 0);
+    }
+}

@@ -1,0 +1,311 @@
+//! The table of VMs.
+
+use banger_api::vm::{VmSpec, VmStatus};
+use banger_core::id::Id;
+use banger_core::lifecycle::Desired;
+use rusqlite::types::Type;
+use rusqlite::{Connection, Row, named_params, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Store, StoreError, sql};
+
+/// What a VM is, as the database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmRow {
+    /// Identity.
+    pub id: Id,
+    /// Name, unique among VMs that are not being removed.
+    pub name: String,
+    /// What was asked for.
+    pub spec: VmSpec,
+    /// The image that it was made from.
+    pub image_digest: String,
+    /// The kernel that it boots.
+    pub kernel_digest: String,
+    /// 32 lower-case hex digits.
+    pub machine_id: String,
+    /// Size of the root disk.
+    pub disk_bytes: u64,
+    /// When it was created.
+    pub created_at_ms: u64,
+    /// What the daemon wants of it.
+    pub desired: Desired,
+    /// The request that creates it has not succeeded yet.
+    pub unfinished: bool,
+    /// Its removal has begun.
+    pub deleting: bool,
+    /// How it last ended.
+    pub last: Option<VmStatus>,
+}
+
+impl Store {
+    /// Every VM, those being removed included, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn all(&self) -> Result<Vec<VmRow>, StoreError> {
+        let list = |connection: &Connection| {
+            connection
+                .prepare("SELECT * FROM vms ORDER BY created_at_ms, id")?
+                .query_map([], read_row)?
+                .collect::<Result<Vec<_>, _>>()
+        };
+        list(&self.connection()).map_err(sql("list the VMs in the database"))
+    }
+
+    /// Adds a VM.
+    ///
+    /// # Errors
+    /// [`StoreError::NameTaken`] if a VM of that name exists.
+    pub fn insert(&self, vm: &VmRow) -> Result<(), StoreError> {
+        let done = self.connection().execute(
+            "INSERT INTO vms VALUES (:id, :name, :spec, :image_digest, :kernel_digest,
+                :machine_id, :disk_bytes, :created_at_ms, :desired, :unfinished, :deleting, :last)",
+            named_params! {
+                ":id": vm.id.as_str(),
+                ":name": vm.name,
+                ":spec": json(&vm.spec),
+                ":image_digest": vm.image_digest,
+                ":kernel_digest": vm.kernel_digest,
+                ":machine_id": vm.machine_id,
+                ":disk_bytes": to_sql(vm.disk_bytes),
+                ":created_at_ms": to_sql(vm.created_at_ms),
+                ":desired": vm.desired.as_str(),
+                ":unfinished": vm.unfinished,
+                ":deleting": vm.deleting,
+                ":last": vm.last.as_ref().map(json),
+            },
+        );
+        match done {
+            Ok(_) => Ok(()),
+            Err(error) if is_unique_violation(&error) => {
+                Err(StoreError::NameTaken(vm.name.clone()))
+            }
+            Err(error) => Err(sql("add the VM to the database")(error)),
+        }
+    }
+
+    /// Records what the daemon is about to make of a VM.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn set_desired(&self, id: &Id, desired: Desired) -> Result<(), StoreError> {
+        self.change(
+            "UPDATE vms SET desired = ?2 WHERE id = ?1",
+            params![id.as_str(), desired.as_str()],
+        )
+    }
+
+    /// Records that the request that created a VM has succeeded.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn finish_creation(&self, id: &Id) -> Result<(), StoreError> {
+        self.change("UPDATE vms SET unfinished = 0 WHERE id = ?1", params![id.as_str()])
+    }
+
+    /// Records how a VM ended.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn record_end(&self, id: &Id, last: &VmStatus) -> Result<(), StoreError> {
+        self.change(
+            "UPDATE vms SET desired = 'stopped', last = ?2 WHERE id = ?1",
+            params![id.as_str(), json(last)],
+        )
+    }
+
+    /// Records that a VM's removal has begun; its name is free from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn mark_deleting(&self, id: &Id) -> Result<(), StoreError> {
+        self.change("UPDATE vms SET deleting = 1 WHERE id = ?1", params![id.as_str()])
+    }
+
+    /// Forgets a VM. A missing one is fine.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn delete(&self, id: &Id) -> Result<(), StoreError> {
+        self.change("DELETE FROM vms WHERE id = ?1", params![id.as_str()])
+    }
+
+    /// Names of the VMs made from an image.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn users_of_image(&self, digest: &str) -> Result<Vec<String>, StoreError> {
+        self.names("SELECT name FROM vms WHERE image_digest = ? ORDER BY name", digest)
+    }
+
+    /// Names of the VMs that boot a kernel.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn users_of_kernel(&self, digest: &str) -> Result<Vec<String>, StoreError> {
+        self.names("SELECT name FROM vms WHERE kernel_digest = ? ORDER BY name", digest)
+    }
+
+    fn names(&self, query: &str, digest: &str) -> Result<Vec<String>, StoreError> {
+        let list = |connection: &Connection| {
+            connection
+                .prepare(query)?
+                .query_map([digest], |row| row.get(0))?
+                .collect::<Result<Vec<String>, _>>()
+        };
+        list(&self.connection()).map_err(sql("ask the database who uses it"))
+    }
+
+    fn change(&self, statement: &str, params: &[&dyn rusqlite::ToSql]) -> Result<(), StoreError> {
+        self.connection()
+            .execute(statement, params)
+            .map(drop)
+            .map_err(sql("change the VM in the database"))
+    }
+}
+
+fn read_row(row: &Row<'_>) -> Result<VmRow, rusqlite::Error> {
+    Ok(VmRow {
+        id: read_word(row, "id", Id::parse)?,
+        name: row.get("name")?,
+        spec: read_json(row, "spec")?.ok_or(rusqlite::Error::InvalidQuery)?,
+        image_digest: row.get("image_digest")?,
+        kernel_digest: row.get("kernel_digest")?,
+        machine_id: row.get("machine_id")?,
+        disk_bytes: row.get::<_, i64>("disk_bytes")?.unsigned_abs(),
+        created_at_ms: row.get::<_, i64>("created_at_ms")?.unsigned_abs(),
+        desired: read_word(row, "desired", Desired::parse)?,
+        unfinished: row.get("unfinished")?,
+        deleting: row.get("deleting")?,
+        last: read_json(row, "last")?,
+    })
+}
+
+fn read_word<T>(
+    row: &Row<'_>,
+    column: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<T, rusqlite::Error> {
+    let text: String = row.get(column)?;
+    parse(&text).ok_or_else(|| unreadable(format!("{column} is {text:?}").into()))
+}
+
+fn read_json<T: DeserializeOwned>(
+    row: &Row<'_>,
+    column: &str,
+) -> Result<Option<T>, rusqlite::Error> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| serde_json::from_str(&text).map_err(|error| unreadable(error.into())))
+        .transpose()
+}
+
+fn unreadable(error: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Text, error)
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("the API's types have only string keys")
+}
+
+/// SQLite's integers are signed. Sizes and times stay far below the limit.
+fn to_sql(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn is_unique_violation(error: &rusqlite::Error) -> bool {
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    extended == Some(rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use banger_api::vm::{EngineChoice, VmState};
+    use banger_core::lifecycle::fresh;
+
+    use super::*;
+
+    pub(crate) fn any_spec() -> VmSpec {
+        VmSpec {
+            image: "debian-bookworm".into(),
+            kernel: None,
+            engine: EngineChoice::Auto,
+            cpus: 1,
+            memory_mib: 256,
+            disk_bytes: None,
+            env: Default::default(),
+            user: None,
+            workdir: None,
+            command: Vec::new(),
+            timeout_ms: None,
+            remove_on_exit: false,
+            network: Default::default(),
+            labels: Default::default(),
+        }
+    }
+
+    fn row(id: &str, name: &str) -> VmRow {
+        VmRow {
+            id: Id::parse(id).expect("id"),
+            name: name.into(),
+            spec: any_spec(),
+            image_digest: "sha256:i".into(),
+            kernel_digest: "sha256:k".into(),
+            machine_id: "0".repeat(32),
+            disk_bytes: 1 << 30,
+            created_at_ms: 7,
+            desired: Desired::Stopped,
+            unfinished: true,
+            deleting: false,
+            last: None,
+        }
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let store = Store::open(&dir.path().join("banger.db")).expect("open");
+        (dir, store)
+    }
+
+    #[test]
+    fn a_vm_comes_back_as_it_went_in() {
+        let (_dir, store) = store();
+        let mut vm = row("aaaaaaaaaaaa", "web");
+        store.insert(&vm).expect("insert");
+        assert_eq!(store.all().expect("list"), [vm.clone()]);
+
+        let ended = fresh(VmState::Stopped, 9);
+        store.set_desired(&vm.id, Desired::Running).expect("desired");
+        store.finish_creation(&vm.id).expect("finish");
+        assert_eq!(store.all().expect("list")[0].desired, Desired::Running);
+        store.record_end(&vm.id, &ended).expect("end");
+        vm.unfinished = false;
+        vm.last = Some(ended);
+        assert_eq!(store.all().expect("list"), [vm.clone()]);
+
+        store.delete(&vm.id).expect("delete");
+        store.delete(&vm.id).expect("delete again");
+        assert_eq!(store.all().expect("list"), []);
+    }
+
+    #[test]
+    fn a_name_is_taken_until_its_vm_is_being_removed() {
+        let (_dir, store) = store();
+        let (old, new) = (row("aaaaaaaaaaaa", "web"), row("bbbbbbbbbbbb", "web"));
+        store.insert(&old).expect("insert");
+        assert!(matches!(store.insert(&new), Err(StoreError::NameTaken(name)) if name == "web"));
+        store.mark_deleting(&old.id).expect("mark");
+        store.insert(&new).expect("insert");
+    }
+
+    #[test]
+    fn users_of_an_image_are_named() {
+        let (_dir, store) = store();
+        store.insert(&row("bbbbbbbbbbbb", "web")).expect("insert");
+        store.insert(&row("aaaaaaaaaaaa", "db")).expect("insert");
+        assert_eq!(store.users_of_image("sha256:i").expect("ask"), ["db", "web"]);
+        assert_eq!(store.users_of_kernel("sha256:k").expect("ask"), ["db", "web"]);
+        assert!(store.users_of_image("sha256:other").expect("ask").is_empty());
+    }
+}

@@ -1,0 +1,454 @@
+//! The task that owns a VM.
+//!
+//! ```text
+//!            Start             ready              nothing alive
+//!  Ended ──────────▶ Launching ─────▶ Live ─────────────────────▶ Ending
+//!    ▲                  │ failed       ▲                            │
+//!    └──────────────────┘              │ (a daemon that starts)     │
+//!    └──────────────────────────────────────────────────────────────┘
+//!  Ended, Launching, Ending ──▶ Removing ──▶ (the task ends)
+//! ```
+//!
+//! In every phase the task answers requests at once. What it must do in a phase is in that phase's
+//! data; what shall happen after the end is in [`Plans`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use banger_api::Problem;
+use banger_api::shim::STATUS_FILE;
+use banger_api::vm::{EndCause, StartVm, VmState, VmStatus};
+use banger_core::lifecycle::{
+    Decision, Desired, Remains, Request, decide, fresh, plain_end, settle,
+};
+use banger_host::clock;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::attach::Eye;
+use super::end::{Forced, How, end, kill_until_unlocked, unlocked};
+use super::launch::{Failure, Launch};
+use super::remove::remove_traces;
+use super::{Ask, Outcome, Report, Verdict};
+use crate::daemon::{Daemon, blocking};
+use crate::store::VmRow;
+
+/// How long after the last word of a shim its processes may take to be gone.
+const LAST_BREATH: Duration = Duration::from_secs(10);
+
+/// What a VM's task is doing.
+#[derive(Debug)]
+pub enum Phase {
+    /// Nothing of the VM is alive.
+    Ended(VmStatus),
+    /// A start is under way.
+    Launching(Start),
+    /// A shim is alive.
+    Live(Life),
+    /// The shim is gone, its last word is not read yet.
+    Ending(Plans),
+    /// The VM is on its way out.
+    Removing(Plans),
+}
+
+/// A start that was accepted.
+#[derive(Debug)]
+pub struct Start {
+    request: StartVm,
+    report: Report,
+    former: VmStatus,
+}
+
+/// A VM with a live shim.
+#[derive(Debug, Default)]
+pub struct Life {
+    eye: Eye,
+    plans: Plans,
+    /// What it is taken for until its shim says more.
+    assumed: Option<VmStatus>,
+}
+
+/// What shall happen when the VM has ended, and who waits for it.
+#[derive(Debug, Default)]
+pub struct Plans {
+    /// An end was asked for.
+    ending: bool,
+    /// Keep the VM even if it is one that goes when it ends: it is being restarted.
+    keep: bool,
+    /// Remove it.
+    remove: bool,
+    waiting_for_end: Vec<Report>,
+    waiting_for_removal: Vec<Report>,
+    forced: Forced,
+}
+
+impl Phase {
+    /// A VM with a live shim that a former daemon started. Killed and removed if `remove` is set.
+    #[must_use]
+    pub fn found_alive(written: Option<VmStatus>, remove: bool) -> Self {
+        let plans = Plans { remove, ..Plans::default() };
+        Self::Live(Life { assumed: written, plans, eye: Eye::default() })
+    }
+
+    /// A VM without a live shim whose removal had begun, or is due.
+    #[must_use]
+    pub fn found_to_remove() -> Self {
+        Self::Removing(Plans { remove: true, ..Plans::default() })
+    }
+
+    pub(super) fn is_removal(&self) -> bool {
+        match self {
+            Self::Removing(_) => true,
+            Self::Live(life) => life.plans.remove,
+            _ => false,
+        }
+    }
+
+    /// What the VM is shown as at first.
+    pub(super) fn first_status(&self, row: &VmRow) -> VmStatus {
+        match self {
+            Self::Ended(status) => status.clone(),
+            Self::Live(Life { assumed: Some(status), .. }) => status.clone(),
+            Self::Live(_) | Self::Launching(_) | Self::Ending(_) => {
+                fresh(VmState::Starting, clock::now_ms())
+            }
+            Self::Removing(_) => {
+                row.last.clone().unwrap_or_else(|| fresh(VmState::Created, row.created_at_ms))
+            }
+        }
+    }
+}
+
+/// The task.
+#[derive(Debug)]
+pub(super) struct Actor {
+    daemon: Arc<Daemon>,
+    row: Arc<VmRow>,
+    dir: PathBuf,
+    status: watch::Sender<VmStatus>,
+    asks: mpsc::Receiver<Ask>,
+    hidden: Arc<AtomicBool>,
+}
+
+impl Actor {
+    pub(super) fn new(
+        daemon: Arc<Daemon>,
+        row: Arc<VmRow>,
+        status: watch::Sender<VmStatus>,
+        asks: mpsc::Receiver<Ask>,
+        hidden: Arc<AtomicBool>,
+    ) -> Self {
+        let dir = daemon.vm_dir(&row.id);
+        Self { daemon, row, dir, status, asks, hidden }
+    }
+
+    /// Runs until the VM is removed, or the daemon ends.
+    pub(super) async fn run(mut self, mut phase: Phase) {
+        loop {
+            let next = match phase {
+                Phase::Ended(status) => self.ended(status).await,
+                Phase::Launching(start) => self.launching(start).await,
+                Phase::Live(life) => self.live(life).await,
+                Phase::Ending(plans) => self.ending(plans).await,
+                Phase::Removing(plans) => self.removing(plans).await,
+            };
+            match next {
+                Some(next) => phase = next,
+                None => return,
+            }
+        }
+    }
+
+    async fn ended(&mut self, status: VmStatus) -> Option<Phase> {
+        let state = status.state;
+        self.publish(status.clone());
+        loop {
+            match self.asks.recv().await? {
+                Ask::Start { request, reply } => {
+                    let (report, work) = Report::new();
+                    let _ = reply.send(Ok(Outcome::Accepted(work)));
+                    return Some(Phase::Launching(Start { request, report, former: status }));
+                }
+                Ask::End { reply, .. } => {
+                    let _ = reply.send(Ok(Outcome::AlreadySo));
+                }
+                Ask::Remove { force, reply } => {
+                    let (verdict, report) = self.judge(state, Request::Remove { force });
+                    let _ = reply.send(verdict);
+                    if let Some(report) = report {
+                        let plans = Plans { waiting_for_removal: vec![report], ..Plans::default() };
+                        return Some(Phase::Removing(plans));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn launching(&mut self, start: Start) -> Option<Phase> {
+        let Start { request, report, former } = start;
+        self.publish(fresh(VmState::Starting, clock::now_ms()));
+        let launch = Launch {
+            daemon: Arc::clone(&self.daemon),
+            row: Arc::clone(&self.row),
+            request,
+            events: report.events.clone(),
+            cancel: report.cancel.clone(),
+        };
+        let launching = launch.run();
+        tokio::pin!(launching);
+        let mut plans = Plans::default();
+        let outcome = loop {
+            let ask = tokio::select! {
+                outcome = &mut launching => break outcome,
+                ask = self.asks.recv() => ask?,
+            };
+            self.take(ask, VmState::Starting, &mut plans);
+            if plans.ending {
+                report.cancel.cancel();
+            }
+        };
+        match outcome {
+            Ok(status) => {
+                self.publish(status.clone());
+                report.finish(Ok(()));
+                Some(Phase::Live(Life { eye: Eye::default(), plans, assumed: Some(status) }))
+            }
+            Err(failure) => {
+                let status = self.after_failure(former, &failure, plans.ending).await;
+                self.publish(status.clone());
+                report.finish(Err(failure.problem));
+                Some(self.after_end(status, plans, failure.spawned))
+            }
+        }
+    }
+
+    /// Records what a VM is that did not come up.
+    async fn after_failure(&self, former: VmStatus, failure: &Failure, asked: bool) -> VmStatus {
+        let id = self.row.id.clone();
+        if !failure.spawned {
+            // No run, so nothing about the last one changes.
+            self.note(
+                self.daemon.store(move |store| store.set_desired(&id, Desired::Stopped)).await,
+            );
+            return former;
+        }
+        let was_cancelled = failure.problem.code == banger_api::ErrorCode::Cancelled;
+        let ended = match self.written_status().await {
+            Some(status) if !status.state.is_live() && !was_cancelled => status,
+            other => {
+                let (cause, reason) = if was_cancelled || asked {
+                    (EndCause::Killed, "its start was cancelled".to_owned())
+                } else {
+                    (EndCause::LaunchFailed, failure.problem.to_string())
+                };
+                VmStatus {
+                    end: Some(plain_end(cause, &reason)),
+                    engine: other.and_then(|status| status.engine),
+                    ..fresh(cause.state(), clock::now_ms())
+                }
+            }
+        };
+        let record = ended.clone();
+        self.note(self.daemon.store(move |store| store.record_end(&id, &record)).await);
+        ended
+    }
+
+    async fn live(&mut self, mut life: Life) -> Option<Phase> {
+        if life.plans.remove || life.plans.ending {
+            life.plans.ending = true;
+            self.begin_end(How::Kill, &life.plans);
+        }
+        let shims = Arc::clone(&self.daemon.host.shims);
+        let dir = self.dir.clone();
+        loop {
+            tokio::select! {
+                news = life.eye.next(shims.as_ref(), &dir) => match news {
+                    // The last word is read from the file, once nothing is alive.
+                    Some(status) if !status.state.is_live() => {}
+                    Some(status) => self.publish_live(status, life.plans.ending),
+                    None => return Some(Phase::Ending(life.plans)),
+                },
+                ask = self.asks.recv() => {
+                    let state = self.status.borrow().state;
+                    if let Some(how) = self.take(ask?, state, &mut life.plans) {
+                        self.begin_end(how, &life.plans);
+                        let now = self.status.borrow().clone();
+                        self.publish_live(now, true);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ending(&mut self, mut plans: Plans) -> Option<Phase> {
+        let shims = Arc::clone(&self.daemon.host.shims);
+        let dir = self.dir.clone();
+        let gone = async {
+            if timeout(LAST_BREATH, unlocked(shims.as_ref(), &dir)).await.is_err() {
+                tracing::warn!(vm = %self.row.name, "its shim is gone and something of it lives");
+                kill_until_unlocked(shims.as_ref(), &dir).await;
+            }
+        };
+        tokio::pin!(gone);
+        loop {
+            tokio::select! {
+                () = &mut gone => break,
+                ask = self.asks.recv() => {
+                    take(&self.row, ask?, VmState::Stopping, &mut plans);
+                }
+            }
+        }
+        let remains = Remains {
+            desired: Desired::Running,
+            recorded: self.row.last.clone(),
+            written: self.written_status().await,
+            created_at_ms: self.row.created_at_ms,
+        };
+        let status = plans.forced.correct(settle(remains, clock::now_ms()));
+        let (id, record) = (self.row.id.clone(), status.clone());
+        self.note(self.daemon.store(move |store| store.record_end(&id, &record)).await);
+        if let Some(end) = &status.end {
+            tracing::info!(vm = %self.row.name, cause = ?end.cause, "ended: {}", end.reason);
+        }
+        self.publish(status.clone());
+        Some(self.after_end(status, plans, true))
+    }
+
+    /// What comes after an end: nothing, or the removal.
+    fn after_end(&self, status: VmStatus, mut plans: Plans, ran: bool) -> Phase {
+        for report in plans.waiting_for_end.drain(..) {
+            report.finish(Ok(()));
+        }
+        let due = ran && self.row.spec.remove_on_exit && !plans.keep;
+        if plans.remove || due { Phase::Removing(plans) } else { Phase::Ended(status) }
+    }
+
+    async fn removing(&mut self, mut plans: Plans) -> Option<Phase> {
+        self.hidden.store(true, Ordering::Relaxed);
+        let (daemon, row) = (Arc::clone(&self.daemon), Arc::clone(&self.row));
+        let removal = remove_traces(&daemon, &row.id);
+        tokio::pin!(removal);
+        let outcome = loop {
+            let ask = tokio::select! {
+                outcome = &mut removal => break outcome,
+                ask = self.asks.recv() => ask?,
+            };
+            match ask {
+                Ask::Remove { reply, .. } => {
+                    let (report, work) = Report::new();
+                    plans.waiting_for_removal.push(report);
+                    let _ = reply.send(Ok(Outcome::Accepted(work)));
+                }
+                // Whoever asks for the end gets more than that; a start finds no VM.
+                Ask::End { reply, .. } => drop(reply.send(Ok(Outcome::AlreadySo))),
+                Ask::Start { reply, .. } => drop(reply),
+            }
+        };
+        if outcome.is_ok() {
+            self.daemon.forget(&self.row.id);
+        }
+        for report in plans.waiting_for_removal {
+            report.finish(outcome.clone());
+        }
+        let problem = outcome.err()?;
+        tracing::warn!(vm = %self.row.name, "cannot be removed: {problem}");
+        self.hidden.store(false, Ordering::Relaxed);
+        let mut status = self.status.borrow().clone();
+        status.warnings.push(format!("its removal failed and can be repeated: {problem}"));
+        Some(Phase::Ended(status))
+    }
+
+    /// Answers a request while something is alive. Some if an end has to begin now.
+    fn take(&self, ask: Ask, state: VmState, plans: &mut Plans) -> Option<How> {
+        take(&self.row, ask, state, plans)
+    }
+
+    fn judge(&self, state: VmState, request: Request) -> (Verdict, Option<Report>) {
+        judge(&self.row.name, state, request)
+    }
+
+    fn begin_end(&self, how: How, plans: &Plans) {
+        let (shims, dir) = (Arc::clone(&self.daemon.host.shims), self.dir.clone());
+        let forced = plans.forced.clone();
+        tokio::spawn(async move { end(shims, &dir, how, forced).await });
+    }
+
+    async fn written_status(&self) -> Option<VmStatus> {
+        let file = self.dir.join(STATUS_FILE);
+        blocking(move || Ok(read_status(&file))).await.ok().flatten()
+    }
+
+    fn publish_live(&self, status: VmStatus, ending: bool) {
+        let going = ending && matches!(status.state, VmState::Running | VmState::Paused);
+        if going {
+            let since_ms = clock::now_ms();
+            self.publish(VmStatus { state: VmState::Stopping, since_ms, ..status });
+        } else {
+            self.publish(status);
+        }
+    }
+
+    fn publish(&self, status: VmStatus) {
+        self.status.send_if_modified(|now| {
+            let changed = *now != status;
+            *now = status;
+            changed
+        });
+    }
+
+    /// What could not be recorded is found out again by the next daemon.
+    fn note(&self, outcome: Result<(), Problem>) {
+        if let Err(problem) = outcome {
+            tracing::error!(vm = %self.row.name, "{problem}");
+        }
+    }
+}
+
+/// The status file of a VM; None if there is none that can be read.
+#[must_use]
+pub fn read_status(file: &std::path::Path) -> Option<VmStatus> {
+    let json = std::fs::read(file).ok()?;
+    serde_json::from_slice(&json)
+        .inspect_err(|error| tracing::warn!(file = %file.display(), "cannot be read: {error}"))
+        .ok()
+}
+
+fn judge(name: &str, state: VmState, request: Request) -> (Verdict, Option<Report>) {
+    match decide(name, state, request) {
+        Decision::AlreadySo => (Ok(Outcome::AlreadySo), None),
+        Decision::Deny(denial) => (Err(denial.into()), None),
+        Decision::Accept => {
+            let (report, work) = Report::new();
+            (Ok(Outcome::Accepted(work)), Some(report))
+        }
+    }
+}
+
+fn take(row: &VmRow, ask: Ask, state: VmState, plans: &mut Plans) -> Option<How> {
+    match ask {
+        Ask::Start { reply, .. } => {
+            let (verdict, _) = judge(&row.name, state, Request::Start);
+            let _ = reply.send(verdict);
+            None
+        }
+        Ask::End { request, grace, reply } => {
+            let (verdict, report) = judge(&row.name, state, request);
+            let _ = reply.send(verdict);
+            plans.waiting_for_end.push(report?);
+            plans.ending = true;
+            plans.keep |= request == Request::Restart;
+            Some(if request == Request::Kill { How::Kill } else { How::Stop(grace) })
+        }
+        Ask::Remove { force, reply } => {
+            let (verdict, report) = judge(&row.name, state, Request::Remove { force });
+            let _ = reply.send(verdict);
+            plans.waiting_for_removal.push(report?);
+            plans.remove = true;
+            let begun = std::mem::replace(&mut plans.ending, true);
+            // A stop under way would take its time.
+            (!begun || state == VmState::Stopping).then_some(How::Kill)
+        }
+    }
+}

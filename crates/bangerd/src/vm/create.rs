@@ -1,0 +1,193 @@
+//! Making a VM: its image and kernel, its row, its directory, its disk, and its first start.
+//!
+//! The row comes first and says that it is unfinished; the request's success clears that. Whatever
+//! ends the request before, a failure, a cancel or the daemon's death, removes the VM again.
+
+use std::sync::Arc;
+
+use banger_api::operation::{OperationResult, Progress};
+use banger_api::shim::COW_FILE;
+use banger_api::vm::{CreateVm, StartVm, VmState};
+use banger_api::{ErrorCode, Problem};
+use banger_core::id::Id;
+use banger_core::lifecycle::{Desired, fresh};
+use banger_core::{name, spec};
+use banger_host::{clock, cow, files, random};
+
+use super::{Outcome, Phase, VmHandle, remove_traces};
+use crate::daemon::{Daemon, NameReservation, blocking, failed};
+use crate::host::{LocalImage, LocalKernel};
+use crate::operations::Handle;
+use crate::pull;
+use crate::store::VmRow;
+
+/// How often a generated name may be taken before the daemon gives up.
+const NAME_TRIES: u32 = 100;
+
+/// A VM that may be made: its name is kept for it.
+#[derive(Debug)]
+pub struct Creation {
+    daemon: Arc<Daemon>,
+    request: CreateVm,
+    name: String,
+    _reservation: NameReservation,
+}
+
+impl Creation {
+    /// Checks everything about a request that can be told at once.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn check(daemon: &Arc<Daemon>, request: CreateVm) -> Result<Self, Problem> {
+        let host = daemon.host.clone();
+        let (capacity, wanted) = {
+            let wanted = request.spec.clone();
+            blocking(move || Ok((host.machine.capacity(), wanted))).await?
+        };
+        spec::check(&wanted, &capacity)?;
+        if let Some(start) = &request.start {
+            spec::check_environment(&start.session_env)?;
+        }
+        let (name, reservation) = choose_name(daemon, request.name.as_deref())?;
+        pull::check_known(daemon, &wanted).await?;
+        pull::check_space(daemon).await?;
+        Ok(Self { daemon: Arc::clone(daemon), request, name, _reservation: reservation })
+    }
+
+    /// What is done, for people.
+    #[must_use]
+    pub fn description(&self) -> String {
+        let verb = if self.request.start.is_some() { "run" } else { "create" };
+        format!("{verb} vm {}", self.name)
+    }
+
+    /// Makes the VM, and starts it if asked. Leaves nothing if that fails.
+    ///
+    /// # Errors
+    /// Of the first step that fails.
+    pub async fn run(self, operation: Handle) -> Result<OperationResult, Problem> {
+        let row = self.insert_row(&operation).await?;
+        let id = row.id.clone();
+        match self.make(row, &operation).await {
+            Ok(vm) => Ok(OperationResult::Vm(Box::new(vm.snapshot()))),
+            Err(problem) => {
+                self.undo(&id).await;
+                Err(problem)
+            }
+        }
+    }
+
+    /// Finds or fetches image and kernel, and writes down that there shall be a VM.
+    async fn insert_row(&self, operation: &Handle) -> Result<VmRow, Problem> {
+        pull::ensure(&self.daemon, &self.request.spec, operation).await?;
+        operation.check_cancelled()?;
+        let _in_use = self.daemon.artifacts_in_use.read().await;
+        let (image, kernel) = pull::find(&self.daemon, &self.request.spec).await?;
+        let row = self.row(&image, &kernel)?;
+        self.daemon.gate.pass("create.row").await?;
+        let insert = row.clone();
+        self.daemon.store(move |store| store.insert(&insert)).await?;
+        Ok(row)
+    }
+
+    fn row(&self, image: &LocalImage, kernel: &LocalKernel) -> Result<VmRow, Problem> {
+        let spec = self.request.spec.clone();
+        Ok(VmRow {
+            id: Id::from_bytes(random::bytes()),
+            name: self.name.clone(),
+            image_digest: image.image.digest.clone(),
+            kernel_digest: kernel.kernel.digest.clone(),
+            machine_id: random::hex::<16>(),
+            disk_bytes: spec::disk_bytes(spec.disk_bytes, image.image.disk_bytes)?,
+            created_at_ms: clock::now_ms(),
+            desired: Desired::Stopped,
+            unfinished: true,
+            deleting: false,
+            last: None,
+            spec,
+        })
+    }
+
+    async fn make(&self, row: VmRow, operation: &Handle) -> Result<Arc<VmHandle>, Problem> {
+        operation.progress(Progress::stage("vm.create", "creating the VM"));
+        self.make_files(&row).await?;
+        operation.check_cancelled()?;
+        let (id, created) = (row.id.clone(), fresh(VmState::Created, row.created_at_ms));
+        let vm = self.daemon.add(row, Phase::Ended(created));
+        if let Some(start) = &self.request.start {
+            start_first_time(&vm, start.clone(), operation).await?;
+        }
+        self.daemon.gate.pass("create.finish").await?;
+        self.daemon.store(move |store| store.finish_creation(&id)).await?;
+        operation.check_cancelled()?;
+        Ok(vm)
+    }
+
+    async fn make_files(&self, row: &VmRow) -> Result<(), Problem> {
+        let (dir, disk_bytes) = (self.daemon.vm_dir(&row.id), row.disk_bytes);
+        self.daemon.gate.pass("create.directory").await?;
+        let new = dir.clone();
+        blocking(move || {
+            files::create_private_dir(&new)
+                .map_err(|error| failed("cannot create the VM's directory", &error))
+        })
+        .await?;
+        self.daemon.gate.pass("create.disk").await?;
+        blocking(move || {
+            cow::create(&dir.join(COW_FILE), disk_bytes)
+                .and_then(|()| files::sync_dir(&dir))
+                .map_err(|error| failed("cannot create the VM's disk", &error))
+        })
+        .await
+    }
+
+    async fn undo(&self, id: &Id) {
+        let removed = match self.daemon.find(id.as_str()) {
+            Ok(vm) => match vm.remove(true).await {
+                Ok(Outcome::Accepted(work)) => work.finished().await,
+                Ok(Outcome::AlreadySo) => Ok(()),
+                // It went by itself.
+                Err(_) => Ok(()),
+            },
+            Err(_) => remove_traces(&self.daemon, id).await,
+        };
+        if let Err(problem) = removed {
+            tracing::warn!(vm = %self.name, "what was made of it could not be removed: {problem}");
+        }
+    }
+}
+
+async fn start_first_time(
+    vm: &Arc<VmHandle>,
+    start: StartVm,
+    operation: &Handle,
+) -> Result<(), Problem> {
+    match vm.start(start).await? {
+        Outcome::Accepted(work) => work.follow(operation).await,
+        Outcome::AlreadySo => vm.started().await,
+    }
+}
+
+fn choose_name(
+    daemon: &Arc<Daemon>,
+    wanted: Option<&str>,
+) -> Result<(String, NameReservation), Problem> {
+    if let Some(wanted) = wanted {
+        name::validate(wanted).map_err(|error| {
+            let problem = Problem::new(ErrorCode::InvalidArgument, error.to_string());
+            match name::mend(wanted) {
+                Some(mended) => problem.hint(format!("--name {mended}")),
+                None => problem,
+            }
+        })?;
+        return Ok((wanted.to_owned(), daemon.reserve_name(wanted)?));
+    }
+    for _ in 0..NAME_TRIES {
+        let generated = name::generate(u64::from_le_bytes(random::bytes()));
+        if let Ok(reservation) = daemon.reserve_name(&generated) {
+            return Ok((generated, reservation));
+        }
+    }
+    Err(Problem::new(ErrorCode::VmNameTaken, "no generated name is free")
+        .hint("choose one with --name"))
+}

@@ -1,0 +1,294 @@
+//! Starting a VM: a table of small steps, then waiting until the guest answers.
+//!
+//! The steps before `spawn` only write what the next try writes again, so a start can be cut off
+//! anywhere. From `spawn` on the VM's lock says whether anything is alive.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use banger_api::exec::ExecRequest;
+use banger_api::operation::{OperationEvent, Progress};
+use banger_api::shim::{
+    EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, SHIM_LOG_FILE, STATUS_FILE,
+};
+use banger_api::vm::{StartVm, VmStatus};
+use banger_api::{ErrorCode, Problem};
+use banger_core::lifecycle::Desired;
+use banger_core::spec;
+use banger_host::files;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::end::{kill_until_unlocked, unlocked};
+use crate::config::read_certificates;
+use crate::daemon::{Daemon, blocking, failed};
+use crate::host::{LocalImage, LocalKernel};
+use crate::operations::cancelled;
+use crate::store::VmRow;
+
+/// How much longer than the guest's own limit a shim may take before it is taken for hung.
+const SLACK: Duration = Duration::from_secs(15);
+/// How much of the end of a shim's log is shown when it died without a word.
+const LOG_TAIL: u64 = 2048;
+/// How many of its last lines.
+const LOG_LINES: usize = 5;
+
+/// Why a VM did not come up.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// Why.
+    pub(super) problem: Problem,
+    /// Whether there was a shim, so that this counts as a run that failed.
+    pub(super) spawned: bool,
+}
+
+/// A start under way.
+#[derive(Debug)]
+pub(super) struct Launch {
+    pub(super) daemon: Arc<Daemon>,
+    pub(super) row: Arc<VmRow>,
+    pub(super) request: StartVm,
+    pub(super) events: mpsc::UnboundedSender<OperationEvent>,
+    pub(super) cancel: CancellationToken,
+}
+
+impl Launch {
+    /// Starts the VM. On failure nothing of it is alive.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(super) async fn run(self) -> Result<VmStatus, Failure> {
+        let unspawned = |problem| Failure { problem, spawned: false };
+        let vm_dir = self.daemon.vm_dir(&self.row.id);
+        self.tell("vm.prepare", "preparing the VM");
+        self.prepare(&vm_dir).await.map_err(unspawned)?;
+        if self.cancel.is_cancelled() {
+            return Err(unspawned(cancelled()));
+        }
+        self.daemon.gate.pass("start.spawn").await.map_err(unspawned)?;
+        let events = self.spawn(vm_dir.clone()).await.map_err(unspawned)?;
+        let outcome = self.await_ready(events, &vm_dir).await;
+        outcome.map_err(|problem| Failure { problem, spawned: true })
+    }
+
+    /// Everything that a shim needs to find.
+    async fn prepare(&self, vm_dir: &Path) -> Result<(), Problem> {
+        let gate = &self.daemon.gate;
+        gate.pass("start.prepare").await?;
+        let needs = Needs::gather(&self.daemon, &self.row).await?;
+        let launch = self.launch_spec(&needs);
+
+        gate.pass("start.forget_last_run").await?;
+        let status = vm_dir.join(STATUS_FILE);
+        blocking(move || forget(&status)).await?;
+
+        gate.pass("start.intend").await?;
+        let id = self.row.id.clone();
+        self.daemon.store(move |store| store.set_desired(&id, Desired::Running)).await?;
+
+        gate.pass("start.write_launch_file").await?;
+        let file = vm_dir.join(LAUNCH_FILE);
+        blocking(move || write_launch_file(&file, &launch)).await
+    }
+
+    fn launch_spec(&self, needs: &Needs) -> LaunchSpec {
+        let VmRow { spec, .. } = self.row.as_ref();
+        let config = &needs.image.image.config;
+        let (ca_certificates, warnings) =
+            read_certificates(&self.daemon.config.guest.ca_certificates);
+        for message in warnings {
+            self.send(OperationEvent::Warning { message });
+        }
+        LaunchSpec {
+            vm_id: self.row.id.to_string(),
+            name: self.row.name.clone(),
+            machine_id: self.row.machine_id.clone(),
+            engine: needs.engine.clone(),
+            cpus: spec.cpus,
+            memory_mib: spec.memory_mib,
+            kernel: text(&needs.kernel.vmlinuz),
+            kernel_release: needs.kernel.kernel.release.clone(),
+            initramfs: text(&needs.initramfs),
+            root_image: text(&needs.image.root),
+            root_image_bytes: needs.image.image.disk_bytes,
+            disk_bytes: self.row.disk_bytes,
+            modules_image: needs.kernel.modules_image.as_deref().map(text),
+            durable: !spec.remove_on_exit,
+            network: spec.network,
+            env: spec::environment(&config.env, &spec.env, &self.request.session_env),
+            user: spec.user.clone().or_else(|| config.user.clone()),
+            workdir: spec.workdir.clone().or_else(|| config.workdir.clone()),
+            ca_certificates,
+            main: main_process(&self.row),
+            owner: self.request.owner,
+            jail_user: needs.jail_user,
+            boot_timeout_ms: self.daemon.config.boot_timeout_s.saturating_mul(1000),
+        }
+    }
+
+    async fn spawn(&self, vm_dir: PathBuf) -> Result<mpsc::Receiver<LaunchEvent>, Problem> {
+        let shims = Arc::clone(&self.daemon.host.shims);
+        blocking(move || shims.spawn(&vm_dir)).await
+    }
+
+    async fn await_ready(
+        &self,
+        mut events: mpsc::Receiver<LaunchEvent>,
+        vm_dir: &Path,
+    ) -> Result<VmStatus, Problem> {
+        let shims = self.daemon.host.shims.as_ref();
+        let patience = Duration::from_secs(self.daemon.config.boot_timeout_s) + SLACK;
+        let deadline = tokio::time::sleep(patience);
+        tokio::pin!(deadline);
+        let give_up = loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = self.cancel.cancelled() => break cancelled(),
+                () = &mut deadline => break self.hung(),
+            };
+            match event {
+                Some(LaunchEvent::Progress(progress)) => {
+                    self.send(OperationEvent::Progress(progress));
+                }
+                Some(LaunchEvent::Ready { status }) => {
+                    for message in status.warnings.clone() {
+                        self.send(OperationEvent::Warning { message });
+                    }
+                    return Ok(status);
+                }
+                Some(LaunchEvent::Failed { problem }) => break problem,
+                None => break self.died(vm_dir),
+            }
+        };
+        // A shim that failed ends by itself; anything else is ended.
+        if tokio::time::timeout(self.farewell(&give_up), unlocked(shims, vm_dir)).await.is_err() {
+            kill_until_unlocked(shims, vm_dir).await;
+        }
+        Err(give_up)
+    }
+
+    /// How long a shim may take to leave by itself.
+    fn farewell(&self, why: &Problem) -> Duration {
+        match why.code {
+            ErrorCode::Cancelled => Duration::ZERO,
+            _ => Duration::from_secs(2),
+        }
+    }
+
+    fn hung(&self) -> Problem {
+        Problem::new(ErrorCode::GuestTimeout, format!("VM {} did not start in time", self.row.name))
+            .hint(format!("banger logs --console {}", self.row.name))
+    }
+
+    fn died(&self, vm_dir: &Path) -> Problem {
+        let mut problem =
+            Problem::new(ErrorCode::BootFailed, "the VM's supervisor died while it started the VM");
+        for line in tail(&vm_dir.join(SHIM_LOG_FILE)) {
+            problem = problem.cause(line);
+        }
+        problem.hint("banger doctor")
+    }
+
+    fn tell(&self, stage: &str, message: &str) {
+        self.send(OperationEvent::Progress(Progress::stage(stage, message)));
+    }
+
+    fn send(&self, event: OperationEvent) {
+        // Whoever asked may have gone; the start goes on.
+        let _ = self.events.send(event);
+    }
+}
+
+/// What a launch needs and does not make.
+#[derive(Debug)]
+struct Needs {
+    image: LocalImage,
+    kernel: LocalKernel,
+    initramfs: PathBuf,
+    engine: EngineSpec,
+    jail_user: Option<JailUser>,
+}
+
+impl Needs {
+    async fn gather(daemon: &Arc<Daemon>, row: &Arc<VmRow>) -> Result<Self, Problem> {
+        let (host, row) = (daemon.host.clone(), Arc::clone(row));
+        blocking(move || {
+            let image = host.artifacts.find_image(&row.image_digest)?.ok_or_else(|| {
+                gone(ErrorCode::ImageCorrupt, "image", &row.spec.image, &row.image_digest)
+            })?;
+            host.artifacts.verify_image(&image)?;
+            let kernel = host.artifacts.find_kernel(&row.kernel_digest)?.ok_or_else(|| {
+                let name = row.spec.kernel.as_deref().unwrap_or("default");
+                gone(ErrorCode::KernelCorrupt, "kernel", name, &row.kernel_digest)
+            })?;
+            host.artifacts.verify_kernel(&kernel)?;
+            let initramfs = host.artifacts.initramfs(&kernel)?;
+            let engine = host.machine.engine(row.spec.engine)?;
+            let jail_user = host.machine.jail_user()?;
+            Ok(Self { image, kernel, initramfs, engine, jail_user })
+        })
+        .await
+    }
+}
+
+fn gone(code: ErrorCode, kind: &str, name: &str, digest: &str) -> Problem {
+    Problem::new(code, format!("the {kind} {name} that the VM was made with is no longer here"))
+        .cause(format!("no local {kind} has the digest {digest}"))
+        .hint(format!("banger {kind} pull {name}, then make the VM again"))
+}
+
+fn main_process(row: &VmRow) -> Option<ExecRequest> {
+    let spec = &row.spec;
+    (!spec.command.is_empty()).then(|| ExecRequest {
+        argv: spec.command.clone(),
+        timeout_ms: spec.timeout_ms,
+        ..ExecRequest::default()
+    })
+}
+
+/// Removes the status of the last run; how that ended is in the database.
+fn forget(status: &Path) -> Result<(), Problem> {
+    match std::fs::remove_file(status) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed("cannot forget the VM's last run", &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_launch_file(file: &Path, launch: &LaunchSpec) -> Result<(), Problem> {
+    let json = serde_json::to_vec_pretty(launch).expect("a launch spec has only string keys");
+    files::write_atomic(file, &json).map_err(|error| failed("cannot write the VM's files", &error))
+}
+
+/// The last lines of a log.
+fn tail(log: &Path) -> Vec<String> {
+    let read = || -> std::io::Result<String> {
+        let mut file = std::fs::File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(LOG_TAIL).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let lines: Vec<String> = text.lines().map(super::logs::printable).collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].to_vec()
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// The session environment that a VM was last started with, so that a restart is like the start.
+pub async fn last_environment(daemon: &Daemon, row: &VmRow) -> StartVm {
+    let file = daemon.vm_dir(&row.id).join(LAUNCH_FILE);
+    let read = move || {
+        let launch = std::fs::read(file).ok();
+        Ok(launch.and_then(|json| serde_json::from_slice::<LaunchSpec>(&json).ok()))
+    };
+    let env = blocking(read).await.ok().flatten().map(|launch| launch.env).unwrap_or_default();
+    StartVm { owner: None, session_env: env }
+}

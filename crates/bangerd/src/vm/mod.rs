@@ -1,0 +1,256 @@
+//! One VM: its handle, and what can be asked of the task that owns it.
+//!
+//! Every VM has one task ([`actor`]) that alone changes its files, its row and its status. Others
+//! ask it, and it always answers at once: accepted, already so, or denied. What was accepted goes on
+//! and reports to whoever asked.
+
+mod actor;
+mod attach;
+pub mod create;
+mod end;
+mod launch;
+pub mod logs;
+mod remove;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use banger_api::operation::OperationEvent;
+use banger_api::vm::{StartVm, StopVm, Vm, VmState, VmStatus};
+use banger_api::{ErrorCode, Problem};
+use banger_core::lifecycle::Request;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::daemon::Daemon;
+use crate::operations::Handle;
+use crate::store::VmRow;
+
+pub use actor::{Phase, read_status};
+pub use launch::last_environment;
+pub use remove::{clear_leftovers, remove_traces};
+
+/// How many requests may wait for a VM's task; it takes them at once.
+const MAILBOX: usize = 64;
+
+/// The rest of the daemon's side of a VM.
+#[derive(Debug)]
+pub struct VmHandle {
+    /// What it is. Its changing columns are as they were when the task began.
+    pub row: Arc<VmRow>,
+    dir: String,
+    status: watch::Receiver<VmStatus>,
+    mailbox: mpsc::Sender<Ask>,
+    hidden: Arc<AtomicBool>,
+}
+
+impl VmHandle {
+    /// Starts the task of a VM.
+    pub(crate) fn spawn(daemon: &Arc<Daemon>, row: VmRow, phase: Phase) -> Arc<Self> {
+        let row = Arc::new(row);
+        let (mailbox, asks) = mpsc::channel(MAILBOX);
+        let (publish, status) = watch::channel(phase.first_status(&row));
+        let hidden = Arc::new(AtomicBool::new(row.deleting || phase.is_removal()));
+        let handle = Arc::new(Self {
+            dir: daemon.vm_dir(&row.id).display().to_string(),
+            row: Arc::clone(&row),
+            status,
+            mailbox,
+            hidden: Arc::clone(&hidden),
+        });
+        let actor = actor::Actor::new(Arc::clone(daemon), row, publish, asks, hidden);
+        tokio::spawn(actor.run(phase));
+        handle
+    }
+
+    /// The VM as the API shows it.
+    #[must_use]
+    pub fn snapshot(&self) -> Vm {
+        let row = &self.row;
+        Vm {
+            id: row.id.to_string(),
+            name: row.name.clone(),
+            spec: row.spec.clone(),
+            image_digest: row.image_digest.clone(),
+            kernel_digest: row.kernel_digest.clone(),
+            disk_bytes: row.disk_bytes,
+            created_at_ms: row.created_at_ms,
+            status: self.status.borrow().clone(),
+            dir: self.dir.clone(),
+        }
+    }
+
+    /// Its state now.
+    #[must_use]
+    pub fn state(&self) -> VmState {
+        self.status.borrow().state
+    }
+
+    /// Whether it is being removed.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.hidden.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no shim is alive, and says how it ended.
+    pub async fn ended(&self) -> Vm {
+        let mut status = self.status.clone();
+        // An error means that the task is gone, and the VM with it.
+        let _ = status.wait_for(|status| !status.state.is_live()).await;
+        self.snapshot()
+    }
+
+    /// Waits until it is no longer starting.
+    ///
+    /// # Errors
+    /// `boot_failed` if it did not come up.
+    pub async fn started(&self) -> Result<(), Problem> {
+        let mut status = self.status.clone();
+        let _ = status.wait_for(|status| status.state != VmState::Starting).await;
+        let status = self.status.borrow();
+        match (&status.state, &status.end) {
+            (VmState::Failed, Some(end)) => Err(Problem::new(
+                ErrorCode::BootFailed,
+                format!("VM {} did not start", self.row.name),
+            )
+            .cause(end.reason.clone())
+            .hint(format!("banger logs --console {}", self.row.name))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for a start.
+    ///
+    /// # Errors
+    /// `vm_wrong_state`, or `vm_not_found` if it went meanwhile.
+    pub async fn start(&self, request: StartVm) -> Result<Outcome, Problem> {
+        self.ask(|reply| Ask::Start { request, reply }).await
+    }
+
+    /// Asks for an end: [`Request::Stop`], [`Request::Kill`] or the first half of a
+    /// [`Request::Restart`].
+    ///
+    /// # Errors
+    /// As for [`VmHandle::start`].
+    pub async fn end(&self, request: Request, grace: StopVm) -> Result<Outcome, Problem> {
+        self.ask(|reply| Ask::End { request, grace, reply }).await
+    }
+
+    /// Asks for the removal.
+    ///
+    /// # Errors
+    /// As for [`VmHandle::start`].
+    pub async fn remove(&self, force: bool) -> Result<Outcome, Problem> {
+        self.ask(|reply| Ask::Remove { force, reply }).await
+    }
+
+    async fn ask(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Verdict>) -> Ask,
+    ) -> Result<Outcome, Problem> {
+        let (reply, verdict) = oneshot::channel();
+        // Either error means that the task has ended: there is no such VM any more.
+        let gone = || {
+            Problem::new(ErrorCode::VmNotFound, format!("VM {} was removed", self.row.name))
+                .hint("banger ls")
+        };
+        self.mailbox.send(make(reply)).await.map_err(|_| gone())?;
+        verdict.await.map_err(|_| gone())?
+    }
+}
+
+/// Ends whatever runs in a VM's directory that no row knows.
+pub async fn end_unknown(daemon: &Daemon, vm_dir: &Path) {
+    let shims = daemon.host.shims.as_ref();
+    if end::is_locked(shims, vm_dir) {
+        end::kill_until_unlocked(shims, vm_dir).await;
+    }
+}
+
+/// What the task answers at once.
+type Verdict = Result<Outcome, Problem>;
+
+/// What comes of a request that was not denied.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is already so, or already under way.
+    AlreadySo,
+    /// It is being done.
+    Accepted(Work),
+}
+
+/// What can be asked of a VM's task.
+#[derive(Debug)]
+enum Ask {
+    Start { request: StartVm, reply: oneshot::Sender<Verdict> },
+    End { request: Request, grace: StopVm, reply: oneshot::Sender<Verdict> },
+    Remove { force: bool, reply: oneshot::Sender<Verdict> },
+}
+
+/// Work that a VM's task has accepted, seen from outside.
+#[derive(Debug)]
+pub struct Work {
+    events: mpsc::UnboundedReceiver<OperationEvent>,
+    done: oneshot::Receiver<Result<(), Problem>>,
+    cancel: CancellationToken,
+}
+
+/// The same seen from inside.
+#[derive(Debug)]
+struct Report {
+    events: mpsc::UnboundedSender<OperationEvent>,
+    done: oneshot::Sender<Result<(), Problem>>,
+    cancel: CancellationToken,
+}
+
+impl Report {
+    fn new() -> (Self, Work) {
+        let (events, progress) = mpsc::unbounded_channel();
+        let (done, outcome) = oneshot::channel();
+        let cancel = CancellationToken::new();
+        let work = Work { events: progress, done: outcome, cancel: cancel.clone() };
+        (Self { events, done, cancel }, work)
+    }
+
+    /// Tells the end. Nobody may be listening any more, which is fine.
+    fn finish(self, outcome: Result<(), Problem>) {
+        let _ = self.done.send(outcome);
+    }
+}
+
+impl Work {
+    /// Passes its progress on to an operation, and the operation's cancelling to the work.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub async fn follow(mut self, operation: &Handle) -> Result<(), Problem> {
+        let mut told = false;
+        loop {
+            tokio::select! {
+                biased;
+                Some(event) = self.events.recv() => operation.forward(event),
+                done = &mut self.done => return done.unwrap_or_else(|_| Err(interrupted())),
+                () = operation.cancel_token().cancelled(), if !told => {
+                    told = true;
+                    self.cancel.cancel();
+                }
+            }
+        }
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub async fn finished(self) -> Result<(), Problem> {
+        self.done.await.unwrap_or_else(|_| Err(interrupted()))
+    }
+}
+
+fn interrupted() -> Problem {
+    Problem::new(ErrorCode::Internal, "the VM's task ended before its work")
+        .hint("banger daemon logs")
+}
