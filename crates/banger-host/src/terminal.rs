@@ -37,14 +37,6 @@ impl RawTerminal {
         tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw)?;
         Ok(Self(()))
     }
-
-    /// Takes the terminal into raw mode again, after the process was stopped and continued and
-    /// the shell had set the terminal as it likes it.
-    pub fn enter_again(&self) {
-        if let Some(Before(before)) = lock().as_ref() {
-            let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &raw_of(before));
-        }
-    }
 }
 
 impl Drop for RawTerminal {
@@ -58,6 +50,14 @@ impl Drop for RawTerminal {
 pub fn restore() {
     if let Some(Before(before)) = lock().take() {
         let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &before);
+    }
+}
+
+/// Takes the terminal into raw mode again if it was, after the process was stopped and continued
+/// and the shell had set the terminal as it likes it.
+pub fn enter_raw_again() {
+    if let Some(Before(before)) = lock().as_ref() {
+        let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &raw_of(before));
     }
 }
 
@@ -112,7 +112,7 @@ pub fn signal_is_ignored(signal: i32) -> bool {
 }
 
 /// A standard stream of this process, without a buffer of its own. Reads and writes block the
-/// calling thread even if somebody made the stream non-blocking.
+/// calling thread even if somebody made the stream non-blocking, and go on after a signal.
 #[derive(Debug)]
 pub struct Stream(File);
 
@@ -145,34 +145,6 @@ impl Stream {
         stream.try_clone_to_owned().map(|fd| Self(File::from(fd)))
     }
 
-    /// Reads what there is, at least one byte; 0 at the end.
-    ///
-    /// # Errors
-    /// As `read(2)`, except that it waits instead of reporting that it would have to.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.0.read(buffer) {
-                Err(error) => self.wait_after(error, PollFlags::POLLIN)?,
-                count => return count,
-            }
-        }
-    }
-
-    /// Writes all of `bytes`.
-    ///
-    /// # Errors
-    /// As `write(2)`, except that it waits instead of reporting that it would have to.
-    pub fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match self.0.write(bytes) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => bytes = &bytes[count..],
-                Err(error) => self.wait_after(error, PollFlags::POLLOUT)?,
-            }
-        }
-        Ok(())
-    }
-
     /// Waits until the stream is ready if that is all that was wrong.
     fn wait_after(&self, error: io::Error, ready: PollFlags) -> io::Result<()> {
         match error.kind() {
@@ -186,6 +158,32 @@ impl Stream {
             }
             _ => Err(error),
         }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buffer) {
+                Err(error) => self.wait_after(error, PollFlags::POLLIN)?,
+                count => return count,
+            }
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(error) => self.wait_after(error, PollFlags::POLLOUT)?,
+                count => return count,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

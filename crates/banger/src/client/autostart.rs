@@ -1,0 +1,176 @@
+//! Reaching the daemon, and starting it when nobody has.
+//!
+//! Who starts it holds `start.lock`, so of two programs that find no daemon one starts it and the
+//! other finds it. A socket that nobody serves is stale and does not matter: the new daemon
+//! replaces it. The daemon's own lock tells a daemon that is about to serve, or about to end, from
+//! none at all.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use banger_api::{ErrorCode, Problem};
+use banger_host::daemon::{self, DaemonProcess};
+use banger_host::http;
+use banger_host::lock::{self, OfdLock};
+use banger_host::paths::{Programs, StateDirs};
+use hyper::Method;
+use tokio::net::UnixStream;
+
+use super::connect;
+use crate::failure::Failure;
+
+/// How long a daemon may take from its start to its socket. It may have to migrate a database.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long a daemon may take from being told to stop to its end.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// How often to look.
+const INTERVAL: Duration = Duration::from_millis(5);
+/// Lines of the daemon's log in an error.
+const LAST_WORDS: usize = 8;
+
+/// Connects to the daemon, starting it if it does not run.
+///
+/// # Errors
+/// If it does not run and cannot be started.
+pub async fn connect_or_start(dirs: &StateDirs) -> Result<UnixStream, Failure> {
+    match connect(dirs).await {
+        Ok(stream) => return Ok(stream),
+        Err(error) if is_absence(&error) => {}
+        Err(error) => return Err(super::unreachable(&error)),
+    }
+    let deadline = Instant::now() + START_LIMIT;
+    let Some(_starting) = wait_for_turn(dirs, deadline).await? else {
+        return connect(dirs).await.map_err(|error| super::unreachable(&error));
+    };
+    start(dirs, deadline).await
+}
+
+/// Whether the error means that no daemon serves there.
+pub fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+/// Waits for the right to start the daemon; None if meanwhile it serves.
+async fn wait_for_turn(dirs: &StateDirs, deadline: Instant) -> Result<Option<OfdLock>, Failure> {
+    loop {
+        let turn = OfdLock::try_acquire(&dirs.daemon_start_lock())
+            .map_err(|error| unavailable("cannot lock the start of the daemon", &error))?;
+        if turn.is_some() {
+            return Ok(turn);
+        }
+        if connect(dirs).await.is_ok() {
+            return Ok(None);
+        }
+        if Instant::now() > deadline {
+            let title = "another banger has been starting the daemon for too long";
+            return Err(
+                Failure::new(ErrorCode::DaemonUnavailable, title).or_hint("banger daemon logs")
+            );
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Starts the daemon, and waits until it serves.
+async fn start(dirs: &StateDirs, deadline: Instant) -> Result<UnixStream, Failure> {
+    let mut process: Option<DaemonProcess> = None;
+    loop {
+        match connect(dirs).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if is_absence(&error) => {}
+            Err(error) => return Err(super::unreachable(&error)),
+        }
+        match &mut process {
+            // A daemon that is on its way up or down holds its lock. Only when nobody does, and
+            // nobody serves, is there none.
+            None if !is_alive(dirs)? => process = Some(spawn(dirs)?),
+            None => {}
+            Some(started) => check_alive(started)?,
+        }
+        if Instant::now() > deadline {
+            return Err(too_late(process.as_ref()));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+fn spawn(dirs: &StateDirs) -> Result<DaemonProcess, Failure> {
+    let programs = Programs::locate()?;
+    daemon::start(&programs.daemon, dirs)
+        .map_err(|error| unavailable("the daemon cannot be started", &error))
+}
+
+/// An error with the daemon's last words if it has ended.
+fn check_alive(process: &mut DaemonProcess) -> Result<(), Failure> {
+    let ended =
+        process.ended().map_err(|error| unavailable("the daemon cannot be watched", &error))?;
+    let Some(status) = ended else { return Ok(()) };
+    let words = process.last_words(LAST_WORDS);
+    let mut problem = Problem::new(ErrorCode::DaemonUnavailable, "the daemon did not start")
+        .cause(format!("bangerd ended with {status}"));
+    problem.causes.extend(words);
+    Err(problem.hint("banger daemon logs, banger doctor").into())
+}
+
+fn too_late(process: Option<&DaemonProcess>) -> Failure {
+    let limit = START_LIMIT.as_secs();
+    let mut problem = match process {
+        Some(_) => Problem::new(
+            ErrorCode::DaemonUnavailable,
+            format!("the daemon was started and does not serve after {limit} seconds"),
+        ),
+        None => Problem::new(
+            ErrorCode::DaemonUnavailable,
+            "a daemon runs that does not serve its socket",
+        ),
+    };
+    problem
+        .causes
+        .extend(process.map(|started| started.last_words(LAST_WORDS)).unwrap_or_default());
+    problem.hint("banger daemon logs, then banger daemon stop").into()
+}
+
+fn is_alive(dirs: &StateDirs) -> Result<bool, Failure> {
+    match lock::is_locked(&dirs.daemon_lock()) {
+        Ok(locked) => Ok(locked),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(unavailable("cannot tell whether a daemon runs", &error)),
+    }
+}
+
+fn unavailable(title: &str, error: &io::Error) -> Failure {
+    Problem::new(ErrorCode::DaemonUnavailable, title).because(error).into()
+}
+
+/// What came of [`stop_daemon`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It ran and has ended.
+    Now,
+    /// It did not run.
+    Already,
+}
+
+/// Stops the daemon, of whatever release, and waits for its end. VMs go on.
+///
+/// # Errors
+/// If it does not end, or cannot be asked.
+pub async fn stop_daemon(dirs: &StateDirs) -> Result<Stopped, Failure> {
+    if !is_alive(dirs)? && connect(dirs).await.is_err() {
+        return Ok(Stopped::Already);
+    }
+    let stream = connect(dirs).await.map_err(|error| super::unreachable(&error))?;
+    http::json::<(), _, _>(stream, Method::POST, "/v1/daemon/stop", None::<&()>).await?;
+    let deadline = Instant::now() + STOP_LIMIT;
+    while is_alive(dirs)? {
+        if Instant::now() > deadline {
+            let limit = STOP_LIMIT.as_secs();
+            let title = format!("the daemon was told to stop and still runs after {limit} seconds");
+            return Err(
+                Failure::new(ErrorCode::DaemonUnavailable, title).or_hint("banger daemon logs")
+            );
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+    Ok(Stopped::Now)
+}

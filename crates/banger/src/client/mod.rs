@@ -1,0 +1,206 @@
+//! Asking the daemon and the shims: one request per connection, typed answers.
+
+mod autostart;
+mod operation;
+mod shim;
+
+use std::io;
+
+use banger_api::operation::Operation;
+use banger_api::version::{DAEMON_PROTOCOL, DaemonVersion};
+use banger_api::vm::Vm;
+use banger_api::{ErrorCode, Problem};
+use banger_host::http;
+use banger_host::paths::{API_SOCKET, StateDirs};
+use hyper::{Method, Response, body::Incoming};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::failure::Failure;
+use crate::ui::Ui;
+
+pub use autostart::{Stopped, stop_daemon};
+pub use operation::{Patience, follow};
+pub use shim::ShimClient;
+
+/// Release of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The daemon, known to run and to speak our protocol.
+#[derive(Debug)]
+pub struct Client {
+    dirs: StateDirs,
+}
+
+impl Client {
+    /// The daemon, started if it does not run.
+    ///
+    /// # Errors
+    /// If it cannot be started, or cannot be talked to.
+    pub async fn ready(ui: &Ui) -> Result<Self, Failure> {
+        let dirs = StateDirs::resolve()?;
+        let stream = autostart::connect_or_start(&dirs).await?;
+        let version: DaemonVersion =
+            http::json(stream, Method::GET, "/v1/version", None::<&()>).await?;
+        check(&version)?;
+        if version.version != VERSION {
+            ui.warning(&format!(
+                "the daemon is release {}, this is {VERSION}; `banger daemon stop` lets the next \
+                 command start the new one (running VMs go on)",
+                version.version
+            ));
+        }
+        Ok(Self { dirs })
+    }
+
+    /// The daemon if it runs, whatever it speaks.
+    ///
+    /// # Errors
+    /// If the state directories cannot be told, or its socket cannot be reached.
+    pub async fn running() -> Result<Option<Self>, Failure> {
+        let client = Self { dirs: StateDirs::locate()? };
+        match client.connect().await {
+            Ok(_) => Ok(Some(client)),
+            Err(error) if autostart::is_absence(&error) => Ok(None),
+            Err(error) => Err(unreachable(&error)),
+        }
+    }
+
+    /// Asks for something.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::GET, path, None::<&()>).await
+    }
+
+    /// Asks to do something.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    /// Asks to remove something, which is long work.
+    pub async fn delete(&self, path: &str) -> Result<Operation, Failure> {
+        self.ask(Method::DELETE, path, None::<&()>).await
+    }
+
+    /// Asks and reads the answer as JSON.
+    pub async fn ask<T: DeserializeOwned, B: Serialize>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, Failure> {
+        let stream = self.connect().await.map_err(|error| unreachable(&error))?;
+        Ok(http::json(stream, method, path, body).await?)
+    }
+
+    /// Asks for something whose answer is read bit by bit.
+    pub async fn open(&self, path: &str) -> Result<Response<Incoming>, Failure> {
+        let stream = self.connect().await.map_err(|error| unreachable(&error))?;
+        Ok(http::request(stream, Method::GET, path, None::<&()>).await?)
+    }
+
+    /// A VM by name, id, or the unique beginning of an id.
+    pub async fn vm(&self, vm: &str) -> Result<Vm, Failure> {
+        self.get(&vm_path(vm, "")).await
+    }
+
+    async fn connect(&self) -> io::Result<UnixStream> {
+        connect(&self.dirs).await
+    }
+}
+
+async fn connect(dirs: &StateDirs) -> io::Result<UnixStream> {
+    banger_host::connect::unix(&dirs.runtime, API_SOCKET).await
+}
+
+/// Whether the daemon and this program understand each other.
+fn check(daemon: &DaemonVersion) -> Result<(), Failure> {
+    if DAEMON_PROTOCOL.negotiate(daemon.protocol).is_some() {
+        return Ok(());
+    }
+    let title =
+        format!("the daemon is release {}, which this banger cannot talk to", daemon.version);
+    let cause = format!(
+        "it speaks protocol {}, this is release {VERSION} with protocol {DAEMON_PROTOCOL}",
+        daemon.protocol
+    );
+    let problem = Problem::new(ErrorCode::DaemonIncompatible, title).cause(cause);
+    Err(problem.hint("banger daemon stop, then try again; running VMs go on").into())
+}
+
+fn unreachable(error: &io::Error) -> Failure {
+    Problem::new(ErrorCode::DaemonUnavailable, "the daemon cannot be reached")
+        .because(error)
+        .hint("banger daemon status")
+        .into()
+}
+
+/// The path of a VM's resource; the name is escaped, so that any text is just an unknown name.
+pub fn vm_path(vm: &str, rest: &str) -> String {
+    format!("/v1/vms/{}{rest}", escape(vm))
+}
+
+/// Percent-encodes everything that is not unreserved in a URL.
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                escaped.push(char::from(byte));
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    // These two would be taken as steps in the path.
+    match escaped.as_str() {
+        "" | "." | ".." => "%00".to_owned(),
+        _ => escaped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_api::version::ProtocolRange;
+
+    fn daemon(version: &str, min: u32, max: u32) -> DaemonVersion {
+        DaemonVersion {
+            version: version.to_owned(),
+            protocol: ProtocolRange { min, max },
+            pid: 7,
+            started_at_ms: 0,
+            data_dir: "/d".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_daemon_of_another_protocol_is_reported() {
+        check(&daemon("9.9.9", 1, 9)).expect("a common version");
+        let failure = check(&daemon("9.9.9", 7, 9)).expect_err("no common version");
+        let Failure::Problem(problem) = failure else { panic!("something to tell") };
+        assert_eq!(problem.code, ErrorCode::DaemonIncompatible);
+        assert!(problem.title.contains("9.9.9"), "{problem}");
+        assert!(problem.causes[0].contains("7 to 9"), "{problem}");
+        assert!(problem.hint.expect("one").starts_with("banger daemon stop"));
+    }
+
+    #[test]
+    fn any_text_is_a_name_in_a_path() {
+        let cases = [
+            ("web", "web"),
+            ("../images", "..%2Fimages"),
+            ("a b?c", "a%20b%3Fc"),
+            ("ü", "%C3%BC"),
+            (".", "%00"),
+            ("", "%00"),
+        ];
+        for (text, want) in cases {
+            assert_eq!(escape(text), want);
+        }
+        assert_eq!(vm_path("web", "/start"), "/v1/vms/web/start");
+    }
+}

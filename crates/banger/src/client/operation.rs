@@ -1,0 +1,106 @@
+//! Following long work to its end, and giving it up when the user does.
+
+use banger_api::operation::{Operation, OperationEvent, OperationResult};
+use banger_api::{ErrorCode, Problem};
+use banger_host::http::Lines;
+use hyper::Method;
+
+use super::Client;
+use crate::failure::Failure;
+use crate::interrupt::Interrupts;
+use crate::ui::{Stages, Ui};
+
+/// What an interrupt means for the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// The work is the user's own: an interrupt cancels it, and so does the end of this process.
+    Lease,
+    /// The work goes on without us: an interrupt only ends the waiting.
+    Watch,
+}
+
+/// Work that succeeded.
+#[derive(Debug)]
+pub struct Followed {
+    /// What came of it.
+    pub result: OperationResult,
+    /// The signal that came too late to cancel it.
+    pub interrupted: Option<i32>,
+    /// The lease. The work's owner lets go of it when something else keeps what was made.
+    pub lease: Option<Lines>,
+}
+
+/// Follows an operation, showing its progress.
+///
+/// # Errors
+/// The operation's own failure, or [`Failure::Quiet`] if the user gave it up. A second interrupt
+/// does not wait for the daemon to have cleaned up.
+pub async fn follow(
+    client: &Client,
+    operation: &Operation,
+    patience: Patience,
+    (ui, interrupts): (&Ui, &mut Interrupts),
+) -> Result<Followed, Failure> {
+    let lease = patience == Patience::Lease;
+    let path = format!("/v1/operations/{}/events?lease={lease}", operation.id);
+    let mut lines = Lines::of(client.open(&path).await?);
+    let mut stages = ui.stages();
+    let mut interrupted = None;
+    loop {
+        tokio::select! {
+            biased;
+            signal = interrupts.next() => {
+                if interrupted.is_some() || !lease {
+                    return Err(Failure::signal(signal));
+                }
+                interrupted = Some(signal);
+                stages.say("cancelling…");
+                cancel(client, operation).await;
+            }
+            event = lines.next_event() => {
+                match step(event?, (&mut stages, ui))? {
+                    Step::On => {}
+                    Step::Done(result) => {
+                        stages.finish();
+                        return Ok(Followed { result, interrupted, lease: lease.then_some(lines) });
+                    }
+                    Step::Failed(problem) => {
+                        stages.abandon();
+                        return Err(interrupted.map_or_else(|| problem.into(), Failure::signal));
+                    }
+                }
+            }
+        }
+    }
+}
+
+enum Step {
+    On,
+    Done(OperationResult),
+    Failed(Problem),
+}
+
+fn step(event: Option<String>, (stages, ui): (&mut Stages, &Ui)) -> Result<Step, Failure> {
+    let Some(text) = event else {
+        // The daemon was stopped or killed; what it was doing is undone at its next start.
+        let title = "the daemon went away before the work was done";
+        let problem = Problem::new(ErrorCode::DaemonUnavailable, title);
+        return Err(problem.hint("try again; banger daemon logs says more").into());
+    };
+    let event = serde_json::from_str(&text)
+        .map_err(|error| Failure::internal("the daemon's progress cannot be understood", &error))?;
+    match event {
+        OperationEvent::Progress(progress) => stages.update(&progress),
+        OperationEvent::Warning { message } => stages.suspend(|| ui.warning(&message)),
+        OperationEvent::Succeeded { result } => return Ok(Step::Done(result)),
+        OperationEvent::Failed { problem } => return Ok(Step::Failed(problem)),
+    }
+    Ok(Step::On)
+}
+
+/// Asks for the end of the work; the events tell when it has come. If asking fails, the lease that
+/// ends with this process does the same.
+async fn cancel(client: &Client, operation: &Operation) {
+    let path = format!("/v1/operations/{}", operation.id);
+    let _ = client.ask::<serde_json::Value, ()>(Method::DELETE, &path, None).await;
+}

@@ -1,0 +1,171 @@
+//! `banger daemon …`.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::time::Duration;
+
+use banger_api::version::DaemonVersion;
+use banger_host::paths::StateDirs;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::vm_row::age;
+use crate::client::{Client, Stopped, stop_daemon};
+use crate::failure::Failure;
+use crate::ui::Ui;
+
+/// How often a followed log is looked at.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
+/// How much of the log is read at a time, in bytes.
+const BLOCK: usize = 64 * 1024;
+
+/// The verbs of the daemon.
+#[derive(Debug, Subcommand)]
+pub enum DaemonCommand {
+    /// Show whether it runs
+    Status,
+    /// Start it; other commands do that by themselves
+    Start,
+    /// Stop it; VMs go on running
+    Stop,
+    /// Show what it has to say
+    Logs(LogArgs),
+}
+
+/// Arguments of `banger daemon logs`.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Go on as lines are added
+    #[arg(short, long)]
+    follow: bool,
+    /// Only so many last lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    tail: Option<usize>,
+}
+
+/// What `status` says, as JSON.
+#[derive(Debug, Serialize)]
+struct Status {
+    running: bool,
+    socket: String,
+    #[serde(flatten)]
+    daemon: Option<DaemonVersion>,
+}
+
+/// Does one of them.
+pub async fn run(command: DaemonCommand, ui: &Ui) -> Result<u8, Failure> {
+    match command {
+        DaemonCommand::Status => status(Client::running().await?, ui).await,
+        DaemonCommand::Start => status(Some(Client::ready(ui).await?), ui).await,
+        DaemonCommand::Stop => stop(ui).await,
+        DaemonCommand::Logs(args) => args.run(ui).await,
+    }
+}
+
+async fn status(client: Option<Client>, ui: &Ui) -> Result<u8, Failure> {
+    let socket = StateDirs::locate()?.api_socket().display().to_string();
+    let daemon: Option<DaemonVersion> = match client {
+        Some(client) => Some(client.get("/v1/version").await?),
+        None => None,
+    };
+    let fields = match &daemon {
+        Some(daemon) => vec![
+            (
+                "State",
+                format!("running {}", age(daemon.started_at_ms, banger_host::clock::now_ms())),
+            ),
+            ("Release", daemon.version.clone()),
+            ("Process", daemon.pid.to_string()),
+            ("Socket", socket.clone()),
+            ("Data", daemon.data_dir.clone()),
+        ],
+        None => vec![("State", "not running".to_owned()), ("Socket", socket.clone())],
+    };
+    ui.show(&Status { running: daemon.is_some(), socket, daemon }, &fields)?;
+    Ok(0)
+}
+
+async fn stop(ui: &Ui) -> Result<u8, Failure> {
+    match stop_daemon(&StateDirs::locate()?).await? {
+        Stopped::Now => ui.note("the daemon has stopped; VMs go on running"),
+        Stopped::Already => ui.note("the daemon was not running"),
+    }
+    Ok(0)
+}
+
+impl LogArgs {
+    /// Copies the daemon's log to stdout. The daemon need not run for that.
+    async fn run(&self, ui: &Ui) -> Result<u8, Failure> {
+        let path = StateDirs::locate()?.daemon_log();
+        let failed = |error: io::Error| {
+            Failure::internal(format!("cannot read the log {}", path.display()), &error)
+        };
+        let mut at = match start_of_tail(&path, self.tail) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            at => at.map_err(failed)?,
+        };
+        loop {
+            at = copy_from(&path, at, ui)?.map_err(failed)?;
+            if !self.follow {
+                return Ok(0);
+            }
+            tokio::time::sleep(FOLLOW_INTERVAL).await;
+        }
+    }
+}
+
+/// Copies what is after `at`, and says where it ends. A log that was put aside begins anew.
+fn copy_from(path: &Path, at: u64, ui: &Ui) -> Result<io::Result<u64>, Failure> {
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(0)),
+        Err(error) => return Ok(Err(error)),
+    };
+    let length = file.metadata().map_or(0, |found| found.len());
+    let mut at = if length < at { 0 } else { at };
+    if let Err(error) = file.seek(SeekFrom::Start(at)) {
+        return Ok(Err(error));
+    }
+    let mut buffer = vec![0; BLOCK];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Ok(at)),
+            Ok(count) => {
+                ui.raw(&buffer[..count])?;
+                at += u64::try_from(count).unwrap_or(0);
+            }
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+}
+
+/// Where the last `lines` lines begin.
+fn start_of_tail(path: &Path, lines: Option<usize>) -> io::Result<u64> {
+    let Some(lines) = lines else { return Ok(0) };
+    let bytes = std::fs::read(path)?;
+    let body = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    if lines == 0 {
+        return Ok(u64::try_from(bytes.len()).unwrap_or(0));
+    }
+    let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+    let start = ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0);
+    Ok(u64::try_from(start).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_begins_at_a_line() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let path = tmp.path().join("log");
+        std::fs::write(&path, "one\ntwo\nthree\n").expect("writable");
+        let cases = [(None, 0), (Some(0), 14), (Some(1), 8), (Some(2), 4), (Some(9), 0)];
+        for (lines, want) in cases {
+            assert_eq!(start_of_tail(&path, lines).expect("readable"), want, "{lines:?}");
+        }
+        std::fs::write(&path, "one\ntwo").expect("writable");
+        assert_eq!(start_of_tail(&path, Some(1)).expect("readable"), 4);
+    }
+}

@@ -1,0 +1,132 @@
+//! `banger show`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use banger_api::vm::{NetworkPolicy, Vm};
+use banger_core::{duration, size};
+use clap::Args;
+
+use super::vm_row::{age, state};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::ui::Ui;
+
+/// Arguments of `banger show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// Names or ids
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<String>,
+}
+
+impl Show {
+    /// Shows them, a summary each.
+    pub async fn run(self, ui: &Ui) -> Result<u8, Failure> {
+        let client = Client::ready(ui).await?;
+        let now_ms = banger_host::clock::now_ms();
+        for (index, name) in self.vms.iter().enumerate() {
+            let vm = client.vm(name).await?;
+            if index > 0 && !ui.is_json() {
+                ui.line("")?;
+            }
+            ui.show(&vm, &fields(&vm, now_ms))?;
+        }
+        Ok(0)
+    }
+}
+
+fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
+    let spec = &vm.spec;
+    let memory = size::format(u64::from(spec.memory_mib) * size::MIB);
+    let mut fields =
+        vec![("Name", vm.name.clone()), ("Id", vm.id.clone()), ("State", state(vm, now_ms))];
+    if let Some(end) = &vm.status.end {
+        fields.push(("Ended", end.reason.clone()));
+        optional(&mut fields, "Console", end.console_tail.join("\n"));
+    }
+    optional(&mut fields, "Warnings", vm.status.warnings.join("\n"));
+    fields.extend([
+        ("Image", format!("{} ({})", spec.image, short(&vm.image_digest))),
+        ("Kernel", with_name(spec.kernel.as_deref(), &vm.kernel_digest)),
+        (
+            "Size",
+            format!("{} CPUs, {memory} memory, {} disk", spec.cpus, size::format(vm.disk_bytes)),
+        ),
+    ]);
+    if let Some(engine) = &vm.status.engine {
+        let accelerator = engine.accelerator.as_str();
+        fields.push(("Engine", format!("{} {} ({accelerator})", engine.name, engine.version)));
+    }
+    if let Some(boot_ms) = vm.status.boot_ms {
+        fields.push(("Boot", duration::format(Duration::from_millis(boot_ms))));
+    }
+    if spec.network == NetworkPolicy::HostAccess {
+        fields.push(("Network", "with access to this host".to_owned()));
+    }
+    optional(&mut fields, "Command", spec.command.join(" "));
+    optional(&mut fields, "User", spec.user.clone().unwrap_or_default());
+    optional(&mut fields, "Directory", spec.workdir.clone().unwrap_or_default());
+    optional(&mut fields, "Environment", pairs(&spec.env));
+    optional(&mut fields, "Labels", pairs(&spec.labels));
+    fields.push(("Created", format!("{} ago", age(vm.created_at_ms, now_ms))));
+    fields.push(("Files", vm.dir.clone()));
+    fields
+}
+
+fn optional(fields: &mut Vec<(&'static str, String)>, name: &'static str, value: String) {
+    if !value.is_empty() {
+        fields.push((name, value));
+    }
+}
+
+fn pairs(map: &BTreeMap<String, String>) -> String {
+    let lines: Vec<String> = map.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    lines.join("\n")
+}
+
+fn with_name(name: Option<&str>, digest: &str) -> String {
+    match name {
+        Some(name) => format!("{name} ({})", short(digest)),
+        None => short(digest).to_owned(),
+    }
+}
+
+/// The beginning of a digest, enough to tell it from others.
+fn short(digest: &str) -> &str {
+    digest.get(..19).unwrap_or(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::vm_row::tests::vm;
+    use crate::ui::render_fields;
+
+    #[test]
+    fn a_summary_says_why_it_ended() {
+        let end = serde_json::json!({
+            "cause": "guest_panic",
+            "reason": "guest kernel panic: VFS: Unable to mount root fs",
+            "console_tail": ["line one", "line two"],
+        });
+        let mut vm = vm("web", "failed", end);
+        vm.spec.labels = [("team".to_owned(), "a".to_owned())].into();
+        vm.status.boot_ms = Some(2_345);
+        insta::assert_snapshot!(render_fields(&fields(&vm, 121_000)), @r"
+        Name:     web
+        Id:       0123456789ab
+        State:    failed 1 minute ago
+        Ended:    guest kernel panic: VFS: Unable to mount root fs
+        Console:  line one
+                  line two
+        Image:    debian-bookworm (sha256:aa)
+        Kernel:   sha256:bb
+        Size:     2 CPUs, 1 GiB memory, 8 GiB disk
+        Boot:     2s
+        Labels:   team=a
+        Created:  2 minutes ago
+        Files:    /data/vms/0123456789ab
+        ");
+    }
+}

@@ -1,0 +1,117 @@
+//! A VM as a line of a list.
+
+use std::time::Duration;
+
+use banger_api::exec::ExecEnd;
+use banger_api::vm::{Vm, VmState};
+use banger_core::{duration, size};
+use serde::Serialize;
+
+use crate::ui::Row;
+
+/// A VM, and the time at which it is looked at.
+#[derive(Debug, Serialize)]
+pub struct VmRow {
+    #[serde(flatten)]
+    vm: Vm,
+    #[serde(skip)]
+    now_ms: u64,
+}
+
+impl VmRow {
+    /// A line for this VM.
+    pub fn new(vm: Vm, now_ms: u64) -> Self {
+        Self { vm, now_ms }
+    }
+}
+
+impl Row for VmRow {
+    const HEADERS: &'static [&'static str] =
+        &["NAME", "ID", "STATE", "IMAGE", "CPUS", "MEMORY", "CREATED"];
+
+    fn name(&self) -> &str {
+        &self.vm.name
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let vm = &self.vm;
+        vec![
+            vm.name.clone(),
+            vm.id.clone(),
+            state(vm, self.now_ms),
+            vm.spec.image.clone(),
+            vm.spec.cpus.to_string(),
+            size::format(u64::from(vm.spec.memory_mib) * size::MIB),
+            format!("{} ago", age(vm.created_at_ms, self.now_ms)),
+        ]
+    }
+}
+
+/// The state, since when, and what a main command left: `stopped (3) 5 minutes ago`.
+pub fn state(vm: &Vm, now_ms: u64) -> String {
+    let status = &vm.status;
+    let age = age(status.since_ms, now_ms);
+    match status.state {
+        VmState::Created => "created".to_owned(),
+        VmState::Stopped | VmState::Failed => {
+            let code = status.end.as_ref().and_then(|end| end.main).map(ExecEnd::exit_code);
+            let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
+            format!("{}{code} {age} ago", status.state)
+        }
+        live => format!("{live} {age}"),
+    }
+}
+
+/// How long ago; a clock that was set back makes it nothing.
+pub fn age(since_ms: u64, now_ms: u64) -> String {
+    duration::age(Duration::from_millis(now_ms.saturating_sub(since_ms)))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::ui::render_table;
+
+    /// A VM in some state, as the daemon would show it.
+    pub fn vm(name: &str, state: &str, end: serde_json::Value) -> Vm {
+        serde_json::from_value(serde_json::json!({
+            "id": "0123456789ab",
+            "name": name,
+            "spec": { "image": "debian-bookworm", "cpus": 2, "memory_mib": 1024 },
+            "image_digest": "sha256:aa",
+            "kernel_digest": "sha256:bb",
+            "disk_bytes": 8u64 << 30,
+            "created_at_ms": 1_000,
+            "status": { "state": state, "since_ms": 61_000, "end": end },
+            "dir": "/data/vms/0123456789ab",
+        }))
+        .expect("a VM")
+    }
+
+    #[test]
+    fn a_list_says_what_matters() {
+        let main = |end| serde_json::json!({ "cause": "main_exited", "reason": "x", "main": end });
+        let none = serde_json::Value::Null;
+        let rows = [
+            vm("brave-otter-7", "running", none.clone()),
+            vm("web", "stopped", main(serde_json::json!({ "exited": 3 }))),
+            vm("new", "created", none.clone()),
+            vm("bad", "failed", none),
+        ]
+        .map(|vm| VmRow::new(vm, 121_000));
+        insta::assert_snapshot!(render_table(&rows), @r"
+        NAME           ID            STATE                     IMAGE            CPUS  MEMORY  CREATED
+        brave-otter-7  0123456789ab  running 1 minute          debian-bookworm  2     1 GiB   2 minutes ago
+        web            0123456789ab  stopped (3) 1 minute ago  debian-bookworm  2     1 GiB   2 minutes ago
+        new            0123456789ab  created                   debian-bookworm  2     1 GiB   2 minutes ago
+        bad            0123456789ab  failed 1 minute ago       debian-bookworm  2     1 GiB   2 minutes ago
+        ");
+    }
+
+    #[test]
+    fn a_row_is_the_vm_itself_as_json() {
+        let vm = vm("web", "running", serde_json::Value::Null);
+        let row = serde_json::to_value(VmRow::new(vm.clone(), 5)).expect("plain data");
+        assert_eq!(row, serde_json::to_value(vm).expect("plain data"));
+    }
+}
