@@ -1,1 +1,28 @@
-//! Empty.
+//! Where root filesystems and kernels come from.
+//!
+//! The [`Library`] holds the local ones and makes more from the catalog: a Debian root filesystem
+//! bootstrapped from the host's own package sources, Debian's kernel taken out of its package. Both
+//! become plain files that any engine can use, named by digest, whole or not there at all, and never
+//! changed afterwards.
+//!
+//! Everything here is files: no database, no daemon. The methods block and are called from a
+//! blocking pool.
+
+mod apt;
+mod bzimage;
+mod catalog;
+mod cpio;
+mod debian;
+mod disk_digest;
+mod error;
+mod ext4;
+mod initramfs;
+mod kernel;
+mod library;
+mod modules;
+mod rootfs;
+mod stage;
+mod store;
+
+pub use error::{Kind, LibraryError, PullError};
+pub use library::{Library, LocalImage, LocalKernel};

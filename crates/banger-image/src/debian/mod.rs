@@ -1,0 +1,5 @@
+//! Images and kernels out of the Debian archive.
+
+pub(crate) mod bootstrap;
+pub(crate) mod package;
+mod progress;

@@ -1,0 +1,12 @@
+//! Kernel modules: what each needs, and the indexes by which `modprobe` finds them.
+//!
+//! A kernel package has the modules but not their indexes; on an installed system `depmod` makes
+//! those. banger makes them itself: the result does not depend on what the host has installed, and
+//! a third of `depmod` is enough, because Debian's modules name what they depend on.
+
+mod elf;
+mod index;
+mod set;
+
+pub(crate) use index::write_indexes;
+pub(crate) use set::ModuleSet;

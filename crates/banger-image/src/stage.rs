@@ -1,0 +1,74 @@
+//! Telling how far a pull is.
+
+use banger_api::operation::{Progress, ProgressUnit};
+
+/// Takes the progress of a pull to whoever asked for it.
+pub(crate) struct Reporter<'a> {
+    out: &'a mut dyn FnMut(Progress),
+}
+
+impl<'a> Reporter<'a> {
+    pub(crate) fn new(out: &'a mut dyn FnMut(Progress)) -> Self {
+        Self { out }
+    }
+
+    /// Begin a stage: `name` is stable, `message` is for people.
+    pub(crate) fn stage(&mut self, name: &'static str, message: &str) -> Stage<'_, 'a> {
+        (self.out)(Progress::stage(name, message));
+        Stage { reporter: self, name, message: message.to_owned(), last: None }
+    }
+}
+
+/// A stage that has begun.
+pub(crate) struct Stage<'r, 'a> {
+    reporter: &'r mut Reporter<'a>,
+    name: &'static str,
+    message: String,
+    last: Option<(u64, String)>,
+}
+
+impl Stage<'_, '_> {
+    /// It is that far, and does `what` at the moment. Said only if it is news.
+    pub(crate) fn percent(&mut self, percent: u64, what: &str) {
+        let news = Some((percent, what.to_owned()));
+        if self.last == news {
+            return;
+        }
+        self.last = news;
+        let message = match what {
+            "" => self.message.clone(),
+            what => format!("{}: {what}", self.message),
+        };
+        (self.reporter.out)(Progress {
+            stage: self.name.to_owned(),
+            message,
+            done: Some(percent),
+            total: Some(100),
+            unit: Some(ProgressUnit::Percent),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_says_what_is_new() {
+        let mut heard = Vec::new();
+        let mut out = |progress: Progress| {
+            heard.push(format!("{} {:?} {}", progress.stage, progress.done, progress.message));
+        };
+        let mut reporter = Reporter::new(&mut out);
+        let mut stage = reporter.stage("kernel.download", "fetching the kernel");
+        stage.percent(1, "");
+        stage.percent(1, "");
+        stage.percent(2, "lists");
+        let want = [
+            "kernel.download None fetching the kernel",
+            "kernel.download Some(1) fetching the kernel",
+            "kernel.download Some(2) fetching the kernel: lists",
+        ];
+        assert_eq!(heard, want);
+    }
+}
