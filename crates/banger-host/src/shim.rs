@@ -1,1 +1,201 @@
-//! Not written yet.
+//! Starting a shim, and ending one that no longer answers.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use tokio::net::unix::pipe;
+
+use banger_api::shim::{LOCK_FILE, RUN_DIR, SHIM_LOG_FILE, SHIM_SOCKET};
+
+use crate::lock::OfdLock;
+
+/// Environment variable that tells a shim the number of the descriptor with the VM's lock.
+pub const LOCK_FD_VARIABLE: &str = "BANGER_LOCK_FD";
+
+/// Name of the shim's process, as the kernel has it.
+const SHIM_NAME: &str = "banger-shim";
+
+/// A shim that starts.
+#[derive(Debug)]
+pub struct ShimProcess {
+    /// Lines of [`banger_api::shim::LaunchEvent`], ended by the shim's end or by `ready`/`failed`.
+    pub events: pipe::Receiver,
+}
+
+/// Why a shim could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimSpawnError {
+    /// Something of the VM's last run is still alive.
+    #[error("processes of the VM's last run are still alive")]
+    StillLocked,
+    /// The kernel refused a step.
+    #[error("cannot {what}")]
+    Step {
+        /// The step, as a verb and its object.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn step<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> ShimSpawnError {
+    move |source| ShimSpawnError::Step { what, source: source.into() }
+}
+
+/// Takes the VM's lock and starts its shim, which inherits the lock.
+///
+/// The shim is in a session of its own, and not a child of the caller: it puts itself into new
+/// namespaces and becomes an orphan there. Its messages are appended to the VM's shim log.
+///
+/// # Errors
+/// [`ShimSpawnError`]; nothing runs then.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+pub fn spawn_shim(binary: &Path, vm_dir: &Path) -> Result<ShimProcess, ShimSpawnError> {
+    let lock = OfdLock::try_acquire(&vm_dir.join(LOCK_FILE))
+        .map_err(step("open the VM's lock"))?
+        .ok_or(ShimSpawnError::StillLocked)?
+        .into_fd();
+    crate::files::create_private_dir(&vm_dir.join(RUN_DIR))
+        .map_err(step("create the VM's run directory"))?;
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(vm_dir.join(SHIM_LOG_FILE))
+        .map_err(step("open the shim's log"))?;
+    let (events, writer) = io::pipe().map_err(step("create a pipe"))?;
+    let events = pipe::Receiver::from_owned_fd(events.into()).map_err(step("watch a pipe"))?;
+    start(binary, vm_dir, &lock, writer.into(), log.into())?;
+    Ok(ShimProcess { events })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shim outlives this process")]
+fn start(
+    binary: &Path,
+    vm_dir: &Path,
+    lock: &OwnedFd,
+    events: OwnedFd,
+    log: OwnedFd,
+) -> Result<(), ShimSpawnError> {
+    let lock_fd = lock.as_raw_fd();
+    let mut command = Command::new(binary);
+    command
+        .arg("run")
+        .current_dir(vm_dir)
+        .env_clear()
+        .env(LOCK_FD_VARIABLE, lock_fd.to_string())
+        .stdin(Stdio::null())
+        .stdout(events)
+        .stderr(log);
+    for variable in ["PATH", "BANGER_LOG", "RUST_BACKTRACE"] {
+        if let Some(value) = std::env::var_os(variable) {
+            command.env(variable, value);
+        }
+    }
+    // SAFETY: setsid and fcntl are async-signal-safe and the closure allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            nix::unistd::setsid()?;
+            if libc::fcntl(lock_fd, libc::F_SETFD, 0) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().map_err(step("start the shim"))?;
+    // What was started leaves as soon as the shim proper is in its namespaces.
+    match child.wait() {
+        // Taken by `reap`, which is as good.
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(()),
+        other => other.map(drop).map_err(step("wait for the shim to enter its namespaces")),
+    }
+}
+
+/// Ends the shim of a VM with SIGKILL, and with it, by the kernel's hand, everything of the VM.
+/// Returns whether there was one.
+///
+/// Who it is says the kernel: the process that listens on the VM's socket.
+///
+/// # Errors
+/// Of the kernel.
+pub fn kill_shim(vm_dir: &Path) -> io::Result<bool> {
+    let (_dir, socket) = match crate::connect::short_path(&vm_dir.join(RUN_DIR), SHIM_SOCKET) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let stream = match std::os::unix::net::UnixStream::connect(socket) {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    };
+    let peer = Pid::from_raw(getsockopt(&stream, PeerCredentials)?.pid());
+    // The connection proves that the listener lives, so the number cannot have been given anew
+    // before this opens it; afterwards the descriptor is the process, whatever its number becomes.
+    let pidfd = crate::process::pidfd_open(peer)?;
+    drop(stream);
+    pidfd_kill(&pidfd)
+}
+
+fn pidfd_kill(pidfd: &OwnedFd) -> io::Result<bool> {
+    // SAFETY: pidfd_send_signal with a null siginfo touches no memory.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if result == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        error => Err(error),
+    }
+}
+
+/// Makes orphaned shims children of this process, so that they can be [`reap`]ed.
+///
+/// # Errors
+/// Of the kernel.
+pub fn adopt_orphans() -> io::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).map_err(Into::into)
+}
+
+/// Collects orphaned shims that have ended. To be called on SIGCHLD.
+///
+/// Other ended children are left to whoever waits for them.
+pub fn reap() {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) =
+        waitid(Id::All, flags)
+    {
+        // A zombie keeps its name. Anything else is looked at again at the next SIGCHLD, when its
+        // own waiter has taken it away.
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if name.trim_end() != SHIM_NAME || waitpid(pid, Some(WaitPidFlag::WNOHANG)).is_err() {
+            return;
+        }
+    }
+}

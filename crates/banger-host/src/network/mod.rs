@@ -27,6 +27,8 @@ use nix::sched::{CloneFlags, unshare};
 
 use banger_api::vm::NetworkPolicy;
 
+use crate::command::find_program;
+
 /// The namespace's end of the guest's network; also the guest's name server.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 /// The guest. The same in every VM: each has a network namespace of its own.
@@ -127,6 +129,7 @@ impl Network {
 ///
 /// # Errors
 /// If it cannot be started.
+#[expect(clippy::disallowed_methods, reason = "pasta lives as long as the VM")]
 pub fn start_uplink(namespace: &Path, log: File) -> Result<Child, NetworkError> {
     let pasta = find_program("pasta")
         .ok_or(NetworkError::Missing { program: "pasta", package: "passt" })?;
@@ -222,6 +225,7 @@ fn host_addresses() -> Result<Vec<Ipv4Addr>, NetworkError> {
     Ok(addresses)
 }
 
+#[expect(clippy::disallowed_methods, reason = "nft must run in the network namespace of this thread")]
 fn load_rules(rules: &str) -> Result<(), NetworkError> {
     let nft = find_program("nft")
         .ok_or(NetworkError::Missing { program: "nft", package: "nftables" })?;
@@ -241,13 +245,4 @@ fn load_rules(rules: &str) -> Result<(), NetworkError> {
         return Ok(());
     }
     Err(NetworkError::Rules(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
-}
-
-/// Finds a program where distributions put them, `sbin` included: an ordinary user's `PATH` often
-/// lacks it.
-pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"]
-        .into_iter()
-        .map(|directory| Path::new(directory).join(name))
-        .find(|path| path.is_file())
 }

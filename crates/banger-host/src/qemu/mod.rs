@@ -1,1 +1,9 @@
-//! QEMU.
+//! The QEMU engine: a `microvm` machine booted straight into a kernel.
+
+pub mod arguments;
+pub mod qmp;
+
+mod spawn;
+
+pub use arguments::{Descriptors, guest_paths};
+pub use spawn::{AGENT_SOCKET, QMP_SOCKET, SpawnError, Vmm, spawn};

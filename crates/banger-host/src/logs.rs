@@ -1,0 +1,252 @@
+//! Logs that cannot fill the disk: a file and its older half.
+//!
+//! `console.log` grows to half of the cap, then becomes `console.log.1` and a new one begins. So at
+//! least half of the cap is always kept, and a reader reads at most two files.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Most that a log and its older half take together, in bytes.
+pub const CAP_BYTES: u64 = 8 * 1024 * 1024;
+
+/// A log being written.
+#[derive(Debug)]
+pub struct CappedLog {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl CappedLog {
+    /// Begins a log anew; what was there is gone.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        match std::fs::remove_file(older(path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // A new file instead of an emptied one: whoever still follows the old log keeps it whole.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        Ok(Self { path: path.to_owned(), file: append(path)?, bytes: 0 })
+    }
+
+    /// Adds to the log.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.bytes >= CAP_BYTES / 2 {
+            std::fs::rename(&self.path, older(&self.path))?;
+            self.file = append(&self.path)?;
+            self.bytes = 0;
+        }
+        self.file.write_all(bytes)?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// A log being read, from its oldest byte on, while it may still grow.
+#[derive(Debug)]
+pub struct LogReader {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl LogReader {
+    /// Opens a log at its beginning, or at the last `tail` lines. One that does not exist yet is
+    /// empty.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn open(path: &Path, tail: Option<u32>) -> io::Result<Self> {
+        let (old, new) = (open(&older(path))?, open(path)?);
+        let mut reader = Self { path: path.to_owned(), file: new };
+        match tail {
+            None => reader.file = old.or(reader.file),
+            Some(lines) => reader.seek_to_tail(old, lines)?,
+        }
+        Ok(reader)
+    }
+
+    /// Reads the next bytes; 0 means that there are none now.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(file) = &mut self.file else {
+                self.file = open(&self.path)?;
+                if self.file.is_none() {
+                    return Ok(0);
+                }
+                continue;
+            };
+            let count = file.read(buffer)?;
+            if count > 0 || !self.step_to_newer()? {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// At the end of a file that has become the older half, goes on with the newer.
+    fn step_to_newer(&mut self) -> io::Result<bool> {
+        let Some(newer) = open(&self.path)? else { return Ok(false) };
+        let current = self.file.as_ref().map(File::metadata).transpose()?;
+        if current.is_some_and(|current| {
+            newer.metadata().is_ok_and(|newer| newer.ino() == current.ino())
+        }) {
+            return Ok(false);
+        }
+        self.file = Some(newer);
+        Ok(true)
+    }
+
+    fn seek_to_tail(&mut self, old: Option<File>, lines: u32) -> io::Result<()> {
+        let wanted = usize::try_from(lines).unwrap_or(usize::MAX);
+        let mut missing = wanted;
+        if let Some(file) = &mut self.file {
+            missing -= seek_back(file, wanted)?;
+        }
+        if missing > 0
+            && let Some(mut old) = old
+        {
+            seek_back(&mut old, missing)?;
+            self.file = Some(old);
+        }
+        Ok(())
+    }
+}
+
+/// Places a file before its last `lines` lines, and tells how many of them it has.
+fn seek_back(file: &mut File, lines: usize) -> io::Result<usize> {
+    const BLOCK: u64 = 64 * 1024;
+    let end = file.seek(SeekFrom::End(0))?;
+    let (mut position, mut found) = (end, 0);
+    let mut block = Vec::new();
+    while position > 0 {
+        let start = position.saturating_sub(BLOCK);
+        block.resize(usize::try_from(position - start).unwrap_or(0), 0);
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut block)?;
+        for (offset, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+            let after = start + offset as u64 + 1;
+            // The newline at the very end closes the last line, it begins none.
+            if after == end {
+                continue;
+            }
+            found += 1;
+            if found == lines {
+                file.seek(SeekFrom::Start(after))?;
+                return Ok(found);
+            }
+        }
+        position = start;
+    }
+    file.seek(SeekFrom::Start(if lines == 0 { end } else { 0 }))?;
+    Ok(if end == 0 { 0 } else { (found + 1).min(lines) })
+}
+
+/// Text of a guest without what could command a terminal: control characters other than newline and
+/// tab go, and bytes that are no UTF-8 become replacement characters.
+#[must_use]
+pub fn printable(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'))
+        .collect()
+}
+
+fn older(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(reader: &mut LogReader) -> String {
+        let (mut all, mut buffer) = (Vec::new(), [0; 7]);
+        loop {
+            match reader.read(&mut buffer).expect("read") {
+                0 => return String::from_utf8(all).expect("text"),
+                count => all.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+
+    #[test]
+    fn a_flood_keeps_its_end_and_stays_under_the_cap() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("console.log");
+        let mut log = CappedLog::create(&path).expect("create");
+        let line = vec![b'x'; 1 << 20];
+        for _ in 0..20 {
+            log.write(&line).expect("write");
+        }
+        log.write(b"\nlast line\n").expect("write");
+        assert!(crate::files::allocated_bytes(dir.path()).expect("measure") <= CAP_BYTES + 65536);
+        let mut reader = LogReader::open(&path, Some(1)).expect("open");
+        assert_eq!(read_all(&mut reader), "last line\n");
+    }
+
+    #[test]
+    fn tails_are_counted_in_lines_and_across_the_halves() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("main.log");
+        std::fs::write(older(&path), "one\ntwo\n").expect("write");
+        std::fs::write(&path, "three\nfour").expect("write");
+        let cases = [
+            (Some(0), ""),
+            (Some(1), "four"),
+            (Some(2), "three\nfour"),
+            (Some(3), "two\nthree\nfour"),
+            (Some(9), "one\ntwo\nthree\nfour"),
+            (None, "one\ntwo\nthree\nfour"),
+        ];
+        for (tail, want) in cases {
+            let mut reader = LogReader::open(&path, tail).expect("open");
+            assert_eq!(read_all(&mut reader), want, "tail {tail:?}");
+        }
+    }
+
+    #[test]
+    fn a_follower_sees_what_comes_also_across_a_turn() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("main.log");
+        let mut reader = LogReader::open(&path, None).expect("open before it exists");
+        assert_eq!(read_all(&mut reader), "");
+        let mut log = CappedLog::create(&path).expect("create");
+        log.write(b"a\n").expect("write");
+        assert_eq!(read_all(&mut reader), "a\n");
+        log.bytes = CAP_BYTES;
+        log.write(b"b\n").expect("write");
+        assert_eq!(read_all(&mut reader), "b\n");
+    }
+
+    #[test]
+    fn a_guest_cannot_command_the_terminal() {
+        assert_eq!(printable(b"\x1b[2Jred\x07\ttab\r\n\xff"), "[2Jred\ttab\n\u{fffd}");
+    }
+}

@@ -1,0 +1,80 @@
+//! Children whose end can be awaited without a thread each.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Child, ExitStatus};
+
+use nix::unistd::Pid;
+use tokio::io::unix::AsyncFd;
+
+/// A child process with its pidfd.
+#[derive(Debug)]
+pub struct Watched {
+    child: Child,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Watched {
+    /// Watches a child of this process that nobody else waits for.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(child: Child) -> io::Result<Self> {
+        let pid = i32::try_from(child.id()).map_err(|_| io::ErrorKind::InvalidData)?;
+        // The child is not waited for yet, so its number is still its own.
+        let pidfd = AsyncFd::register(pidfd_open(Pid::from_raw(pid))?)?;
+        Ok(Self { child, pidfd })
+    }
+
+    /// Waits until it has ended. May be called again.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            self.pidfd.readable().await?.clear_ready();
+        }
+    }
+
+    /// Ends it with SIGKILL. One that has ended already is fine.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()
+    }
+}
+
+/// A descriptor that means this process for good, whatever becomes of its number.
+pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two numbers and touches no memory.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let fd = i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    if fd == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave this descriptor to nobody else.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a process to watch")]
+    async fn an_end_is_noticed_and_told_again() {
+        let child = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().expect("sh");
+        let mut watched = Watched::new(child).expect("watch");
+        for _ in 0..2 {
+            assert_eq!(watched.wait().await.expect("wait").code(), Some(3));
+        }
+        watched.kill().expect("killing the dead is fine");
+    }
+}

@@ -1,0 +1,181 @@
+//! QEMU's command line, as a pure function of what is to run.
+
+use std::os::fd::RawFd;
+
+use banger_api::agent::{PORT_NAME, ROOT_SECTORS_ARG};
+use banger_api::shim::LaunchSpec;
+use banger_api::vm::Accelerator;
+
+use crate::network::GUEST_MAC;
+
+/// Where a VM's files are inside the jail. The same in every VM, so that what QEMU saves of one
+/// names no path of the host.
+pub mod guest_paths {
+    /// The image's disk.
+    pub const ROOT_IMAGE: &str = "/vm/root.ext4";
+    /// The VM's copy-on-write store.
+    pub const ROOT_COW: &str = "/vm/root.cow";
+    /// The disk with the kernel's modules.
+    pub const MODULES: &str = "/vm/modules.ext4";
+    /// The kernel.
+    pub const KERNEL: &str = "/vm/kernel";
+    /// The initramfs.
+    pub const INITRAMFS: &str = "/vm/initramfs";
+}
+
+/// Descriptors that QEMU inherits.
+#[derive(Debug, Clone, Copy)]
+pub struct Descriptors {
+    /// The tap device.
+    pub tap: RawFd,
+    /// A listening unix socket for the agent's port.
+    pub agent: RawFd,
+    /// A listening unix socket for QMP.
+    pub qmp: RawFd,
+}
+
+/// Program and arguments.
+#[must_use]
+pub fn arguments(spec: &LaunchSpec, fds: Descriptors) -> Vec<String> {
+    let mut argv = vec![spec.engine.binary.clone()];
+    for group in [
+        machine(spec),
+        kernel(spec),
+        control(fds),
+        drives(spec),
+        network(fds),
+        vec!["-sandbox", SANDBOX].into_iter().map(str::to_owned).collect(),
+    ] {
+        argv.extend(group);
+    }
+    argv
+}
+
+/// Nothing obsolete, no other user, no other program, no other priority.
+const SANDBOX: &str =
+    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+fn machine(spec: &LaunchSpec) -> Vec<String> {
+    let accelerator = match spec.engine.accelerator {
+        Accelerator::Kvm => "kvm".to_owned(),
+        Accelerator::Tcg => "tcg,thread=multi".to_owned(),
+    };
+    let cpu = match spec.engine.accelerator {
+        Accelerator::Kvm => "host",
+        Accelerator::Tcg => "max",
+    };
+    strings(&[
+        "-name",
+        "banger",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        // A guest's reboot ends QEMU; the shim starts it again.
+        "-no-reboot",
+        "-M",
+        "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,x-option-roms=off,mem-merge=off",
+        "-accel",
+        &accelerator,
+        "-cpu",
+        cpu,
+        "-smp",
+        &spec.cpus.to_string(),
+        "-m",
+        &format!("{}M", spec.memory_mib),
+    ])
+}
+
+fn kernel(spec: &LaunchSpec) -> Vec<String> {
+    strings(&[
+        "-kernel",
+        guest_paths::KERNEL,
+        "-initrd",
+        guest_paths::INITRAMFS,
+        "-append",
+        &kernel_arguments(spec),
+    ])
+}
+
+/// The guest kernel's command line.
+///
+/// It carries no identity: what makes a guest this VM arrives in the agent's `configure`.
+#[must_use]
+pub fn kernel_arguments(spec: &LaunchSpec) -> String {
+    let mut words = vec![
+        "console=ttyS0".to_owned(),
+        "quiet".to_owned(),
+        // A panic resets at once, the reset ends QEMU, and the console says what it was.
+        "panic=-1".to_owned(),
+        "reboot=t".to_owned(),
+        "random.trust_cpu=on".to_owned(),
+        // microvm has neither a keyboard controller nor more than one serial port to look for.
+        "8250.nr_uarts=1".to_owned(),
+        "i8042.noaux".to_owned(),
+        "i8042.nokbd".to_owned(),
+        format!("{ROOT_SECTORS_ARG}={}", spec.disk_bytes / 512),
+    ];
+    if let (Accelerator::Tcg, Some(khz)) = (spec.engine.accelerator, spec.engine.tsc_khz) {
+        // microvm has no PIT and no PM timer to calibrate the TSC against. Under tcg the kernel's
+        // own try fails now and then, and it then waits for a tick that never comes. With kvm the
+        // rate comes from kvm-clock, and must not be given.
+        words.push(format!("tsc_early_khz={khz}"));
+    }
+    words.join(" ")
+}
+
+fn control(fds: Descriptors) -> Vec<String> {
+    strings(&[
+        "-chardev",
+        "stdio,id=console,signal=off",
+        "-serial",
+        "chardev:console",
+        "-chardev",
+        &format!("socket,id=qmp,fd={},server=on,wait=off", fds.qmp),
+        "-mon",
+        "chardev=qmp,mode=control",
+        "-device",
+        "virtio-serial-device,max_ports=2",
+        "-chardev",
+        &format!("socket,id=agent,fd={},server=on,wait=off", fds.agent),
+        "-device",
+        &format!("virtserialport,chardev=agent,name={PORT_NAME}"),
+        "-device",
+        "virtio-rng-device",
+    ])
+}
+
+fn drives(spec: &LaunchSpec) -> Vec<String> {
+    // A VM that goes away with its command has nothing to save: its flushes are answered at once.
+    let cow_cache = if spec.durable { "cache=writeback" } else { "cache=unsafe" };
+    let mut argv = drive("root", guest_paths::ROOT_IMAGE, "readonly=on,cache=writeback");
+    // A full host disk pauses the guest instead of telling it of errors it cannot mend.
+    argv.extend(drive("cow", guest_paths::ROOT_COW, &format!("{cow_cache},werror=enospc")));
+    if spec.modules_image.is_some() {
+        argv.extend(drive("modules", guest_paths::MODULES, "readonly=on,cache=writeback"));
+    }
+    argv
+}
+
+fn drive(id: &str, path: &str, options: &str) -> Vec<String> {
+    strings(&[
+        "-drive",
+        // No locking: the VM's own lock says who may write, and the image is shared by all.
+        &format!("if=none,id={id},format=raw,file.driver=file,file.filename={path},file.locking=off,{options}"),
+        "-device",
+        &format!("virtio-blk-device,drive={id}"),
+    ])
+}
+
+fn network(fds: Descriptors) -> Vec<String> {
+    strings(&[
+        "-netdev",
+        &format!("tap,id=net,fd={}", fds.tap),
+        "-device",
+        &format!("virtio-net-device,netdev=net,mac={GUEST_MAC}"),
+    ])
+}
+
+fn strings(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}

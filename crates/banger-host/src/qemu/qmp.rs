@@ -1,0 +1,214 @@
+//! QEMU's control protocol: one JSON object per line, both ways.
+//!
+//! A guest that has taken over its VMM speaks here too, so every line is bounded and nothing that
+//! comes is believed further than "the VMM says so".
+
+use std::io;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+
+/// Longest line that is read. QEMU's own are below 100 KiB.
+const MAX_LINE: u64 = 1 << 20;
+/// How long QEMU may take to answer a command.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Answers and events that wait to be looked at.
+const QUEUE: usize = 64;
+
+/// What QEMU tells unasked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The guest goes down.
+    Shutdown {
+        /// Whether the guest did it itself.
+        guest: bool,
+        /// `guest-shutdown`, `guest-reset`, `host-qmp-quit`, …
+        reason: String,
+    },
+    /// The virtual CPUs stand still.
+    Stopped,
+    /// The virtual CPUs run.
+    Resumed,
+    /// A disk request failed, and the VM was paused because the host's disk is full.
+    HostDiskFull,
+    /// Something else.
+    Other(String),
+}
+
+/// Why a command did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum QmpError {
+    /// The connection broke.
+    #[error("lost the connection to QEMU")]
+    Io(#[from] io::Error),
+    /// QEMU does not answer.
+    #[error("QEMU does not answer to {command}")]
+    Timeout {
+        /// The command.
+        command: String,
+    },
+    /// QEMU refused.
+    #[error("QEMU refused {command}: {description}")]
+    Refused {
+        /// The command.
+        command: String,
+        /// QEMU's words.
+        description: String,
+    },
+    /// QEMU said what it must not say.
+    #[error("QEMU's answer makes no sense: {0}")]
+    Protocol(String),
+}
+
+/// A connection to a QEMU.
+#[derive(Debug)]
+pub struct Qmp {
+    writer: OwnedWriteHalf,
+    answers: mpsc::Receiver<Value>,
+}
+
+impl Qmp {
+    /// Negotiates, and hands out the events, of which the oldest are dropped if nobody reads them.
+    ///
+    /// # Errors
+    /// [`QmpError`] if this is not QMP.
+    pub async fn connect(stream: UnixStream) -> Result<(Self, mpsc::Receiver<Event>), QmpError> {
+        let (reader, writer) = stream.into_split();
+        let mut reader = BufReader::new(reader);
+        let greeting = read_line(&mut reader).await?;
+        if greeting.get("QMP").is_none() {
+            return Err(QmpError::Protocol("no greeting".to_owned()));
+        }
+        let (answer_sender, answers) = mpsc::channel(QUEUE);
+        let (event_sender, events) = mpsc::channel(QUEUE);
+        tokio::spawn(sort_lines(reader, answer_sender, event_sender));
+        let mut qmp = Self { writer, answers };
+        qmp.execute("qmp_capabilities", json!({})).await?;
+        Ok((qmp, events))
+    }
+
+    /// Executes a command and waits for its answer.
+    ///
+    /// # Errors
+    /// [`QmpError`].
+    pub async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
+        line.push('\n');
+        self.writer.write_all(line.as_bytes()).await?;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.answers.recv())
+            .await
+            .map_err(|_| QmpError::Timeout { command: command.to_owned() })?
+            .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        match answer {
+            Value::Object(mut answer) if answer.contains_key("return") => {
+                Ok(answer.remove("return").unwrap_or_default())
+            }
+            answer => Err(QmpError::Refused {
+                command: command.to_owned(),
+                description: text(&answer["error"]["desc"]),
+            }),
+        }
+    }
+}
+
+async fn sort_lines(
+    mut reader: BufReader<OwnedReadHalf>,
+    answers: mpsc::Sender<Value>,
+    events: mpsc::Sender<Event>,
+) {
+    while let Ok(line) = read_line(&mut reader).await {
+        let delivered = match event(&line) {
+            // Events nobody waits for must not keep answers from arriving.
+            Some(event) => !matches!(events.try_send(event), Err(mpsc::error::TrySendError::Closed(_))),
+            None => answers.send(line).await.is_ok(),
+        };
+        if !delivered && answers.is_closed() {
+            return;
+        }
+    }
+}
+
+fn event(line: &Value) -> Option<Event> {
+    let name = line.get("event")?.as_str()?;
+    let data = &line["data"];
+    Some(match name {
+        "SHUTDOWN" => Event::Shutdown {
+            guest: data["guest"].as_bool().unwrap_or(false),
+            reason: text(&data["reason"]),
+        },
+        "STOP" => Event::Stopped,
+        "RESUME" => Event::Resumed,
+        "BLOCK_IO_ERROR" if data["nospace"].as_bool() == Some(true) => Event::HostDiskFull,
+        other => Event::Other(other.chars().take(64).collect()),
+    })
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("no reason given").chars().take(500).collect()
+}
+
+async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> Result<Value, QmpError> {
+    let mut line = Vec::new();
+    reader.take(MAX_LINE).read_until(b'\n', &mut line).await?;
+    if line.last() != Some(&b'\n') {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    serde_json::from_slice(&line).map_err(|error| QmpError::Protocol(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A QEMU that answers each command with the next of `answers`.
+    async fn fake_qemu(stream: UnixStream, greeting: &str, answers: &[&str]) {
+        let (reader, mut writer) = stream.into_split();
+        let mut commands = BufReader::new(reader).lines();
+        writer.write_all(greeting.as_bytes()).await.expect("greet");
+        for answer in answers {
+            commands.next_line().await.expect("read").expect("a command");
+            writer.write_all(answer.as_bytes()).await.expect("answer");
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_and_events_are_told_apart() {
+        let (ours, theirs) = UnixStream::pair().expect("socket pair");
+        let qemu = fake_qemu(
+            theirs,
+            "{\"QMP\":{}}\n",
+            &[
+                "{\"return\":{}}\n",
+                "{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,\"reason\":\"guest-reset\"}}\n{\"return\":{\"status\":\"running\"}}\n",
+                "{\"error\":{\"class\":\"CommandNotFound\",\"desc\":\"no such command\"}}\n",
+            ],
+        );
+        let client = async {
+            let (mut qmp, mut events) = Qmp::connect(ours).await.expect("connect");
+            let status = qmp.execute("query-status", json!({})).await.expect("answer");
+            assert_eq!(status["status"], "running");
+            let event = events.recv().await.expect("event");
+            assert_eq!(event, Event::Shutdown { guest: true, reason: "guest-reset".to_owned() });
+            let refused = qmp.execute("nonsense", json!({})).await.expect_err("refused");
+            assert!(refused.to_string().contains("no such command"), "{refused}");
+        };
+        tokio::join!(qemu, client);
+    }
+
+    #[tokio::test]
+    async fn an_endless_line_is_cut_off() {
+        let (ours, mut theirs) = UnixStream::pair().expect("socket pair");
+        let flood = async {
+            let chunk = vec![b'x'; 1 << 16];
+            while theirs.write_all(&chunk).await.is_ok() {}
+        };
+        tokio::select! {
+            () = flood => panic!("the client hung up before it had an error"),
+            result = Qmp::connect(ours) => assert!(result.is_err()),
+        }
+    }
+}
