@@ -20,3 +20,11 @@ pub fn now_ms() -> u64 {
 pub fn now_ns() -> u64 {
     u64::try_from(since_epoch().as_nanos()).unwrap_or(u64::MAX)
 }
+
+/// Time that this machine has run, not counting sleep.
+#[must_use]
+pub fn monotonic() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map(Duration::from)
+        .unwrap_or_default()
+}

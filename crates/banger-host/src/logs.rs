@@ -164,6 +164,26 @@ pub fn printable(bytes: &[u8]) -> String {
         .collect()
 }
 
+/// [`printable`] for text that arrives in pieces, which may cut a character in two.
+#[derive(Debug, Default)]
+pub struct Printer {
+    carry: Vec<u8>,
+}
+
+impl Printer {
+    /// The printable part of the next piece.
+    pub fn next(&mut self, bytes: &[u8]) -> String {
+        self.carry.extend_from_slice(bytes);
+        let incomplete = match std::str::from_utf8(&self.carry) {
+            Err(error) if error.error_len().is_none() => self.carry.len() - error.valid_up_to(),
+            // Something invalid further on hides what the end is; the end is then taken as it is.
+            _ => 0,
+        };
+        let rest = self.carry.split_off(self.carry.len() - incomplete);
+        printable(&std::mem::replace(&mut self.carry, rest))
+    }
+}
+
 fn older(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".1");
@@ -247,6 +267,9 @@ mod tests {
 
     #[test]
     fn a_guest_cannot_command_the_terminal() {
+        let mut printer = Printer::default();
+        assert_eq!(printer.next(b"a\xc2"), "a");
+        assert_eq!(printer.next(b"\x9b2J\xc3\xa9"), "2J\u{e9}");
         assert_eq!(printable(b"\x1b[2Jred\x07\ttab\r\n\xff"), "[2Jred\ttab\n\u{fffd}");
     }
 }

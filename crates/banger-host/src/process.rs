@@ -25,7 +25,9 @@ impl Watched {
     pub fn new(child: Child) -> io::Result<Self> {
         let pid = i32::try_from(child.id()).map_err(|_| io::ErrorKind::InvalidData)?;
         // The child is not waited for yet, so its number is still its own.
-        let pidfd = AsyncFd::register(pidfd_open(Pid::from_raw(pid))?)?;
+        let pidfd = pidfd_open(Pid::from_raw(pid))?;
+        // SAFETY: an OwnedFd is open, and the same, as long as the AsyncFd owns it.
+        let pidfd = unsafe { AsyncFd::register(pidfd) }?;
         Ok(Self { child, pidfd })
     }
 

@@ -1,2 +1,86 @@
-//! Empty.
-fn main() {}
+//! `banger-shim`: the one supervisor process of a running VM.
+//!
+//! The daemon starts `banger-shim run` in the VM's directory. That process enters new namespaces and
+//! becomes `banger-shim supervise`, process 1 in there: it makes the network, starts pasta and the
+//! VMM (through `banger-shim jail`), brings the guest up, and serves `run/shim.sock` until the VM
+//! ends. When it dies, however it dies, the kernel ends all of that with it; so nothing here ever
+//! cleans up, and nothing needs to.
+//!
+//! It keeps no database and knows no registry. What it learns it writes to `status.json`.
+
+mod board;
+mod configure;
+mod console;
+mod dns;
+mod exec;
+mod failure;
+mod guest;
+mod launch;
+mod main_process;
+mod ownership;
+mod power;
+mod serve;
+mod supervise;
+
+use std::io::{IsTerminal, Read};
+use std::path::Path;
+use std::process::ExitCode;
+
+use banger_api::shim::{LAUNCH_FILE, LaunchSpec};
+use banger_host::jail::{self, JailSpec};
+use banger_host::namespaces;
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let role = std::env::args().nth(1).unwrap_or_default();
+    let result = match role.as_str() {
+        "run" => enter_namespaces(),
+        "supervise" => supervise::supervise(),
+        "jail" => enter_jail(),
+        _ => Err("this program is started by bangerd; the command for people is banger".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&role, &*error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn enter_namespaces() -> Result<(), Failure> {
+    let spec = read_launch_spec(Path::new("."))?;
+    let program = std::env::current_exe()?;
+    let never = namespaces::enter_and_exec(&program, &["supervise"], spec.jail_user)?;
+    match never {}
+}
+
+fn enter_jail() -> Result<(), Failure> {
+    let mut spec = Vec::new();
+    std::io::stdin().read_to_end(&mut spec)?;
+    let spec: JailSpec = serde_json::from_slice(&spec)?;
+    let never = jail::enter_and_exec(&spec)?;
+    match never {}
+}
+
+/// Reads what to launch from a VM's directory.
+fn read_launch_spec(vm_dir: &Path) -> Result<LaunchSpec, Failure> {
+    let path = vm_dir.join(LAUNCH_FILE);
+    let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// The shim's standard error is the VM's log; the daemon shows its end when the shim dies early.
+#[expect(clippy::print_stderr, reason = "the one place of this program that prints")]
+fn complain(role: &str, error: &dyn std::error::Error) {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    let prefix = if std::io::stderr().is_terminal() { "error" } else { role };
+    eprintln!("{prefix}: {text}");
+}

@@ -1,0 +1,97 @@
+//! The VM's status: one value that this process keeps, writes down and shows.
+
+use std::path::{Path, PathBuf};
+
+use banger_api::shim::STATUS_FILE;
+use banger_api::vm::{EngineInUse, VmEnd, VmState, VmStatus};
+use banger_host::{clock, files};
+use tokio::sync::watch;
+
+/// Keeper of the status.
+#[derive(Debug)]
+pub(crate) struct Board {
+    path: PathBuf,
+    status: watch::Sender<VmStatus>,
+}
+
+impl Board {
+    /// A VM that starts.
+    pub(crate) fn new(vm_dir: &Path, engine: EngineInUse) -> Self {
+        let status = VmStatus {
+            state: VmState::Starting,
+            since_ms: clock::now_ms(),
+            end: None,
+            engine: Some(engine),
+            boot_ms: None,
+            warnings: Vec::new(),
+        };
+        let path = vm_dir.join(STATUS_FILE);
+        let board = Self { path, status: watch::Sender::new(status.clone()) };
+        board.write_down(&status);
+        board
+    }
+
+    /// The status and its changes.
+    pub(crate) fn watch(&self) -> watch::Receiver<VmStatus> {
+        self.status.subscribe()
+    }
+
+    /// The status now.
+    pub(crate) fn now(&self) -> VmStatus {
+        self.status.borrow().clone()
+    }
+
+    /// The VM is in another state.
+    pub(crate) fn enter(&self, state: VmState) {
+        self.change(|status| {
+            status.state = state;
+            status.since_ms = clock::now_ms();
+        });
+    }
+
+    /// The guest is up.
+    pub(crate) fn up(&self, boot_ms: u64) {
+        self.change(|status| {
+            status.state = VmState::Running;
+            status.since_ms = clock::now_ms();
+            status.boot_ms = Some(boot_ms);
+        });
+    }
+
+    /// Something a person should know. Said once.
+    pub(crate) fn warn(&self, text: String) {
+        tracing::warn!("{text}");
+        self.change(|status| {
+            if !status.warnings.contains(&text) {
+                status.warnings.push(text);
+            }
+        });
+    }
+
+    /// The VM has ended.
+    pub(crate) fn end(&self, end: VmEnd) {
+        self.change(|status| {
+            status.state = end.cause.state();
+            status.since_ms = clock::now_ms();
+            status.end = Some(end);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut VmStatus)) {
+        let mut next = self.now();
+        change(&mut next);
+        // Written down first: who sees a status may rely on its being in the file.
+        self.write_down(&next);
+        self.status.send_replace(next);
+    }
+
+    /// Without fsync: after a power cut no VM runs, and a status that is lost or old says the same.
+    fn write_down(&self, status: &VmStatus) {
+        let written = serde_json::to_vec(status)
+            .map_err(std::io::Error::from)
+            .and_then(|json| files::write_replacing(&self.path, &json));
+        if let Err(error) = written {
+            tracing::error!(%error, "cannot write {}", self.path.display());
+        }
+    }
+}

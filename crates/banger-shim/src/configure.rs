@@ -1,0 +1,97 @@
+//! Making a guest this VM.
+
+use std::time::Duration;
+
+use banger_api::agent::{Configure, Configured, Drive, GuestNetwork, Hello, MAX_BODY, SetClock};
+use banger_api::shim::LaunchSpec;
+use banger_api::version::AGENT_PROTOCOL;
+use banger_host::http::{self, HttpError};
+use banger_host::{clock, network, random};
+use hyper::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::dns;
+use crate::failure::LaunchError;
+use crate::guest::Guest;
+
+/// How long the agent may take to answer a question that needs no work.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the guest may take to become this VM.
+const CONFIGURE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Random bytes that a guest starts with.
+const ENTROPY_BYTES: usize = 64;
+
+/// Asks the agent who it is, and tells it who this VM is. What it warns of comes back.
+pub(crate) async fn configure(guest: &Guest, spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
+    let hello: Hello = ask(guest, Method::GET, "/v1/hello", None::<&()>, ANSWER_TIMEOUT)
+        .await
+        .map_err(LaunchError::Configure)?;
+    if AGENT_PROTOCOL.negotiate(hello.protocol).is_none() {
+        return Err(LaunchError::Protocol {
+            theirs: hello.protocol.to_string(),
+            ours: AGENT_PROTOCOL.to_string(),
+        });
+    }
+    let body = configuration(spec);
+    let configured: Configured =
+        ask(guest, Method::POST, "/v1/configure", Some(&body), CONFIGURE_TIMEOUT)
+            .await
+            .map_err(LaunchError::Configure)?;
+    Ok(configured.warnings)
+}
+
+fn configuration(spec: &LaunchSpec) -> Configure {
+    let release = spec.kernel_release.clone();
+    Configure {
+        entropy_hex: random::hex::<ENTROPY_BYTES>(),
+        time_unix_ns: clock::now_ns(),
+        machine_id: spec.machine_id.clone(),
+        hostname: spec.name.clone(),
+        network: Some(GuestNetwork {
+            address: network::GUEST,
+            prefix: network::PREFIX,
+            gateway: network::GATEWAY,
+            dns: vec![network::GATEWAY],
+            search: dns::search_domains(),
+            mtu: network::MTU,
+        }),
+        env: spec.env.clone(),
+        user: spec.user.clone(),
+        workdir: spec.workdir.clone(),
+        ca_certificates: spec.ca_certificates.clone(),
+        drives: spec.modules_image.iter().map(|_| Drive::Modules { release: release.clone() }).collect(),
+    }
+}
+
+/// Sets the guest's clock to the host's.
+pub(crate) async fn set_clock(guest: &Guest) -> Result<(), HttpError> {
+    let now = SetClock { time_unix_ns: clock::now_ns() };
+    tell(guest, "/v1/clock", &now, ANSWER_TIMEOUT).await
+}
+
+/// Posts something that has no answer but success.
+pub(crate) async fn tell(
+    guest: &Guest,
+    path: &str,
+    body: &impl Serialize,
+    limit: Duration,
+) -> Result<(), HttpError> {
+    ask::<Option<()>>(guest, Method::POST, path, Some(body), limit).await.map(drop)
+}
+
+async fn ask<T: DeserializeOwned>(
+    guest: &Guest,
+    method: Method,
+    path: &str,
+    body: Option<&(impl Serialize + ?Sized)>,
+    limit: Duration,
+) -> Result<T, HttpError> {
+    let late = || HttpError::Body(format!("the guest took longer than {} s", limit.as_secs()));
+    let asked = async {
+        let stream = guest.open().await.map_err(|gone| HttpError::Body(gone.to_string()))?;
+        let answer = http::request(stream, method, path, body).await?;
+        http::read_json(answer, MAX_BODY).await
+    };
+    tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(late()))
+}

@@ -1,0 +1,133 @@
+//! The guest's console: everything goes to a capped log, the end of it is remembered.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::process::ChildStdout;
+use std::sync::{Arc, Mutex};
+
+use banger_api::shim::CONSOLE_FILE;
+use banger_host::logs::{CappedLog, printable};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
+
+/// How many lines are remembered.
+const TAIL_LINES: usize = 24;
+/// A line longer than this is cut, in bytes.
+const MAX_LINE: usize = 1024;
+/// What the kernel says when it panics.
+const PANIC: &str = "Kernel panic - not syncing";
+
+/// The last lines of a console.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    lines: VecDeque<String>,
+    partial: Vec<u8>,
+    panic: Option<String>,
+}
+
+impl Tail {
+    /// The last lines, oldest first.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.iter().cloned().collect()
+    }
+
+    /// What the kernel said when it panicked.
+    pub(crate) fn panic(&self) -> Option<&str> {
+        self.panic.as_deref()
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                self.close_line();
+            } else if self.partial.len() < MAX_LINE {
+                self.partial.push(byte);
+            }
+        }
+    }
+
+    fn close_line(&mut self) {
+        let line = printable(&std::mem::take(&mut self.partial));
+        if let Some(start) = line.find(PANIC) {
+            let rest = line[start + PANIC.len()..].trim_start_matches([':', ' ']);
+            self.panic.get_or_insert_with(|| rest.to_owned());
+        }
+        if self.lines.len() == TAIL_LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+}
+
+/// A console that is being read.
+#[derive(Debug)]
+pub(crate) struct Console {
+    tail: Arc<Mutex<Tail>>,
+    reading: JoinHandle<()>,
+}
+
+impl Console {
+    /// Reads a console into `log` until its end.
+    pub(crate) fn read(stdout: ChildStdout, log: Arc<Mutex<CappedLog>>) -> std::io::Result<Self> {
+        let mut pipe = pipe::Receiver::from_owned_fd(stdout.into())?;
+        let tail = Arc::new(Mutex::new(Tail::default()));
+        let filling = Arc::clone(&tail);
+        let reading = tokio::spawn(async move {
+            let mut buffer = vec![0; 16 * 1024];
+            // A log that cannot be written must not stop the guest, so it is read on regardless.
+            while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+                lock(&filling).add(&buffer[..count]);
+                if let Err(error) = lock(&log).write(&buffer[..count]) {
+                    tracing::debug!(%error, "cannot write the console's log");
+                }
+            }
+            lock(&filling).close_line();
+        });
+        Ok(Self { tail, reading })
+    }
+
+    /// Waits for the console's end, which comes with the VMM's.
+    pub(crate) async fn finish(self) -> Tail {
+        // Its only failure would be a panic, after which the tail is what it is.
+        let _ = self.reading.await;
+        std::mem::take(&mut *lock(&self.tail))
+    }
+}
+
+/// Begins the VM's console log.
+pub(crate) fn new_log(vm_dir: &Path) -> std::io::Result<Arc<Mutex<CappedLog>>> {
+    Ok(Arc::new(Mutex::new(CappedLog::create(&vm_dir.join(CONSOLE_FILE))?)))
+}
+
+/// The console is read by one task of a single-threaded runtime: a poisoned lock cannot occur
+/// without the abort that a panic is here.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("no holder of this lock panics")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_found_and_the_last_lines_are_kept() {
+        let mut tail = Tail::default();
+        for number in 0..100 {
+            tail.add(format!("line {number}\r\n").as_bytes());
+        }
+        tail.add(b"[    1.2] Kernel panic - not syncing: VFS: Unable ");
+        tail.add(b"to mount root fs\r\n[    1.3] Kernel panic - not syncing: second\n");
+        assert_eq!(tail.panic(), Some("VFS: Unable to mount root fs"));
+        assert_eq!(tail.lines().len(), TAIL_LINES);
+        assert_eq!(tail.lines()[0], "line 78");
+    }
+
+    #[test]
+    fn an_endless_line_takes_bounded_memory() {
+        let mut tail = Tail::default();
+        tail.add(&vec![b'x'; 10 << 20]);
+        tail.add(b"\n");
+        assert_eq!(tail.lines()[0].len(), MAX_LINE);
+    }
+}

@@ -1,0 +1,193 @@
+//! Exec streams: between a client and the agent, every frame taken apart and put together again.
+
+use axum::extract::ws::{Message as ClientMessage, WebSocket};
+use banger_api::error::{ErrorCode, Problem};
+use banger_api::exec::{
+    ClientFrame, ExecEnd, ExecRequest, FrameError, MAX_PAYLOAD, ServerControl, ServerFrame,
+};
+use banger_host::logs::printable;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{Sink, SinkExt, StreamExt};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message as GuestMessage};
+
+use crate::guest::{Guest, GuestStream};
+
+type GuestSocket = WebSocketStream<GuestStream>;
+
+/// Longest text of a guest's problem that is passed on, in characters.
+const MAX_PROBLEM_TEXT: usize = 2000;
+
+/// Opens an exec stream to the agent.
+pub(crate) async fn open(guest: &Guest, request: &ExecRequest) -> Result<GuestSocket, Problem> {
+    let unreachable = |error: &dyn std::error::Error| {
+        Problem::new(ErrorCode::ExecFailed, "the guest takes no commands").because(error)
+    };
+    let stream = guest.open().await.map_err(|gone| unreachable(&gone))?;
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_PAYLOAD + 1))
+        .max_frame_size(Some(MAX_PAYLOAD + 1))
+        .write_buffer_size(0);
+    let opening = tokio_tungstenite::client_async_with_config(
+        "ws://agent/v1/exec",
+        stream,
+        Some(config),
+    );
+    let (mut socket, _) = opening.await.map_err(|error| unreachable(&error))?;
+    let request = serde_json::to_string(request).map_err(|error| unreachable(&error))?;
+    socket.send(GuestMessage::text(request)).await.map_err(|error| unreachable(&error))?;
+    Ok(socket)
+}
+
+/// Carries an exec between a client and the guest; tells how the command ended, if it did before
+/// the client hung up.
+pub(crate) async fn relay(mut client: WebSocket, guest: &Guest) -> Option<ExecEnd> {
+    let opened = match first_message(&mut client).await {
+        Ok(request) => open(guest, &request).await,
+        Err(problem) => Err(problem),
+    };
+    match opened {
+        Ok(socket) => carry(client, socket).await,
+        Err(problem) => {
+            // A client that is gone does not need to know.
+            let _ = send_failure(&mut client, problem).await;
+            let _ = client.close().await;
+            None
+        }
+    }
+}
+
+async fn first_message(client: &mut WebSocket) -> Result<ExecRequest, Problem> {
+    let bad = |text: &str| Problem::new(ErrorCode::InvalidArgument, text);
+    match client.recv().await {
+        Some(Ok(ClientMessage::Text(text))) => serde_json::from_str(&text)
+            .map_err(|error| bad("the exec request cannot be read").because(&error)),
+        _ => Err(bad("an exec stream begins with a text message, the request")),
+    }
+}
+
+async fn carry(client: WebSocket, guest: GuestSocket) -> Option<ExecEnd> {
+    let (mut to_client, from_client) = client.split();
+    let (to_guest, mut from_guest) = guest.split();
+    let end = tokio::select! {
+        end = carry_down(&mut from_guest, &mut to_client) => end,
+        // The client hung up. Dropping the guest's stream makes the agent kill the command.
+        () = carry_up(from_client, to_guest) => None,
+    };
+    if end.is_some() {
+        let _ = to_client.close().await;
+    }
+    end
+}
+
+/// From client to guest.
+async fn carry_up(
+    mut from_client: SplitStream<WebSocket>,
+    mut to_guest: SplitSink<GuestSocket, GuestMessage>,
+) {
+    while let Some(Ok(message)) = from_client.next().await {
+        match message {
+            ClientMessage::Binary(bytes) => {
+                if ClientFrame::decode(&bytes).is_err() {
+                    return;
+                }
+                if to_guest.send(GuestMessage::Binary(bytes)).await.is_err() {
+                    // The other direction learns why.
+                    std::future::pending().await
+                }
+            }
+            ClientMessage::Ping(_) | ClientMessage::Pong(_) => {}
+            ClientMessage::Close(_) | ClientMessage::Text(_) => return,
+        }
+    }
+}
+
+/// From guest to client, until the end.
+async fn carry_down(
+    from_guest: &mut SplitStream<GuestSocket>,
+    to_client: &mut SplitSink<WebSocket, ClientMessage>,
+) -> Option<ExecEnd> {
+    loop {
+        let frame = match next_frame(from_guest).await {
+            Ok(message) => message,
+            Err(problem) => {
+                let _ = send_failure(to_client, problem).await;
+                return None;
+            }
+        };
+        let end = match ServerFrame::decode(&frame) {
+            Ok(ServerFrame::Control(ServerControl::Exit(end))) => Some(end),
+            Ok(ServerFrame::Control(ServerControl::Failed(problem))) => {
+                let end = ExecEnd::Exited(failure_code(problem.code));
+                let _ = send_failure(to_client, plain(problem)).await;
+                return Some(end);
+            }
+            _ => None,
+        };
+        if to_client.send(ClientMessage::Binary(frame)).await.is_err() {
+            return end;
+        }
+        if end.is_some() {
+            return end;
+        }
+    }
+}
+
+/// The next message of a guest that is a frame.
+pub(crate) async fn next_frame<S>(from_guest: &mut S) -> Result<axum::body::Bytes, Problem>
+where
+    S: StreamExt<Item = Result<GuestMessage, SocketError>> + Unpin,
+{
+    loop {
+        match from_guest.next().await {
+            Some(Ok(GuestMessage::Binary(bytes))) => {
+                return match ServerFrame::decode(&bytes) {
+                    Ok(_) => Ok(bytes),
+                    Err(error) => Err(protocol_problem(&error)),
+                };
+            }
+            Some(Ok(GuestMessage::Ping(_) | GuestMessage::Pong(_))) => {}
+            Some(Ok(_)) => return Err(protocol_problem(&FrameError::Empty)),
+            Some(Err(error)) => return Err(lost().because(&error)),
+            None => return Err(lost()),
+        }
+    }
+}
+
+fn protocol_problem(error: &FrameError) -> Problem {
+    Problem::new(ErrorCode::GuestProtocol, "the guest broke the exec protocol").because(error)
+}
+
+fn lost() -> Problem {
+    Problem::new(ErrorCode::ExecFailed, "the guest went away while the command ran")
+}
+
+/// A guest's problem without anything that could command a terminal.
+fn plain(problem: Problem) -> Problem {
+    let clean =
+        |text: String| printable(text.as_bytes()).chars().take(MAX_PROBLEM_TEXT).collect::<String>();
+    Problem {
+        code: problem.code,
+        title: clean(problem.title),
+        causes: problem.causes.into_iter().take(8).map(clean).collect(),
+        hint: problem.hint.map(clean),
+    }
+}
+
+/// The exit code of a command that could not be started.
+pub(crate) fn failure_code(code: ErrorCode) -> u8 {
+    match code {
+        ErrorCode::ExecNotFound => banger_api::exit::NOT_FOUND,
+        ErrorCode::ExecNotExecutable => banger_api::exit::NOT_EXECUTABLE,
+        _ => banger_api::exit::BANGER_FAILED,
+    }
+}
+
+async fn send_failure<S>(client: &mut S, problem: Problem) -> Result<(), S::Error>
+where
+    S: Sink<ClientMessage> + Unpin,
+{
+    let frame = ServerFrame::Control(ServerControl::Failed(problem)).encode();
+    client.send(ClientMessage::Binary(frame.into())).await
+}

@@ -1,0 +1,109 @@
+//! Why a VM did not come up.
+
+use banger_api::error::{ErrorCode, Problem};
+use banger_host::cow::CowError;
+use banger_host::http::HttpError;
+use banger_host::network::NetworkError;
+use banger_host::qemu::SpawnError;
+use banger_host::qemu::qmp::QmpError;
+
+/// A failed step of a launch.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    /// The copy-on-write store cannot be used.
+    #[error("the VM's disk cannot be used")]
+    Disk(#[from] CowError),
+    /// The network could not be made.
+    #[error("the VM's network could not be made")]
+    Network(#[from] NetworkError),
+    /// The VMM could not be started.
+    #[error("the VMM could not be started")]
+    Vmm(#[from] SpawnError),
+    /// The VMM cannot be controlled.
+    #[error("the VMM cannot be controlled")]
+    Control(#[from] QmpError),
+    /// The VMM ended while the guest booted.
+    #[error("the VMM ended while the guest booted: {reason}")]
+    VmmEnded {
+        /// How.
+        reason: String,
+    },
+    /// The guest's kernel panicked while booting.
+    #[error("guest kernel panic: {line}")]
+    Panic {
+        /// The panic's line on the console.
+        line: String,
+    },
+    /// The guest powered itself off while booting.
+    #[error("the guest powered itself off while it booted")]
+    PoweredOff,
+    /// The guest did not answer.
+    #[error("the guest did not answer within {} s", timeout_ms / 1000)]
+    Silent {
+        /// How long it had.
+        timeout_ms: u64,
+    },
+    /// The guest's agent is of a release this shim cannot talk to.
+    #[error("the guest's agent speaks protocol {theirs}, this shim {ours}")]
+    Protocol {
+        /// The agent's range.
+        theirs: String,
+        /// The shim's range.
+        ours: String,
+    },
+    /// The guest could not be configured.
+    #[error("the guest could not be configured")]
+    Configure(#[source] HttpError),
+    /// Something of the host.
+    #[error("cannot {what}")]
+    Host {
+        /// The step, as a verb and its object.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Lets an error of the host say which step it was.
+pub(crate) fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> LaunchError {
+    move |source| LaunchError::Host { what, source }
+}
+
+impl LaunchError {
+    /// The error as it travels.
+    pub(crate) fn problem(&self, vm: &str) -> Problem {
+        let problem = Problem::new(self.code(), format!("VM {vm} did not start")).because(self);
+        match self.hint(vm) {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        }
+    }
+
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Network(NetworkError::Missing { .. }) => ErrorCode::HostProgramMissing,
+            Self::Panic { .. } => ErrorCode::GuestPanic,
+            Self::Silent { .. } => ErrorCode::GuestTimeout,
+            Self::Protocol { .. } => ErrorCode::GuestProtocol,
+            _ => ErrorCode::BootFailed,
+        }
+    }
+
+    fn hint(&self, vm: &str) -> Option<String> {
+        match self {
+            Self::Network(NetworkError::Missing { package, .. }) => {
+                Some(format!("sudo apt-get install {package}"))
+            }
+            Self::Network(_) => Some("banger doctor".to_owned()),
+            Self::Disk(_) => Some(format!("banger rm {vm}")),
+            Self::Panic { .. } | Self::PoweredOff | Self::Silent { .. } | Self::Configure(_) => {
+                Some(format!("banger logs --console {vm}"))
+            }
+            Self::Vmm(_) | Self::VmmEnded { .. } | Self::Control(_) => {
+                Some("banger doctor".to_owned())
+            }
+            Self::Protocol { .. } | Self::Host { .. } => None,
+        }
+    }
+}

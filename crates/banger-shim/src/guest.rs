@@ -1,0 +1,152 @@
+//! The connection to the guest's agent: a preamble that both sides know is fresh, then yamux.
+//!
+//! Everything that comes from here is the word of a guest: bounded, checked, and never trusted.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use banger_api::agent::{CONNECTION_WINDOW, MAX_STREAMS, NONCE_LEN, PREAMBLE};
+use banger_host::random;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+use yamux::{Config, Connection, Mode};
+
+/// One stream to the agent.
+pub(crate) type GuestStream = Compat<yamux::Stream>;
+
+type Opened = Result<GuestStream, GuestGone>;
+
+/// The guest does not answer any more.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the connection to the guest is closed")]
+pub(crate) struct GuestGone;
+
+/// The agent of a guest. Clones are the same agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Guest {
+    requests: mpsc::Sender<oneshot::Sender<Opened>>,
+}
+
+impl Guest {
+    /// Greets the agent on a fresh stream, and waits until it answers.
+    pub(crate) async fn greet(mut stream: UnixStream) -> std::io::Result<Self> {
+        greet(&mut stream).await?;
+        let (requests, incoming) = mpsc::channel(MAX_STREAMS);
+        tokio::spawn(drive(Connection::new(stream.compat(), config(), Mode::Client), incoming));
+        Ok(Self { requests })
+    }
+
+    /// Opens a stream.
+    pub(crate) async fn open(&self) -> Opened {
+        let (reply, opened) = oneshot::channel();
+        self.requests.send(reply).await.map_err(|_| GuestGone)?;
+        opened.await.map_err(|_| GuestGone)?
+    }
+
+    /// Waits until the connection is closed.
+    pub(crate) async fn closed(&self) {
+        self.requests.closed().await;
+    }
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    config.set_max_connection_receive_window(Some(CONNECTION_WINDOW));
+    config
+}
+
+/// Sends the preamble with a fresh nonce and discards what comes until both come back.
+async fn greet(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
+    let mut hello = PREAMBLE.to_vec();
+    hello.extend_from_slice(&random::bytes::<NONCE_LEN>());
+    stream.write_all(&hello).await?;
+    let mut seen = Vec::with_capacity(hello.len());
+    while seen != hello {
+        // Byte by byte, so that nothing behind the answer is swallowed. It happens once per boot.
+        if seen.len() == hello.len() {
+            seen.remove(0);
+        }
+        seen.push(stream.read_u8().await?);
+    }
+    Ok(())
+}
+
+/// Keeps the connection going: opens streams when asked, refuses those that the guest opens.
+async fn drive(
+    mut connection: Connection<Compat<UnixStream>>,
+    mut requests: mpsc::Receiver<oneshot::Sender<Opened>>,
+) {
+    let mut waiting: Option<oneshot::Sender<Opened>> = None;
+    poll_fn(|context| {
+        loop {
+            if waiting.is_none() {
+                match requests.poll_recv(context) {
+                    Poll::Ready(Some(request)) => waiting = Some(request),
+                    Poll::Ready(None) => return Poll::Ready(()),
+                    Poll::Pending => {}
+                }
+            }
+            if let Some(request) = waiting.take() {
+                match connection.poll_new_outbound(context) {
+                    Poll::Ready(Ok(stream)) => {
+                        // Whoever asked may have gone; the stream then closes at once.
+                        let _ = request.send(Ok(stream.compat()));
+                        continue;
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => waiting = Some(request),
+                }
+            }
+            match connection.poll_next_inbound(context) {
+                // Only the host opens streams. The guest's is dropped, which resets it.
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_left_over_before_the_answer_is_discarded() {
+        let (mut ours, mut theirs) = tokio::io::duplex(4096);
+        let agent = async {
+            let mut hello = vec![0; PREAMBLE.len() + NONCE_LEN];
+            theirs.read_exact(&mut hello).await.expect("hello");
+            // An answer to somebody else, half of one, then ours.
+            let mut answer = PREAMBLE.to_vec();
+            answer.extend_from_slice(&[7; NONCE_LEN]);
+            answer.extend_from_slice(&hello[..20]);
+            answer.extend_from_slice(&hello);
+            answer.extend_from_slice(b"next");
+            theirs.write_all(&answer).await.expect("answer");
+        };
+        let (greeted, ()) = tokio::join!(greet(&mut ours), agent);
+        greeted.expect("greeted");
+        let mut next = [0; 4];
+        ours.read_exact(&mut next).await.expect("what follows");
+        assert_eq!(&next, b"next");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_opens_streams_gets_nowhere_and_one_that_goes_is_noticed() {
+        let (ours, theirs) = UnixStream::pair().expect("socket pair");
+        let (requests, incoming) = mpsc::channel(4);
+        tokio::spawn(drive(Connection::new(ours.compat(), config(), Mode::Client), incoming));
+        let guest = Guest { requests };
+        let mut agent = Connection::new(theirs.compat(), config(), Mode::Server);
+        let opened = poll_fn(|context| agent.poll_new_outbound(context)).await;
+        assert!(opened.is_ok(), "yamux itself lets it try");
+        drop(agent);
+        guest.closed().await;
+        assert!(guest.open().await.is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! Bringing a VM up: a list of named steps.
+//!
+//! ```text
+//! vm.disk ─ vm.network ─ vm.vmm ─┬─ vm.boot ─ vm.configure ─ ready
+//!                                └─ vm.uplink (meanwhile)
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use banger_api::shim::{RUN_DIR, SHIM_LOG_FILE};
+use banger_host::cow::{self, Header};
+use banger_host::logs::CappedLog;
+use banger_host::network::{self, Network};
+use banger_host::process::Watched;
+use banger_host::qemu::qmp::{Event, Qmp};
+use banger_host::{connect, qemu};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::configure::configure;
+use crate::console::Console;
+use crate::dns;
+use crate::failure::{LaunchError, host};
+use crate::guest::Guest;
+use crate::power;
+use crate::supervise::{Reporter, Vm};
+
+/// What outlives a reboot of the guest.
+#[derive(Debug)]
+pub(crate) struct Host {
+    network: Network,
+    console_log: Arc<Mutex<CappedLog>>,
+}
+
+/// A VM whose guest answers.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    /// The VMM's process.
+    pub(crate) vmm: Watched,
+    /// The VMM's control connection.
+    pub(crate) qmp: Qmp,
+    /// What the VMM tells.
+    pub(crate) events: mpsc::Receiver<Event>,
+    /// The guest's console.
+    pub(crate) console: Console,
+    /// The guest's agent.
+    pub(crate) guest: Guest,
+}
+
+/// A VMM that runs, with a guest that does not answer yet.
+struct Booting {
+    vmm: Watched,
+    console: Console,
+}
+
+/// Brings the VM up for the first time.
+pub(crate) async fn launch(
+    vm: &Vm,
+    reporter: &mut Reporter,
+) -> Result<(Host, Machine), LaunchError> {
+    reporter.step("vm.disk", "checking the disk");
+    check_disk(vm)?;
+    reporter.step("vm.network", "making the network");
+    let host = make_host(vm).await?;
+    reporter.step("vm.vmm", "starting the VMM");
+    let booting = start_vmm(vm, &host)?;
+    let uplink = start_uplink(&host, &vm.dir)?;
+    reporter.step("vm.boot", "booting the guest");
+    let machine = bring_up(vm, booting).await?;
+    await_uplink(vm, uplink).await;
+    Ok((host, machine))
+}
+
+/// Brings the guest up again, after it rebooted.
+pub(crate) async fn relaunch(vm: &Vm, host: &Host) -> Result<Machine, LaunchError> {
+    check_disk(vm)?;
+    bring_up(vm, start_vmm(vm, host)?).await
+}
+
+fn check_disk(vm: &Vm) -> Result<(), LaunchError> {
+    let store = vm.dir.join(banger_api::shim::COW_FILE);
+    if cow::check_and_repair(&store, vm.spec.disk_bytes)? == Header::Repaired {
+        vm.board.warn(
+            "root.cow was marked invalid after an I/O error; repaired, the guest checks its journal"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+async fn make_host(vm: &Vm) -> Result<Host, LaunchError> {
+    let network = Network::create(&vm.dir, &vm.spec.vm_id, vm.spec.network)?;
+    let udp = network.dns_udp.try_clone().map_err(host("share the name server's socket"))?;
+    let tcp = network.dns_tcp.try_clone().map_err(host("share the name server's socket"))?;
+    for set_nonblocking in [udp.set_nonblocking(true), tcp.set_nonblocking(true)] {
+        set_nonblocking.map_err(host("serve names"))?;
+    }
+    let udp = tokio::net::UdpSocket::from_std(udp).map_err(host("serve names"))?;
+    let tcp = tokio::net::TcpListener::from_std(tcp).map_err(host("serve names"))?;
+    dns::serve(udp, tcp);
+    let console_log =
+        crate::console::new_log(&vm.dir).map_err(host("begin the console's log"))?;
+    Ok(Host { network, console_log })
+}
+
+fn start_vmm(vm: &Vm, machine: &Host) -> Result<Booting, LaunchError> {
+    let log = shim_log(&vm.dir)?;
+    let started = qemu::spawn(&vm.spec, &vm.dir, machine.network.tap.as_fd(), vm.lock_fd, log)?;
+    let vmm = Watched::new(started.child).map_err(host("watch the VMM"))?;
+    let console = Console::read(started.console, Arc::clone(&machine.console_log))
+        .map_err(host("read the guest's console"))?;
+    Ok(Booting { vmm, console })
+}
+
+/// Waits for the guest, but no longer than for anything that ends the waiting.
+async fn bring_up(vm: &Vm, mut booting: Booting) -> Result<Machine, LaunchError> {
+    let limit = Duration::from_millis(vm.spec.boot_timeout_ms);
+    let outcome = tokio::select! {
+        result = tokio::time::timeout(limit, greet(vm)) => Some(result),
+        _ = booting.vmm.wait() => None,
+    };
+    match outcome {
+        Some(Ok(Ok((qmp, events, guest)))) => {
+            for warning in configure(&guest, &vm.spec).await? {
+                vm.board.warn(banger_host::logs::printable(warning.as_bytes()));
+            }
+            let Booting { vmm, console } = booting;
+            Ok(Machine { vmm, qmp, events, console, guest })
+        }
+        Some(Ok(Err(error))) if booting.vmm.wait().await.is_err() => Err(error),
+        Some(Err(_)) => Err(LaunchError::Silent { timeout_ms: vm.spec.boot_timeout_ms }),
+        Some(Ok(Err(_))) | None => Err(early_end(vm, booting).await),
+    }
+}
+
+/// Connects to the VMM and to the guest's agent.
+async fn greet(vm: &Vm) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchError> {
+    let run = vm.dir.join(RUN_DIR);
+    // Both sockets listen since before the VMM was started, so connecting does not wait for it.
+    let control =
+        connect::unix(&run, qemu::QMP_SOCKET).await.map_err(host("connect to the VMM"))?;
+    let (qmp, events) = Qmp::connect(control).await?;
+    let agent = connect::unix(&run, qemu::AGENT_SOCKET).await.map_err(host("reach the guest"))?;
+    let guest = Guest::greet(agent).await.map_err(host("greet the guest"))?;
+    Ok((qmp, events, guest))
+}
+
+/// Why a VMM ended before its guest was up.
+async fn early_end(vm: &Vm, booting: Booting) -> LaunchError {
+    let Booting { mut vmm, console } = booting;
+    let status = vmm.wait().await;
+    let tail = console.finish().await;
+    match tail.panic() {
+        Some(line) => LaunchError::Panic { line: line.to_owned() },
+        None if status.as_ref().is_ok_and(std::process::ExitStatus::success) => {
+            LaunchError::PoweredOff
+        }
+        None => LaunchError::VmmEnded { reason: power::describe_vmm_end(&vm.dir, status) },
+    }
+}
+
+type Uplink = JoinHandle<Result<std::process::Child, network::NetworkError>>;
+
+fn start_uplink(host: &Host, vm_dir: &Path) -> Result<Uplink, LaunchError> {
+    let namespace = host.network.namespace.clone();
+    let mut pasta = network::start_uplink(&namespace, shim_log(vm_dir)?)?;
+    Ok(tokio::task::spawn_blocking(move || {
+        network::wait_for_uplink(&namespace, &mut pasta).map(|()| pasta)
+    }))
+}
+
+/// A VM without an uplink is a VM: the host may be offline.
+async fn await_uplink(vm: &Vm, uplink: Uplink) {
+    let pasta = match uplink.await {
+        Ok(Ok(pasta)) => pasta,
+        Ok(Err(error)) => return vm.board.warn(format!("the VM has no network: {error}")),
+        Err(_) => return vm.board.warn("the VM has no network: waiting for it failed".to_owned()),
+    };
+    let board = Arc::clone(&vm.board);
+    tokio::spawn(async move {
+        if let Ok(mut pasta) = Watched::new(pasta) {
+            let ended = pasta.wait().await.map(|status| status.to_string());
+            let how = ended.unwrap_or_else(|error| error.to_string());
+            board.warn(format!("the VM lost its network: pasta ended ({how})"));
+        }
+    });
+}
+
+fn shim_log(vm_dir: &Path) -> Result<File, LaunchError> {
+    OpenOptions::new()
+        .append(true)
+        .open(vm_dir.join(SHIM_LOG_FILE))
+        .map_err(host("open the shim's log"))
+}

@@ -1,0 +1,67 @@
+//! The main process of a detached VM: run once the guest is up, its output in `main.log`.
+
+use std::sync::Arc;
+
+use banger_api::Problem;
+use banger_api::exec::{ExecEnd, ExecRequest, ServerControl, ServerFrame};
+use banger_api::shim::MAIN_LOG_FILE;
+use banger_host::logs::CappedLog;
+
+use crate::exec::{failure_code, next_frame, open};
+use crate::guest::Guest;
+use crate::power::Order;
+use crate::supervise::Vm;
+
+/// Starts it, if the VM has one. When it ends, the VM is told to stop.
+pub(crate) fn start(vm: &Arc<Vm>, guest: Guest) {
+    let Some(request) = vm.spec.main.clone() else { return };
+    let vm = Arc::clone(vm);
+    tokio::spawn(async move {
+        let mut log = match CappedLog::create(&vm.dir.join(MAIN_LOG_FILE)) {
+            Ok(log) => log,
+            Err(error) => {
+                tracing::error!(%error, "cannot begin the main process's log");
+                return;
+            }
+        };
+        let end = run(&vm, &guest, &request, &mut log).await;
+        // A VM that does not take orders any more is ending.
+        let _ = vm.orders.send(Order::MainEnded(end)).await;
+    });
+}
+
+async fn run(vm: &Vm, guest: &Guest, request: &ExecRequest, log: &mut CappedLog) -> ExecEnd {
+    match follow(vm, guest, request, log).await {
+        Ok(end) => end,
+        Err(problem) => {
+            write(vm, log, format!("error: {problem}\n").as_bytes());
+            ExecEnd::Exited(failure_code(problem.code))
+        }
+    }
+}
+
+async fn follow(
+    vm: &Vm,
+    guest: &Guest,
+    request: &ExecRequest,
+    log: &mut CappedLog,
+) -> Result<ExecEnd, Problem> {
+    let mut socket = open(guest, request).await?;
+    loop {
+        let frame = next_frame(&mut socket).await?;
+        match ServerFrame::decode(&frame) {
+            Ok(ServerFrame::Stdout(bytes) | ServerFrame::Stderr(bytes)) => write(vm, log, bytes),
+            Ok(ServerFrame::Control(ServerControl::Exit(end))) => return Ok(end),
+            Ok(ServerFrame::Control(ServerControl::Failed(problem))) => return Err(problem),
+            _ => {}
+        }
+    }
+}
+
+/// A log that cannot be written must not stop the program.
+fn write(vm: &Vm, log: &mut CappedLog, bytes: &[u8]) {
+    if let Err(error) = log.write(bytes) {
+        tracing::debug!(%error, "cannot write the main process's log");
+    }
+    vm.logged.notify_waiters();
+}

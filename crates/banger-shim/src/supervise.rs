@@ -1,0 +1,207 @@
+//! The life of a shim: launch, serve, end.
+
+use std::io::Write;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use banger_api::error::{ErrorCode, Problem};
+use banger_api::operation::Progress;
+use banger_api::shim::{LaunchEvent, LaunchSpec};
+use banger_api::vm::{EndCause, EngineInUse, VmEnd};
+use banger_host::shim::LOCK_FD_VARIABLE;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::board::Board;
+use crate::failure::LaunchError;
+use crate::guest::Guest;
+use crate::launch::{self, Host, Machine};
+use crate::ownership::Ownership;
+use crate::power::{self, Order, Outcome};
+use crate::{Failure, main_process, read_launch_spec, serve};
+
+/// Orders that wait to be obeyed; the first decides.
+const ORDERS: usize = 16;
+
+/// What every part of a shim knows of its VM.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    /// What was asked for.
+    pub(crate) spec: LaunchSpec,
+    /// The VM's directory.
+    pub(crate) dir: PathBuf,
+    /// The descriptor with the VM's lock, which the VMM inherits.
+    pub(crate) lock_fd: RawFd,
+    /// What the VM is doing.
+    pub(crate) board: Arc<Board>,
+    /// The guest's agent, while there is one.
+    pub(crate) guest: watch::Sender<Option<Guest>>,
+    /// Where orders go.
+    pub(crate) orders: mpsc::Sender<Order>,
+    /// The client that the VM belongs to.
+    pub(crate) ownership: Ownership,
+    /// Told when a log has grown.
+    pub(crate) logged: Notify,
+}
+
+/// Runs a VM from its launch to its end, as process 1 of its namespaces.
+pub(crate) fn supervise() -> Result<(), Failure> {
+    let level = std::env::var("BANGER_LOG").unwrap_or_else(|_| "warn".to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run())?;
+    // What still runs on other threads must not keep process 1 here.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+async fn run() -> Result<(), Failure> {
+    let dir = std::env::current_dir()?;
+    let spec = read_launch_spec(&dir)?;
+    let lock_fd = std::env::var(LOCK_FD_VARIABLE)?.parse()?;
+    let engine = EngineInUse {
+        name: spec.engine.name.clone(),
+        version: spec.engine.version.clone(),
+        accelerator: spec.engine.accelerator,
+    };
+    let board = Arc::new(Board::new(&dir, engine));
+    let (orders, mut received) = mpsc::channel(ORDERS);
+    let vm = Arc::new(Vm {
+        ownership: Ownership::new(spec.owner.is_some()),
+        spec,
+        dir,
+        lock_fd,
+        board,
+        guest: watch::Sender::new(None),
+        orders,
+        logged: Notify::new(),
+    });
+    serve::start(Arc::clone(&vm))?;
+    stop_on_sigterm(vm.orders.clone())?;
+    live(&vm, &mut received).await;
+    Ok(())
+}
+
+/// From launch to end.
+async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
+    let mut reporter = Reporter::new();
+    let began = Instant::now();
+    let launched = tokio::select! {
+        launched = launch::launch(vm, &mut reporter) => Some(launched),
+        _ = orders.recv() => None,
+    };
+    let (host, machine) = match launched {
+        Some(Ok(up)) => up,
+        Some(Err(error)) => return fail(vm, &mut reporter, &error),
+        None => return cancel(vm, &mut reporter),
+    };
+    vm.guest.send_replace(Some(machine.guest.clone()));
+    vm.board.up(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+    vm.ownership.expect_soon(vm.orders.clone());
+    main_process::start(vm, machine.guest.clone());
+    reporter.say(&LaunchEvent::Ready { status: vm.board.now() });
+    drop(reporter);
+    let end = watch_through_reboots(vm, &host, machine, orders).await;
+    vm.guest.send_replace(None);
+    vm.board.end(end);
+}
+
+async fn watch_through_reboots(
+    vm: &Vm,
+    host: &Host,
+    mut machine: Machine,
+    orders: &mut mpsc::Receiver<Order>,
+) -> VmEnd {
+    loop {
+        match power::watch(vm, machine, orders).await {
+            Outcome::Ended(end) => return end,
+            Outcome::Reboot => vm.guest.send_replace(None),
+        };
+        vm.board.enter(banger_api::vm::VmState::Starting);
+        let again = tokio::select! {
+            again = launch::relaunch(vm, host) => again,
+            _ = orders.recv() => {
+                let cause = EndCause::Killed;
+                let reason = power::reason(cause, None);
+                return VmEnd { cause, reason, main: None, console_tail: Vec::new() };
+            }
+        };
+        match again {
+            Ok(up) => {
+                vm.guest.send_replace(Some(up.guest.clone()));
+                vm.board.enter(banger_api::vm::VmState::Running);
+                machine = up;
+            }
+            Err(error) => return launch_failed(&error),
+        }
+    }
+}
+
+fn fail(vm: &Vm, reporter: &mut Reporter, error: &LaunchError) {
+    vm.board.end(launch_failed(error));
+    reporter.say(&LaunchEvent::Failed { problem: error.problem(&vm.spec.name) });
+}
+
+fn launch_failed(error: &LaunchError) -> VmEnd {
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        reason.push_str(": ");
+        reason.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    VmEnd { cause: EndCause::LaunchFailed, reason, main: None, console_tail: Vec::new() }
+}
+
+fn cancel(vm: &Vm, reporter: &mut Reporter) {
+    let cause = EndCause::Killed;
+    let reason = "cancelled while it started".to_owned();
+    vm.board.end(VmEnd { cause, reason: reason.clone(), main: None, console_tail: Vec::new() });
+    let problem = Problem::new(ErrorCode::Cancelled, format!("VM {} was not started", vm.spec.name));
+    reporter.say(&LaunchEvent::Failed { problem: problem.cause(reason) });
+}
+
+/// A host that goes down ends its sessions with SIGTERM.
+fn stop_on_sigterm(orders: mpsc::Sender<Order>) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        while terminate.recv().await.is_some() {
+            let _ = orders.send(Order::Stop(Duration::from_secs(10))).await;
+        }
+    });
+    Ok(())
+}
+
+/// The way to the daemon that started this shim: lines of JSON on standard output.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    output: Option<std::io::Stdout>,
+}
+
+impl Reporter {
+    fn new() -> Self {
+        Self { output: Some(std::io::stdout()) }
+    }
+
+    /// A step of the launch begins.
+    pub(crate) fn step(&mut self, stage: &str, message: &str) {
+        tracing::debug!(stage, "{message}");
+        self.say(&LaunchEvent::Progress(Progress::stage(stage, message)));
+    }
+
+    /// Says one thing. A daemon that is gone does not stop a VM from starting.
+    fn say(&mut self, event: &LaunchEvent) {
+        let Some(output) = &mut self.output else { return };
+        let Ok(mut line) = serde_json::to_vec(event) else { return };
+        line.push(b'\n');
+        if output.write_all(&line).and_then(|()| output.flush()).is_err() {
+            self.output = None;
+        }
+    }
+}
