@@ -13,7 +13,7 @@ mod bzimage;
 mod catalog;
 mod cpio;
 mod debian;
-mod disk_digest;
+
 mod error;
 mod ext4;
 mod initramfs;
@@ -21,6 +21,7 @@ mod kernel;
 mod library;
 mod modules;
 mod rootfs;
+mod sparse;
 mod stage;
 mod store;
 

@@ -9,6 +9,7 @@ use banger_host::command::{Cancel, Isolation, Tool};
 use sha2::{Digest, Sha256};
 
 use crate::error::PullError;
+use crate::sparse::release_unwritten;
 
 /// The features of the disks, spelled out, so that the host's `mke2fs.conf` has no say: everything
 /// that e2fsprogs 1.47 and the kernels since 5.10 both have and ext4 has by default.
@@ -67,7 +68,7 @@ pub(crate) fn make_disk(
     }
     tool.args(["-i", "16384", "-m", "0", "-O", &features, "-L", plan.label, "-U", &uuid])
         // Inode tables and journal are initialised now: a guest would write all that to its own
-        // disk. The zeros are made holes again below.
+        // disk. The zeros become holes again below.
         .arg("-E")
         .arg(format!("hash_seed={uuid},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0"))
         .arg("-d")
@@ -77,11 +78,7 @@ pub(crate) fn make_disk(
         .isolation(Isolation::Root)
         .run(cancel)
         .map_err(PullError::tool("making the disk"))?;
-    Tool::new("fallocate")
-        .arg("--dig-holes")
-        .arg(file)
-        .run(cancel)
-        .map_err(PullError::tool("making the disk sparse"))?;
+    release_unwritten(file).map_err(PullError::io("make sparse", file))?;
     Tool::new("e2fsck")
         .args(["-f", "-n"])
         .arg(file)

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const SBIN: [&str; 5] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
 /// The Debian package of every program that banger may start.
-const PACKAGES: [(&str, &str); 21] = [
+const PACKAGES: [(&str, &str); 20] = [
     ("apt-cache", "apt"),
     ("apt-config", "apt"),
     ("apt-get", "apt"),
@@ -17,7 +17,6 @@ const PACKAGES: [(&str, &str); 21] = [
     ("depmod", "kmod"),
     ("dpkg-deb", "dpkg"),
     ("e2fsck", "e2fsprogs"),
-    ("fallocate", "util-linux"),
     ("git", "git"),
     ("gpgv", "gpgv"),
     ("ip", "iproute2"),

@@ -13,10 +13,11 @@ use sha2::{Digest, Sha256};
 use super::{Library, ensure_room, read_manifest, resolve};
 use crate::catalog::{Catalog, ImageEntry};
 use crate::debian::bootstrap::bootstrap;
-use crate::disk_digest::disk_digest;
+
 use crate::error::{Kind, LibraryError, PullError};
 use crate::ext4;
 use crate::rootfs::{DiskPlan, make_disk, tree_digest, uuid_of};
+use crate::sparse::disk_digest;
 use crate::stage::Reporter;
 use crate::store::WorkDir;
 
