@@ -288,16 +288,32 @@ impl Programs {
     /// # Errors
     /// [`ProgramsError`] names the one that is missing.
     pub fn locate() -> Result<Self, ProgramsError> {
-        let place = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let here = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
-        let libexec = search_path(place("BANGER_LIBEXEC_DIR"), here.as_deref(), "libexec");
-        let lib = search_path(place("BANGER_LIB_DIR"), here.as_deref(), "lib");
+        let libexec = libexec_places();
         Ok(Self {
             daemon: find("bangerd", &libexec)?,
             shim: find("banger-shim", &libexec)?,
-            agent: find("banger-agent", &lib)?,
+            agent: find("banger-agent", &places("BANGER_LIB_DIR", "lib"))?,
         })
     }
+
+    /// Finds `bangerd` alone, which is all that a client needs.
+    ///
+    /// # Errors
+    /// [`ProgramsError`] if it is missing.
+    pub fn locate_daemon() -> Result<PathBuf, ProgramsError> {
+        find("bangerd", &libexec_places())
+    }
+}
+
+fn libexec_places() -> Vec<PathBuf> {
+    places("BANGER_LIBEXEC_DIR", "libexec")
+}
+
+/// Where to look for programs of one kind.
+fn places(name: &str, kind: &str) -> Vec<PathBuf> {
+    let chosen = variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let here = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+    search_path(chosen, here.as_deref(), kind)
 }
 
 /// Where to look for programs of one kind, given the directory of the running one.

@@ -58,8 +58,6 @@ Run `banger COMMAND --help` for more about a command.
     help_template = TEMPLATE,
     before_help = COMMANDS,
     override_usage = "banger [OPTIONS] COMMAND [ARGS]",
-    disable_help_subcommand = true,
-    infer_long_args = false,
     max_term_width = 100,
 )]
 pub struct Cli {
@@ -89,10 +87,10 @@ pub struct OutputArgs {
 /// How results are printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    // For people.
     #[default]
     Table,
-    /// For programs.
+    // For programs.
     Json,
 }
 

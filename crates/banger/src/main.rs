@@ -21,7 +21,13 @@ use crate::ui::Ui;
 
 fn main() {
     restore_terminal_on_panic();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            ui::usage(&error);
+            std::process::exit(error.exit_code());
+        }
+    };
     let ui = Ui::new(&cli.output);
     let code = match run(cli, &ui) {
         Ok(code) => code,

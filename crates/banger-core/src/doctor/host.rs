@@ -79,7 +79,7 @@ pub(super) fn jail_user(facts: &Facts) -> Option<DoctorCheck> {
         pass(NAME, "the system user banger exists")
     } else {
         fail(NAME, "VMs started by root run as the system user banger, which does not exist")
-            .fix("useradd --system --no-create-home --shell /usr/sbin/nologin banger")
+            .fix("useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin banger")
     })
 }
 

@@ -100,7 +100,7 @@ fn root_needs_other_things_than_a_user() {
         })
     };
     assert_eq!(as_root(|_| {}), "");
-    insta::assert_snapshot!(as_root(|facts| facts.jail_user = false), @"Fail jail-user: VMs started by root run as the system user banger, which does not exist [useradd --system --no-create-home --shell /usr/sbin/nologin banger]");
+    insta::assert_snapshot!(as_root(|facts| facts.jail_user = false), @"Fail jail-user: VMs started by root run as the system user banger, which does not exist [useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin banger]");
     insta::assert_snapshot!(as_root(|facts| facts.tun = Device::NotPermitted), @"Fail tun: root may not open /dev/net/tun [chmod 0666 /dev/net/tun]");
 }
 

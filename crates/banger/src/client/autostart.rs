@@ -6,13 +6,14 @@
 //! none at all.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use banger_api::{ErrorCode, Problem};
 use banger_host::daemon::{self, DaemonProcess};
 use banger_host::http;
 use banger_host::lock::{self, OfdLock};
-use banger_host::paths::{Programs, StateDirs};
+use banger_host::paths::{ProgramsError, StateDirs};
 use hyper::Method;
 use tokio::net::UnixStream;
 
@@ -28,11 +29,14 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// Lines of the daemon's log in an error.
 const LAST_WORDS: usize = 8;
 
+/// Where the daemon's program is. Asked only when it has to be started.
+pub type Locate<'a> = &'a (dyn Fn() -> Result<PathBuf, ProgramsError> + Sync);
+
 /// Connects to the daemon, starting it if it does not run.
 ///
 /// # Errors
 /// If it does not run and cannot be started.
-pub async fn connect_or_start(dirs: &StateDirs) -> Result<UnixStream, Failure> {
+pub async fn connect_or_start(dirs: &StateDirs, locate: Locate<'_>) -> Result<UnixStream, Failure> {
     match connect(dirs).await {
         Ok(stream) => return Ok(stream),
         Err(error) if is_absence(&error) => {}
@@ -42,7 +46,7 @@ pub async fn connect_or_start(dirs: &StateDirs) -> Result<UnixStream, Failure> {
     let Some(_starting) = wait_for_turn(dirs, deadline).await? else {
         return connect(dirs).await.map_err(|error| super::unreachable(&error));
     };
-    start(dirs, deadline).await
+    start(dirs, locate, deadline).await
 }
 
 /// Whether the error means that no daemon serves there.
@@ -72,7 +76,11 @@ async fn wait_for_turn(dirs: &StateDirs, deadline: Instant) -> Result<Option<Ofd
 }
 
 /// Starts the daemon, and waits until it serves.
-async fn start(dirs: &StateDirs, deadline: Instant) -> Result<UnixStream, Failure> {
+async fn start(
+    dirs: &StateDirs,
+    locate: Locate<'_>,
+    deadline: Instant,
+) -> Result<UnixStream, Failure> {
     let mut process: Option<DaemonProcess> = None;
     loop {
         match connect(dirs).await {
@@ -83,7 +91,7 @@ async fn start(dirs: &StateDirs, deadline: Instant) -> Result<UnixStream, Failur
         match &mut process {
             // A daemon that is on its way up or down holds its lock. Only when nobody does, and
             // nobody serves, is there none.
-            None if !is_alive(dirs)? => process = Some(spawn(dirs)?),
+            None if !is_alive(dirs)? => process = Some(spawn(dirs, locate)?),
             None => {}
             Some(started) => check_alive(started)?,
         }
@@ -94,9 +102,8 @@ async fn start(dirs: &StateDirs, deadline: Instant) -> Result<UnixStream, Failur
     }
 }
 
-fn spawn(dirs: &StateDirs) -> Result<DaemonProcess, Failure> {
-    let programs = Programs::locate()?;
-    daemon::start(&programs.daemon, dirs)
+fn spawn(dirs: &StateDirs, locate: Locate<'_>) -> Result<DaemonProcess, Failure> {
+    daemon::start(&locate()?, dirs)
         .map_err(|error| unavailable("the daemon cannot be started", &error))
 }
 
@@ -130,7 +137,7 @@ fn too_late(process: Option<&DaemonProcess>) -> Failure {
     problem.hint("banger daemon logs, then banger daemon stop").into()
 }
 
-fn is_alive(dirs: &StateDirs) -> Result<bool, Failure> {
+pub fn is_alive(dirs: &StateDirs) -> Result<bool, Failure> {
     match lock::is_locked(&dirs.daemon_lock()) {
         Ok(locked) => Ok(locked),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

@@ -5,13 +5,15 @@ mod operation;
 mod shim;
 
 use std::io;
+use std::time::Duration;
 
 use banger_api::operation::Operation;
 use banger_api::version::{DAEMON_PROTOCOL, DaemonVersion};
 use banger_api::vm::Vm;
 use banger_api::{ErrorCode, Problem};
+use banger_core::doctor::DaemonFacts;
 use banger_host::http;
-use banger_host::paths::{API_SOCKET, StateDirs};
+use banger_host::paths::{API_SOCKET, Programs, StateDirs};
 use hyper::{Method, Response, body::Incoming};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +28,8 @@ pub use shim::ShimClient;
 
 /// Release of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How long the doctor waits for the daemon's answer.
+const OBSERVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The daemon, known to run and to speak our protocol.
 #[derive(Debug)]
@@ -40,7 +44,7 @@ impl Client {
     /// If it cannot be started, or cannot be talked to.
     pub async fn ready(ui: &Ui) -> Result<Self, Failure> {
         let dirs = StateDirs::resolve()?;
-        let stream = autostart::connect_or_start(&dirs).await?;
+        let stream = autostart::connect_or_start(&dirs, &Programs::locate_daemon).await?;
         let version: DaemonVersion =
             http::json(stream, Method::GET, "/v1/version", None::<&()>).await?;
         check(&version)?;
@@ -110,6 +114,22 @@ impl Client {
 
     async fn connect(&self) -> io::Result<UnixStream> {
         connect(&self.dirs).await
+    }
+}
+
+/// What can be told about the daemon without starting it.
+pub async fn observe_daemon(dirs: &StateDirs) -> DaemonFacts {
+    let Ok(stream) = connect(dirs).await else {
+        let alive = autostart::is_alive(dirs).unwrap_or(false);
+        return if alive { DaemonFacts::Silent } else { DaemonFacts::Down };
+    };
+    let asked = http::json::<DaemonVersion, _, _>(stream, Method::GET, "/v1/version", None::<&()>);
+    match tokio::time::timeout(OBSERVE_LIMIT, asked).await {
+        Ok(Ok(daemon)) => DaemonFacts::Up {
+            is_compatible: DAEMON_PROTOCOL.negotiate(daemon.protocol).is_some(),
+            version: daemon.version,
+        },
+        _ => DaemonFacts::Silent,
     }
 }
 

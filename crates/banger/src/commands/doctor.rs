@@ -1,17 +1,102 @@
 //! `banger doctor`.
 
+use banger_api::system::{DoctorCheck, Verdict};
+use banger_core::doctor;
+use banger_core::spec;
+use banger_host::paths::StateDirs;
+use banger_host::probe::{self, Known};
 use clap::Args;
 
+use crate::client;
 use crate::failure::Failure;
-use crate::ui::Ui;
+use crate::ui::{Row, Ui};
+
+/// Exit code if VMs will not work.
+const UNHEALTHY: u8 = 1;
 
 /// Arguments of `banger doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {}
 
 impl Doctor {
-    /// Checks the machine.
-    pub async fn run(self, _ui: &Ui) -> Result<u8, Failure> {
-        Ok(0)
+    /// Looks at the machine, and says what is wrong and how to mend it. The daemon is not needed,
+    /// and not started.
+    pub async fn run(self, ui: &Ui) -> Result<u8, Failure> {
+        let dirs = StateDirs::locate()?;
+        let daemon = client::observe_daemon(&dirs).await;
+        let known =
+            Known { dirs: &dirs, image: spec::DEFAULT_IMAGE, kernel: spec::DEFAULT_KERNEL, daemon };
+        let report = doctor::judge(&probe::facts(known));
+        if ui.is_json() {
+            ui.list(&report.checks)?;
+        } else {
+            ui.text(&text(&report.checks))?;
+        }
+        Ok(match report.verdict() {
+            Verdict::Fail => UNHEALTHY,
+            Verdict::Pass | Verdict::Warn => 0,
+        })
+    }
+}
+
+/// One line per check, and below it the command that mends it.
+fn text(checks: &[DoctorCheck]) -> String {
+    let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for check in checks {
+        let word = word(check.verdict);
+        text.push_str(&format!("{word}  {:width$}  {}\n", check.name, check.reason));
+        if let Some(fix) = &check.fix {
+            text.push_str(&format!("      {:width$}  mend with: {fix}\n", ""));
+        }
+    }
+    text
+}
+
+/// The verdict, so that what needs attention stands out without colour.
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Warn => "WARN",
+        Verdict::Fail => "FAIL",
+    }
+}
+
+impl Row for DoctorCheck {
+    const HEADERS: &'static [&'static str] = &["CHECK", "VERDICT", "REASON"];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.clone(), word(self.verdict).to_owned(), self.reason.clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_says_how_to_mend() {
+        let check = |name: &str, verdict, fix: Option<&str>| DoctorCheck {
+            name: name.to_owned(),
+            verdict,
+            reason: format!("about {name}"),
+            fix: fix.map(str::to_owned),
+        };
+        let checks = [
+            check("kvm", Verdict::Warn, Some("sudo usermod -aG kvm ann")),
+            check("disk-space", Verdict::Pass, None),
+            check("pasta", Verdict::Fail, Some("sudo apt-get install -y passt")),
+        ];
+        insta::assert_snapshot!(text(&checks), @r"
+        WARN  kvm         about kvm
+                          mend with: sudo usermod -aG kvm ann
+        pass  disk-space  about disk-space
+        FAIL  pasta       about pasta
+                          mend with: sudo apt-get install -y passt
+        ");
     }
 }

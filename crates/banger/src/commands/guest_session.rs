@@ -1,7 +1,7 @@
 //! Running a command in a guest with what is here: streams, terminal, signals, environment.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use banger_api::exec::{ExecRequest, WindowSize};
@@ -45,9 +45,24 @@ pub async fn run(client: &Client, vm: &Vm, mut what: GuestSession) -> Result<Out
     let near = take(&mut what.request, what.tty)?;
     let socket = ShimClient::of(vm).await?.exec(what.owner).await?;
     drop(what.lease);
-    match session::run(socket, &what.request, near).await {
+    let took_terminal = near.takes_terminal;
+    let outcome = session::run(socket, &what.request, near).await;
+    if took_terminal && !matches!(outcome, Ok(Outcome::Ended(_))) {
+        reset_screen();
+    }
+    match outcome {
         Err(error @ SessionError::Lost(_)) => Err(lost(client, vm, &error).await),
         outcome => Ok(outcome?),
+    }
+}
+
+/// Takes back what a full-screen program does to a terminal, when it had no time to do so itself:
+/// the other screen, a hidden cursor, mouse reports, pasting in brackets, colours.
+fn reset_screen() {
+    const RESET: &[u8] =
+        b"\x1b[?1047l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[0m\r\n";
+    if let Ok(mut stdout) = Stream::stdout() {
+        let _ = stdout.write_all(RESET);
     }
 }
 

@@ -62,20 +62,19 @@ pub struct Shape {
 /// Which engine runs the VM.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
-    /// The best one that works here.
+    // The best one that works here.
     #[default]
     Auto,
-    /// QEMU.
     Qemu,
 }
 
 /// What the guest's network reaches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Net {
-    /// What this host reaches, but not the host itself.
+    // What this host reaches, but not the host itself.
     #[default]
     Default,
-    /// Also this host's own addresses.
+    // Also this host's own addresses.
     HostAccess,
 }
 

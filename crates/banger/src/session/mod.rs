@@ -145,8 +145,8 @@ where
     let sending = output.sender();
     let receiver = Receiver { input, sending, takes_terminal: near.takes_terminal, raw: None };
 
-    let (ended, _raw) = tokio::select! {
-        ended = receiver.receive(source) => ended?,
+    let received = tokio::select! {
+        received = receiver.receive(source) => received,
         never = transmit(sink, controls, chunks) => match never {},
         code = listen(&mut listener, &mut signals, &control) => return Ok(Outcome::HungUp(code)),
         broken = output.broken() => return hung_up(broken),
@@ -155,7 +155,7 @@ where
     let mut listener = Listener::new(Patience::None);
     tokio::select! {
         written = output.finish() => match written {
-            Ok(()) => Ok(Outcome::Ended(ended)),
+            Ok(()) => received.map(|(end, _raw)| Outcome::Ended(end)),
             Err(error) => hung_up(error),
         },
         code = listen(&mut listener, &mut signals, &control) => Ok(Outcome::HungUp(code)),

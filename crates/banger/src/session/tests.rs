@@ -162,8 +162,7 @@ async fn streams_and_exit_code_arrive() {
 
 #[tokio::test]
 async fn ends_become_exit_codes() {
-    let cases =
-        [(ExecEnd::Exited(0), 0), (ExecEnd::Signaled(9), 137), (ExecEnd::TimedOut, 124)];
+    let cases = [(ExecEnd::Exited(0), 0), (ExecEnd::Signaled(9), 137), (ExecEnd::TimedOut, 124)];
     for (end, code) in cases {
         let near = near(&b""[..]);
         let outcome = session(command("x"), near.surroundings, |mut server| async move {

@@ -10,9 +10,14 @@ pub fn problem(problem: &Problem) -> String {
         text.push_str(&format!("{} {}\n", "caused by:".red(), indented(cause)));
     }
     if let Some(hint) = &problem.hint {
-        text.push_str(&format!("{} {}\n", "hint:".cyan().bold(), indented(hint)));
+        text.push_str(&self::hint(hint));
     }
     text
+}
+
+/// What to type next.
+pub fn hint(text: &str) -> String {
+    format!("{} {}\n", "hint:".cyan().bold(), indented(text))
 }
 
 /// A warning as a person reads it.

@@ -57,6 +57,11 @@ impl Ui {
         write_data(&format!("{text}\n"))
     }
 
+    /// Lines of data.
+    pub fn text(&self, text: &str) -> Result<(), Failure> {
+        write_data(text)
+    }
+
     /// Data as it is, control characters included.
     pub fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
@@ -142,6 +147,21 @@ impl Ui {
 fn write_data(text: &str) -> Result<(), Failure> {
     let mut stdout = anstream::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(output_failure)
+}
+
+/// What clap says about a command line: help on stdout, complaints on stderr in our own words.
+pub fn usage(error: &clap::Error) {
+    let text = error.render().ansi().to_string();
+    if error.use_stderr() {
+        write_message(
+            &text
+                .replace("\n  tip: ", "\nhint: ")
+                .replace("\n  \u{1b}[32mtip:", "\n\u{1b}[32mhint:"),
+        );
+    } else {
+        // A reader that goes away in the middle of a help text has seen enough.
+        let _ = write_data(&text);
+    }
 }
 
 /// Nobody can be told when even this fails.
