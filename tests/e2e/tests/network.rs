@@ -57,7 +57,7 @@ fn the_guest_does_not_reach_the_host() {
         assert!(heard.starts_with("nothing"), "the guest reached {target}: {heard}");
     }
     if let Some(address) = address_of_this_host() {
-        let options = ["run", "-d", "--name", "open", "--network", "host-access"];
+        let options = ["run", "-d", "--name", "open", "--net", "host-access"];
         host.banger(options).run().assert_ok();
         let heard = heard_in_guest(&host, "open", SocketAddr::new(address, port));
         assert_eq!(heard, "caught", "host-access opens the host's own addresses");
