@@ -15,6 +15,8 @@ mod reconcile;
 mod serve;
 mod store;
 mod system;
+#[cfg(test)]
+mod testing;
 mod vm;
 
 use std::io::Write;

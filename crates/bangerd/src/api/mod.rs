@@ -52,7 +52,6 @@ impl Front {
 }
 
 /// Everything.
-#[must_use]
 pub fn router(front: Front, daemon: Arc<Daemon>) -> Router {
     let routes = vms::routes()
         .merge(images::routes())
@@ -65,7 +64,6 @@ pub fn router(front: Front, daemon: Arc<Daemon>) -> Router {
 
 /// A daemon that cannot do its work: it says so to every request, and can be asked who it is and
 /// told to stop.
-#[must_use]
 pub fn refusing_router(front: Front, problem: Problem) -> Router {
     finish(front_routes(front).fallback(move || {
         let problem = problem.clone();

@@ -208,7 +208,7 @@ impl Machine for RealMachine {
     }
 
     fn jail_user(&self) -> Result<Option<JailUser>, Problem> {
-        Ok(None)
+        banger_host::jail::system_user().map_err(|missing| missing.problem())
     }
 }
 

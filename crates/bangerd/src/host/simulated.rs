@@ -99,6 +99,11 @@ impl Simulation {
         }
     }
 
+    pub fn forget_artifacts(&self) {
+        self.images.lock().unwrap().clear();
+        self.kernels.lock().unwrap().clear();
+    }
+
     pub fn add_artifacts(&self) {
         self.images.lock().unwrap().push(image(1));
         self.kernels.lock().unwrap().push(kernel(1));
@@ -227,7 +232,7 @@ fn kernel(version: usize) -> Kernel {
 }
 
 impl Seen {
-    fn pull(&self, pull: Pull<'_>) -> Result<usize, Problem> {
+    fn pull(&self, pull: &mut Pull<'_>) -> Result<usize, Problem> {
         (pull.progress)(Progress::stage("pull", pull.name));
         while self.0.slow_pulls.load(Ordering::SeqCst) {
             if pull.cancel.is_cancelled() {
@@ -254,8 +259,8 @@ impl Artifacts for Seen {
         Ok(())
     }
 
-    fn pull_image(&self, pull: Pull<'_>) -> Result<Image, Problem> {
-        let image = image(self.pull(pull)?);
+    fn pull_image(&self, mut pull: Pull<'_>) -> Result<Image, Problem> {
+        let image = image(self.pull(&mut pull)?);
         self.0.images.lock().unwrap().push(image.clone());
         Ok(image)
     }
@@ -294,8 +299,8 @@ impl Artifacts for Seen {
         Ok(())
     }
 
-    fn pull_kernel(&self, pull: Pull<'_>) -> Result<Kernel, Problem> {
-        let kernel = kernel(self.pull(pull)?);
+    fn pull_kernel(&self, mut pull: Pull<'_>) -> Result<Kernel, Problem> {
+        let kernel = kernel(self.pull(&mut pull)?);
         self.0.kernels.lock().unwrap().push(kernel.clone());
         Ok(kernel)
     }

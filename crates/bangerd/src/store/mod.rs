@@ -134,7 +134,7 @@ fn examine(path: &Path) -> Result<(), StoreError> {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        let verdict = connection.pragma_query_value(None, "quick_check(1)", |row| row.get(0))?;
+        let verdict = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         Ok((version, verdict))
     };
     let (found, verdict) =
@@ -174,6 +174,55 @@ fn damaged_or(path: &Path, what: &'static str, source: rusqlite::Error) -> Store
 
 fn is_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+}
+
+#[cfg(test)]
+pub mod tests_support {
+    //! Values that several tests need.
+
+    use banger_api::vm::{EngineChoice, VmSpec};
+    use banger_core::id::Id;
+    use banger_core::lifecycle::Desired;
+
+    use super::VmRow;
+
+    /// A small VM.
+    pub fn any_spec() -> VmSpec {
+        VmSpec {
+            image: "debian-bookworm".into(),
+            kernel: None,
+            engine: EngineChoice::Auto,
+            cpus: 1,
+            memory_mib: 256,
+            disk_bytes: None,
+            env: Default::default(),
+            user: None,
+            workdir: None,
+            command: Vec::new(),
+            timeout_ms: None,
+            remove_on_exit: false,
+            network: Default::default(),
+            labels: Default::default(),
+        }
+    }
+
+    /// A VM that never ran.
+    pub fn any_row(id: &str, name: &str) -> VmRow {
+        VmRow {
+            id: Id::parse(id).expect("id"),
+            name: name.into(),
+            spec: any_spec(),
+            image_digest: "sha256:i".into(),
+            kernel_digest: "sha256:k".into(),
+            machine_id: "0".repeat(32),
+            disk_bytes: 1 << 30,
+            created_at_ms: 7,
+            desired: Desired::Stopped,
+            unfinished: true,
+            deleting: false,
+            last: None,
+        }
+    }
 }
 
 #[cfg(test)]

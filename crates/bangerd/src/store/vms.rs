@@ -220,47 +220,12 @@ fn is_unique_violation(error: &rusqlite::Error) -> bool {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use banger_api::vm::{EngineChoice, VmState};
+mod tests {
+    use banger_api::vm::VmState;
     use banger_core::lifecycle::fresh;
 
     use super::*;
-
-    pub(crate) fn any_spec() -> VmSpec {
-        VmSpec {
-            image: "debian-bookworm".into(),
-            kernel: None,
-            engine: EngineChoice::Auto,
-            cpus: 1,
-            memory_mib: 256,
-            disk_bytes: None,
-            env: Default::default(),
-            user: None,
-            workdir: None,
-            command: Vec::new(),
-            timeout_ms: None,
-            remove_on_exit: false,
-            network: Default::default(),
-            labels: Default::default(),
-        }
-    }
-
-    fn row(id: &str, name: &str) -> VmRow {
-        VmRow {
-            id: Id::parse(id).expect("id"),
-            name: name.into(),
-            spec: any_spec(),
-            image_digest: "sha256:i".into(),
-            kernel_digest: "sha256:k".into(),
-            machine_id: "0".repeat(32),
-            disk_bytes: 1 << 30,
-            created_at_ms: 7,
-            desired: Desired::Stopped,
-            unfinished: true,
-            deleting: false,
-            last: None,
-        }
-    }
+    use crate::store::tests_support::any_row as row;
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().expect("temporary directory");

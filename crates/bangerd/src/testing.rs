@@ -1,0 +1,134 @@
+//! A state directory and a simulated machine for tests. Both outlive the daemons that serve them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use banger_api::Problem;
+use banger_api::operation::{Operation, OperationEvent, OperationResult};
+use banger_api::vm::{CreateVm, StartVm, Vm};
+use banger_core::filter::Filter;
+use banger_host::paths::StateDirs;
+
+use crate::config::Config;
+use crate::daemon::{Daemon, Parts};
+use crate::gate::Gate;
+use crate::host::simulated::Simulation;
+use crate::reconcile::reconcile;
+use crate::store::tests_support::{any_row, any_spec};
+use crate::store::{Store, VmRow};
+use crate::vm::create::Creation;
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is left when a daemon ends.
+#[derive(Debug)]
+pub struct World {
+    pub dirs: StateDirs,
+    pub machine: Arc<Simulation>,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    /// An empty state directory on a machine that has image and kernel.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let at = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).expect("create");
+            path
+        };
+        let dirs = StateDirs { data: at("data"), runtime: at("runtime"), config: at("config") };
+        let machine = Arc::new(Simulation::default());
+        machine.add_artifacts();
+        Self { dirs, machine, _dir: dir }
+    }
+
+    /// A daemon that has just started here.
+    pub async fn daemon(&self) -> Arc<Daemon> {
+        self.daemon_with(Gate::default()).await
+    }
+
+    pub async fn daemon_with(&self, gate: Gate) -> Arc<Daemon> {
+        let daemon = Daemon::new(Parts {
+            dirs: self.dirs.clone(),
+            config: Config::default(),
+            store: Store::open(&self.dirs.database()).expect("open the database"),
+            host: self.machine.host(),
+            gate,
+        });
+        reconcile(&daemon).await.expect("reconcile");
+        daemon
+    }
+
+    /// Puts VMs that never ran into the database.
+    pub fn add_rows(&self, count: u32) {
+        let store = Store::open(&self.dirs.database()).expect("open the database");
+        for number in 0..count {
+            let id = format!("{number:012x}");
+            let row = any_row(&id, &format!("vm-{number}"));
+            store.insert(&VmRow { unfinished: false, ..row }).expect("insert");
+        }
+    }
+
+    /// Whether no VM has left anything: no process, no directory.
+    pub fn is_clean(&self) -> bool {
+        let entries = std::fs::read_dir(self.dirs.vms());
+        let directories = entries.map_or(0, Iterator::count);
+        directories == 0 && self.machine.alive() == 0
+    }
+}
+
+/// A request to make, and perhaps start, a VM.
+pub fn request(name: &str, start: bool) -> CreateVm {
+    CreateVm { name: Some(name.to_owned()), spec: any_spec(), start: start.then(StartVm::default) }
+}
+
+/// Begins to make a VM.
+pub async fn begin(daemon: &Arc<Daemon>, request: CreateVm) -> Result<Operation, Problem> {
+    let creation = Creation::check(daemon, request).await?;
+    Ok(daemon.operations.start(creation.description(), |handle| creation.run(handle)))
+}
+
+/// Makes a VM, and starts it if the request says so.
+pub async fn make(daemon: &Arc<Daemon>, request: CreateVm) -> Result<Vm, Problem> {
+    let operation = begin(daemon, request).await?;
+    match outcome(daemon, &operation).await? {
+        OperationResult::Vm(vm) => Ok(*vm),
+        other => panic!("a VM was made and the result is {other:?}"),
+    }
+}
+
+/// Waits for the end of an operation.
+pub async fn outcome(
+    daemon: &Arc<Daemon>,
+    operation: &Operation,
+) -> Result<OperationResult, Problem> {
+    let mut events = daemon.operations.subscribe(&operation.id, false).expect("known");
+    let end = async {
+        while let Some(event) = events.next().await {
+            match event {
+                OperationEvent::Succeeded { result } => return Ok(result),
+                OperationEvent::Failed { problem } => return Err(problem),
+                _ => {}
+            }
+        }
+        panic!("an operation ended without an end")
+    };
+    tokio::time::timeout(PATIENCE, end).await.expect("the operation ends")
+}
+
+/// Every VM that people see.
+pub fn list(daemon: &Daemon) -> Vec<Vm> {
+    daemon.list(&Filter::default())
+}
+
+/// Waits until something holds.
+pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{what} did not come about");
+}
