@@ -11,6 +11,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use banger_api::shim::JailUser;
+
 /// `SnAp`, the first four bytes of a used store.
 const MAGIC: u32 = 0x7041_6e53;
 /// The one version of the format that there is.
@@ -118,6 +120,15 @@ pub fn check_and_repair(path: &Path, disk_bytes: u64) -> Result<Header, CowError
         (MAGIC, _) => Ok(Header::Valid),
         _ => Err(CowError::Foreign { path: path.to_owned(), magic, version, chunk_sectors }),
     }
+}
+
+/// Lets the user of the VMM's jail write a store. Its caller keeps the right to, being root.
+///
+/// # Errors
+/// [`CowError::Io`].
+pub fn give_to(path: &Path, user: JailUser) -> Result<(), CowError> {
+    std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))
+        .map_err(|source| CowError::Io { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -45,13 +45,13 @@ pub fn start(binary: &Path, dirs: &StateDirs) -> io::Result<DaemonProcess> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    // SAFETY: setsid and umask are async-signal-safe and touch no memory of this process.
+    // SAFETY: the closure allocates nothing and calls only what is async-signal-safe.
     unsafe {
         command.pre_exec(|| {
             // A session of its own: no terminal, and no signal that is meant for the caller's group.
             nix::unistd::setsid()?;
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-            Ok(())
+            crate::process::keep_only(&[])
         });
     }
     Ok(DaemonProcess { child: command.spawn()?, log: path, log_start })

@@ -1,7 +1,7 @@
 //! Children whose end can be awaited without a thread each.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::process::{Child, ExitStatus};
 
 use nix::unistd::Pid;
@@ -51,6 +51,26 @@ impl Watched {
     pub fn kill(&mut self) -> io::Result<()> {
         self.child.kill()
     }
+}
+
+/// In a child about to execute a program: of all descriptors beyond the standard three, only `kept`
+/// stay open. What this process itself inherited from who knows where does not reach a VM.
+///
+/// Async-signal-safe.
+pub(crate) fn keep_only(kept: &[RawFd]) -> io::Result<()> {
+    // SAFETY: close_range takes three numbers; with this flag it closes nothing before the exec.
+    let marked =
+        unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if marked == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    for &fd in kept {
+        // SAFETY: F_SETFD takes a number and touches no memory.
+        if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// A descriptor that means this process for good, whatever becomes of its number.

@@ -103,14 +103,11 @@ fn start(
             command.env(variable, value);
         }
     }
-    // SAFETY: setsid and fcntl are async-signal-safe and the closure allocates nothing.
+    // SAFETY: the closure allocates nothing and calls only what is async-signal-safe.
     unsafe {
         command.pre_exec(move || {
             nix::unistd::setsid()?;
-            if libc::fcntl(lock_fd, libc::F_SETFD, 0) == -1 {
-                return Err(io::Error::last_os_error());
-            }
-            Ok(())
+            crate::process::keep_only(&[lock_fd])
         });
     }
     let mut child = command.spawn().map_err(step("start the shim"))?;

@@ -94,7 +94,7 @@ async fn carry_up(
                 }
                 if to_guest.send(GuestMessage::Binary(bytes)).await.is_err() {
                     // The other direction learns why.
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             }
             ClientMessage::Ping(_) | ClientMessage::Pong(_) => {}

@@ -89,6 +89,9 @@ fn check_disk(vm: &Vm) -> Result<(), LaunchError> {
                 .to_owned(),
         );
     }
+    if let Some(user) = vm.spec.jail_user {
+        cow::give_to(&store, user)?;
+    }
     Ok(())
 }
 

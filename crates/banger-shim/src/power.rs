@@ -234,7 +234,7 @@ async fn told_to_kill(orders: &mut mpsc::Receiver<Order>) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn shutdown(event: Event) -> Option<String> {

@@ -10,6 +10,7 @@ use banger_api::error::{ErrorCode, Problem};
 use banger_api::operation::Progress;
 use banger_api::shim::{LaunchEvent, LaunchSpec};
 use banger_api::vm::{EndCause, EngineInUse, VmEnd};
+use banger_host::environment;
 use banger_host::shim::LOCK_FD_VARIABLE;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -48,7 +49,7 @@ pub(crate) struct Vm {
 
 /// Runs a VM from its launch to its end, as process 1 of its namespaces.
 pub(crate) fn supervise() -> Result<(), Failure> {
-    let level = std::env::var("BANGER_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let level = environment::get("BANGER_LOG").unwrap_or_else(|| "warn".to_owned());
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(level))
         .with_writer(std::io::stderr)
@@ -64,7 +65,7 @@ pub(crate) fn supervise() -> Result<(), Failure> {
 async fn run() -> Result<(), Failure> {
     let dir = std::env::current_dir()?;
     let spec = read_launch_spec(&dir)?;
-    let lock_fd = std::env::var(LOCK_FD_VARIABLE)?.parse()?;
+    let lock_fd = environment::get(LOCK_FD_VARIABLE).unwrap_or_default().parse()?;
     let engine = EngineInUse {
         name: spec.engine.name.clone(),
         version: spec.engine.version.clone(),
@@ -106,7 +107,6 @@ async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
     vm.ownership.expect_soon(vm.orders.clone());
     main_process::start(vm, machine.guest.clone());
     reporter.say(&LaunchEvent::Ready { status: vm.board.now() });
-    drop(reporter);
     let end = watch_through_reboots(vm, &host, machine, orders).await;
     vm.guest.send_replace(None);
     vm.board.end(end);

@@ -16,6 +16,8 @@ mod proc_self;
 mod root;
 mod user;
 
+pub use user::{NoJailUser, SYSTEM_USER, system_user};
+
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;

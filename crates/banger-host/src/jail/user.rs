@@ -2,9 +2,16 @@
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::unistd::{Gid, Uid, getegid, geteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, User, getegid, geteuid, setgroups, setresgid, setresuid};
+
+use banger_api::error::{ErrorCode, Problem};
+use banger_api::shim::JailUser;
 
 use super::{JailSpec, StepError, proc_self};
+
+/// The system user that a VMM started by root becomes. Its group is `kvm` where there is one, so
+/// that it may open `/dev/kvm`.
+pub const SYSTEM_USER: &str = "banger";
 
 /// What the jailed program sees as its own user and group. It maps to the user who runs banger, or
 /// to the system user of the jail.
@@ -12,6 +19,36 @@ const INSIDE_ID: u32 = 1000;
 
 /// The highest capability number that a kernel could have.
 const MAX_CAPABILITY: libc::c_ulong = 63;
+
+/// The system user of jails does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("VMs started by root run as the system user {SYSTEM_USER}, which does not exist")]
+pub struct NoJailUser;
+
+impl NoJailUser {
+    /// The error as it travels.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        Problem::new(ErrorCode::HostNotPermitted, "no user to run the VMM as").because(self).hint(
+            format!(
+                "useradd --system --user-group --no-create-home --home-dir /nonexistent \
+                 --shell /usr/sbin/nologin {SYSTEM_USER}"
+            ),
+        )
+    }
+}
+
+/// The user that a VMM must become: none but the caller, unless that is root.
+///
+/// # Errors
+/// [`NoJailUser`] if the caller is root and there is no such user.
+pub fn system_user() -> Result<Option<JailUser>, NoJailUser> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let user = User::from_name(SYSTEM_USER).ok().flatten().ok_or(NoJailUser)?;
+    Ok(Some(JailUser { uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
+}
 
 pub(super) fn drop_privileges(spec: &JailSpec) -> Result<(), StepError> {
     if let Some(user) = spec.user {

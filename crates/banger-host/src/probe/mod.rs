@@ -32,9 +32,6 @@ const PROGRAMS: [&str; 11] = [
     "qemu-system-x86_64",
 ];
 
-/// The system user that VMMs become when root starts them.
-pub const JAIL_USER: &str = "banger";
-
 /// What the caller knows and the probe cannot tell.
 #[derive(Debug, Clone)]
 pub struct Known<'a> {
@@ -71,7 +68,7 @@ pub fn facts(known: Known<'_>) -> Facts {
         max_user_namespaces: switch("user/max_user_namespaces"),
         subuid: id_ranges::largest(Path::new("/etc/subuid"), &user, uid),
         subgid: id_ranges::largest(Path::new("/etc/subgid"), &user, uid),
-        jail_user: User::from_name(JAIL_USER).ok().flatten().is_some(),
+        jail_user: User::from_name(crate::jail::SYSTEM_USER).ok().flatten().is_some(),
         kvm: kvm_facts(kvm::usability()),
         is_amd: fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("AuthenticAMD")),
         tun: open(Path::new("/dev/net/tun")),

@@ -88,9 +88,9 @@ fn spawn_jailed(jail: &[u8], inherited: [RawFd; 4], log: File) -> Result<Vmm, Sp
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::from(log));
-    // SAFETY: fcntl is async-signal-safe and the closure allocates nothing.
+    // SAFETY: the closure allocates nothing and calls only what is async-signal-safe.
     unsafe {
-        command.pre_exec(move || inherited.iter().try_for_each(|&fd| keep_across_exec(fd)));
+        command.pre_exec(move || crate::process::keep_only(&inherited));
     }
     let mut child = command.spawn().map_err(step("start the VMM's jail"))?;
     if let Some(mut input) = child.stdin.take() {
@@ -98,12 +98,6 @@ fn spawn_jailed(jail: &[u8], inherited: [RawFd; 4], log: File) -> Result<Vmm, Sp
     }
     let console = child.stdout.take().expect("stdout was asked to be a pipe");
     Ok(Vmm { child, console })
-}
-
-fn keep_across_exec(fd: RawFd) -> io::Result<()> {
-    // SAFETY: F_SETFD takes a number and touches no memory.
-    let result = unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn listening(run: &Path, name: &str) -> Result<OwnedFd, SpawnError> {
