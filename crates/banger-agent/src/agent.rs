@@ -44,10 +44,7 @@ impl Agent {
     }
 
     /// The same over another way to hold a command's processes together.
-    pub fn with_cgroups(
-        root: watch::Receiver<Option<RootOutcome>>,
-        cgroups: Cgroups,
-    ) -> Arc<Self> {
+    pub fn with_cgroups(root: watch::Receiver<Option<RootOutcome>>, cgroups: Cgroups) -> Arc<Self> {
         Arc::new(Self {
             reaper: Arc::default(),
             cgroups: Arc::new(cgroups),

@@ -22,8 +22,7 @@ pub fn put(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     }
     let beside = beside(path);
     let _ = fs::remove_file(&beside);
-    let mut file =
-        fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
     file.write_all(contents)?;
     drop(file);
     match fs::rename(&beside, path) {

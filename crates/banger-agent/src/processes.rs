@@ -60,8 +60,7 @@ mod tests {
     #[test]
     fn a_hostile_name_does_not_confuse_the_reader() {
         let stat = "42 (a) Z 1 (b) S 7 42 42 34816 42 4194304 1 2 3";
-        let want =
-            Process { pid: 42, parent: 7, kernel: false, ended: false, terminal: true };
+        let want = Process { pid: 42, parent: 7, kernel: false, ended: false, terminal: true };
         assert_eq!(parse(stat), Some(want));
         assert_eq!(parse("42 (short"), None);
         let thread = parse("2 (kthreadd) S 0 0 0 0 -1 2129984 0").expect("a kernel thread");

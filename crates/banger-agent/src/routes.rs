@@ -41,9 +41,7 @@ impl IntoResponse for Failure {
         let status = StatusCode::from_u16(self.0.code.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self.0)).into_response();
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE));
         response
     }
 }
@@ -154,9 +152,7 @@ fn going_down() -> Failure {
 }
 
 fn interrupted(error: impl std::error::Error) -> Failure {
-    Failure(
-        Problem::new(ErrorCode::Internal, "The guest agent was interrupted").because(&error),
-    )
+    Failure(Problem::new(ErrorCode::Internal, "The guest agent was interrupted").because(&error))
 }
 
 /// Reads a body of bounded size as JSON.

@@ -24,8 +24,22 @@ const KILL_WAIT: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// File systems without anything to write back.
 const MEMORY_FILE_SYSTEMS: [&str; 16] = [
-    "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "hugetlbfs", "mqueue",
-    "proc", "ramfs", "rootfs", "securityfs", "sysfs", "tmpfs", "tracefs",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "hugetlbfs",
+    "mqueue",
+    "proc",
+    "ramfs",
+    "rootfs",
+    "securityfs",
+    "sysfs",
+    "tmpfs",
+    "tracefs",
 ];
 
 /// Why the guest could not be brought down cleanly. Everything that could be synced is.

@@ -94,7 +94,9 @@ where
     let config = yamux::Config::default();
     let mut connection = yamux::Connection::new(stream.compat(), config, yamux::Mode::Client);
     loop {
-        let next = poll_fn(|cx| connection.poll_next_inbound(cx).map(|it| it.is_some_and(|it| it.is_ok())));
+        let next = poll_fn(|cx| {
+            connection.poll_next_inbound(cx).map(|it| it.is_some_and(|it| it.is_ok()))
+        });
         let alive = {
             let request = std::pin::pin!(requests.recv());
             let next = std::pin::pin!(next);
@@ -144,25 +146,28 @@ pub struct Outcome {
 impl Exec {
     /// The next frame; None once the agent has closed the stream.
     pub async fn next(&mut self) -> Option<Frame> {
-        const PATIENCE: Duration = Duration::from_secs(60);
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.socket.next());
-            match next.await.expect("a frame in time")? {
-                Ok(Message::Binary(bytes)) => {
-                    let frame = match ServerFrame::decode(&bytes).expect("a frame") {
-                        ServerFrame::Stdout(bytes) => Frame::Stdout(bytes.to_vec()),
-                        ServerFrame::Stderr(bytes) => Frame::Stderr(bytes.to_vec()),
-                        ServerFrame::Control(control) => Frame::Control(control),
-                    };
-                    if let Frame::Control(ServerControl::StdinCredit(bytes)) = frame {
-                        self.credit += bytes as usize;
-                        continue;
-                    }
-                    return Some(frame);
-                }
-                Ok(_) => {}
-                Err(_) => return None,
+            if let Some(frame) = self.take().await? {
+                return Some(frame);
             }
+        }
+    }
+
+    /// The next message: a frame, or nothing but credit.
+    async fn take(&mut self) -> Option<Option<Frame>> {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let next = tokio::time::timeout(PATIENCE, self.socket.next());
+        let Ok(Message::Binary(bytes)) = next.await.expect("a frame in time")? else {
+            return None;
+        };
+        match ServerFrame::decode(&bytes).expect("a frame") {
+            ServerFrame::Stdout(bytes) => Some(Some(Frame::Stdout(bytes.to_vec()))),
+            ServerFrame::Stderr(bytes) => Some(Some(Frame::Stderr(bytes.to_vec()))),
+            ServerFrame::Control(ServerControl::StdinCredit(bytes)) => {
+                self.credit += bytes as usize;
+                Some(None)
+            }
+            ServerFrame::Control(control) => Some(Some(Frame::Control(control))),
         }
     }
 
@@ -172,6 +177,11 @@ impl Exec {
             Some(Frame::Control(ServerControl::Started { pid })) => pid,
             other => panic!("not started: {other:?}"),
         }
+    }
+
+    /// Sends a frame that the agent may not take any more.
+    pub async fn try_send(&mut self, frame: ClientFrame<'_>) {
+        let _ = self.socket.send(Message::binary(frame.encode())).await;
     }
 
     /// Sends a frame.
@@ -185,35 +195,27 @@ impl Exec {
     }
 
     /// Sends input while taking output, then the end of input; returns everything.
+    ///
+    /// A command may end before it has read all of it; the rest is then not sent.
     pub async fn feed(mut self, mut input: &[u8]) -> Outcome {
         let mut outcome = Outcome::default();
-        while !input.is_empty() {
+        while !input.is_empty() && outcome.is_open() {
             let portion = input.len().min(self.credit).min(MAX_PAYLOAD);
             if portion == 0 {
-                // Credit comes with what `next` reads; nothing else may come for a while.
-                self.take_one(&mut outcome).await;
+                // Credit comes with what is read; nothing else may come for a while.
+                match self.take().await {
+                    Some(Some(frame)) => outcome.add(frame),
+                    Some(None) => {}
+                    None => return outcome,
+                }
                 continue;
             }
             self.credit -= portion;
-            self.send(ClientFrame::Stdin(&input[..portion])).await;
+            self.try_send(ClientFrame::Stdin(&input[..portion])).await;
             input = &input[portion..];
         }
-        self.control(ClientControl::StdinEof).await;
+        self.try_send(ClientFrame::Control(ClientControl::StdinEof)).await;
         self.finish_into(outcome).await
-    }
-
-    async fn take_one(&mut self, outcome: &mut Outcome) {
-        let before = self.credit;
-        let message = self.socket.next().await.expect("open").expect("a message");
-        let Message::Binary(bytes) = message else { return };
-        match ServerFrame::decode(&bytes).expect("a frame") {
-            ServerFrame::Stdout(bytes) => outcome.stdout.extend_from_slice(bytes),
-            ServerFrame::Stderr(bytes) => outcome.stderr.extend_from_slice(bytes),
-            ServerFrame::Control(ServerControl::StdinCredit(bytes)) => {
-                self.credit = before + bytes as usize;
-            }
-            ServerFrame::Control(_) => {}
-        }
     }
 
     /// Takes everything until the end.
@@ -223,15 +225,25 @@ impl Exec {
 
     async fn finish_into(mut self, mut outcome: Outcome) -> Outcome {
         while let Some(frame) = self.next().await {
-            assert!(outcome.end.is_none() && outcome.failed.is_none(), "nothing follows the end");
-            match frame {
-                Frame::Stdout(bytes) => outcome.stdout.extend_from_slice(&bytes),
-                Frame::Stderr(bytes) => outcome.stderr.extend_from_slice(&bytes),
-                Frame::Control(ServerControl::Exit(end)) => outcome.end = Some(end),
-                Frame::Control(ServerControl::Failed(problem)) => outcome.failed = Some(problem),
-                Frame::Control(_) => {}
-            }
+            outcome.add(frame);
         }
         outcome
+    }
+}
+
+impl Outcome {
+    fn is_open(&self) -> bool {
+        self.end.is_none() && self.failed.is_none()
+    }
+
+    fn add(&mut self, frame: Frame) {
+        assert!(self.is_open(), "nothing follows the end");
+        match frame {
+            Frame::Stdout(bytes) => self.stdout.extend_from_slice(&bytes),
+            Frame::Stderr(bytes) => self.stderr.extend_from_slice(&bytes),
+            Frame::Control(ServerControl::Exit(end)) => self.end = Some(end),
+            Frame::Control(ServerControl::Failed(problem)) => self.failed = Some(problem),
+            Frame::Control(_) => {}
+        }
     }
 }

@@ -9,11 +9,14 @@ use std::path::Path;
 use super::disks::Disk;
 
 const CONTROL: &str = "/dev/mapper/control";
-const HEADER: usize = 312;
+const HEADER: u16 = 312;
 const TARGET: usize = 40;
 /// More than enough for the tables here; the kernel is told the buffer's size.
-const BUFFER: usize = 4096;
+const BUFFER: u16 = 4096;
 const READ_ONLY: u32 = 1;
+
+/// A request and the kernel's answer to it.
+type Buffer = [u8; BUFFER as usize];
 
 const CREATE: libc::c_ulong = 3;
 const RESUME: libc::c_ulong = 6;
@@ -90,13 +93,12 @@ impl DeviceMapper {
         Ok(disk)
     }
 
-    fn call(&self, number: libc::c_ulong, request: &mut [u8; BUFFER]) -> io::Result<()> {
+    fn call(&self, number: libc::c_ulong, request: &mut Buffer) -> io::Result<()> {
         // _IOWR(0xfd, number, struct dm_ioctl)
-        let code = 3 << 30 | (HEADER as libc::c_ulong) << 16 | 0xfd << 8 | number;
+        let code = 3 << 30 | libc::c_ulong::from(HEADER) << 16 | 0xfd << 8 | number;
         // SAFETY: the buffer begins with a `struct dm_ioctl` that states the buffer's size, and the
         // kernel writes no more than that.
-        let done =
-            unsafe { libc::ioctl(self.control.as_raw_fd(), code, request.as_mut_ptr()) };
+        let done = unsafe { libc::ioctl(self.control.as_raw_fd(), code, request.as_mut_ptr()) };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
@@ -108,9 +110,10 @@ fn ensure_control_node() -> io::Result<()> {
         return Ok(());
     }
     let text = std::fs::read_to_string("/sys/class/misc/device-mapper/dev")?;
-    let number = text.trim().split_once(':').and_then(|(major, minor)| {
-        Some(makedev(major.parse().ok()?, minor.parse().ok()?))
-    });
+    let number = text
+        .trim()
+        .split_once(':')
+        .and_then(|(major, minor)| Some(makedev(major.parse().ok()?, minor.parse().ok()?)));
     let number = number.ok_or(io::ErrorKind::InvalidData)?;
     std::fs::create_dir_all("/dev/mapper")?;
     mknod(CONTROL, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, number)?;
@@ -118,16 +121,16 @@ fn ensure_control_node() -> io::Result<()> {
 }
 
 /// A `struct dm_ioctl` for the disk `name`, followed by a table.
-fn request(name: &str, flags: u32, targets: &[Target]) -> [u8; BUFFER] {
+fn request(name: &str, flags: u32, targets: &[Target]) -> Buffer {
     const VERSION: u32 = 4;
-    let mut buffer = [0; BUFFER];
+    let mut buffer = [0; BUFFER as usize];
     let count = u32::try_from(targets.len()).unwrap_or(u32::MAX);
-    let longs = [VERSION, 0, 0, BUFFER as u32, HEADER as u32, count, 0, flags];
+    let longs = [VERSION, 0, 0, BUFFER.into(), HEADER.into(), count, 0, flags];
     for (at, long) in longs.into_iter().enumerate() {
         put(&mut buffer, at * 4, &long.to_ne_bytes());
     }
     put(&mut buffer, 48, name.as_bytes());
-    let mut at = HEADER;
+    let mut at = usize::from(HEADER);
     for target in targets {
         let text = target.parameters.as_bytes();
         // The parameters end with a NUL, and the next target begins at a multiple of eight.
@@ -142,12 +145,12 @@ fn request(name: &str, flags: u32, targets: &[Target]) -> [u8; BUFFER] {
     buffer
 }
 
-fn put(buffer: &mut [u8; BUFFER], at: usize, bytes: &[u8]) {
+fn put(buffer: &mut Buffer, at: usize, bytes: &[u8]) {
     buffer[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
 /// The minor number in the kernel's answer, whose field is encoded as `huge_encode_dev` has it.
-fn minor_of(answer: &[u8; BUFFER]) -> u64 {
+fn minor_of(answer: &Buffer) -> u64 {
     let device = u64::from_ne_bytes(answer[40..].first_chunk().copied().unwrap_or_default());
     device & 0xff | device >> 12 & !0xff
 }
@@ -175,7 +178,7 @@ mod tests {
 
     #[test]
     fn device_numbers_are_decoded() {
-        let mut answer = [0; BUFFER];
+        let mut answer = [0; BUFFER as usize];
         answer[40..48].copy_from_slice(&(253_u64 << 8 | 2).to_ne_bytes());
         assert_eq!(minor_of(&answer), 2);
         answer[40..48].copy_from_slice(&(1_u64 << 20 | 253 << 8 | 3).to_ne_bytes());

@@ -60,9 +60,8 @@ pub enum RootError {
 /// Sets up the root disk and makes it this process's `/`, once the port is open. Returns warnings.
 pub fn set_up(port_opened: &mpsc::Receiver<()>) -> Result<Vec<String>, RootError> {
     let uevents = Uevents::listen();
-    let find = |name| {
-        uevents.wait_for(DISK_WAIT, || Disk::find(name)).ok_or(RootError::NoDisk(name))
-    };
+    let find =
+        |name| uevents.wait_for(DISK_WAIT, || Disk::find(name)).ok_or(RootError::NoDisk(name));
     let (image, store) = (find(IMAGE)?, find(STORE)?);
     let root = join(&image, &store, wanted_sectors(&image))?;
     let size = Ext4Size::read(Path::new(&root.path())).map_err(RootError::Superblock)?;

@@ -22,11 +22,7 @@ impl Uevents {
     }
 
     /// Looks until `look` finds something, after every announcement, for at most `limit`.
-    pub fn wait_for<T>(
-        &self,
-        limit: Duration,
-        mut look: impl FnMut() -> Option<T>,
-    ) -> Option<T> {
+    pub fn wait_for<T>(&self, limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(found) = look() {

@@ -64,7 +64,7 @@ fn environment(has_bundle: bool) -> BTreeMap<String, String> {
 fn tidy(text: &str) -> Option<String> {
     let begin = text.find(PEM_BEGIN)?;
     let end = text.rfind(PEM_END)? + PEM_END.len();
-    text.get(begin..end).map(|pem| format!("{pem}\n"))
+    text.get(begin..end).filter(|pem| !pem.is_empty()).map(|pem| format!("{pem}\n"))
 }
 
 fn write_own(certificates: &[String]) -> std::io::Result<()> {

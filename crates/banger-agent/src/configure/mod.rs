@@ -73,7 +73,9 @@ pub async fn run(agent: &Arc<Agent>, request: Configure) -> Result<Configured, P
     agent.set_settings(None);
     let applied = tokio::task::spawn_blocking(move || apply(request)).await;
     let (settings, more) = applied
-        .map_err(|error| Problem::new(ErrorCode::Internal, "Configuring was interrupted").because(&error))?
+        .map_err(|error| {
+            Problem::new(ErrorCode::Internal, "Configuring was interrupted").because(&error)
+        })?
         .map_err(|error| problem(&error))?;
     agent.set_settings(Some(settings));
     warnings.extend(more);

@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn prefixes_become_masks() {
-        let cases = [(0, "0.0.0.0"), (8, "255.0.0.0"), (30, "255.255.255.252"), (32, "255.255.255.255")];
+        let cases =
+            [(0, "0.0.0.0"), (8, "255.0.0.0"), (30, "255.255.255.252"), (32, "255.255.255.255")];
         for (prefix, want) in cases {
             assert_eq!(mask(prefix).to_string(), want);
         }

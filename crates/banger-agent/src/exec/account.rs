@@ -76,6 +76,9 @@ impl Accounts {
             .or_else(|| number.and_then(|uid| entries().find(|account| account.uid == uid)));
         if let Some(mut account) = entry {
             account.groups = self.groups_of(account.name.as_deref().unwrap_or_default());
+            if !account.groups.contains(&account.gid) {
+                account.groups.insert(0, account.gid);
+            }
             return Ok(account);
         }
         match number {
@@ -161,7 +164,7 @@ mod tests {
     #[test]
     fn names_and_numbers_lead_to_the_same_account() {
         let dev = accounts().resolve("dev").expect("there");
-        assert_eq!((dev.uid, dev.gid, &dev.groups[..]), (1000, 1000, &[27, 999][..]));
+        assert_eq!((dev.uid, dev.gid, &dev.groups[..]), (1000, 1000, &[1000, 27, 999][..]));
         assert_eq!((dev.home.as_str(), dev.shell.as_str()), ("/home/dev", "/bin/zsh"));
         assert_eq!(accounts().resolve("1000").expect("there"), dev);
     }
@@ -176,7 +179,7 @@ mod tests {
     fn a_group_replaces_all_groups() {
         for (spec, gid) in [("dev:sudo", 27), ("1000:27", 27), ("dev:4242", 4242)] {
             let account = accounts().resolve(spec).expect("there");
-            assert_eq!((account.uid, account.gid, account.groups.len()), (1000, gid, 0), "{spec}");
+            assert_eq!((account.uid, account.gid, account.groups), (1000, gid, vec![]), "{spec}");
         }
     }
 

@@ -141,7 +141,8 @@ unsafe fn become_program(plan: &Plan<'_>) -> Result<std::convert::Infallible, (S
     }
 }
 
-/// Gives up what only the agent has. None of it can keep a command from running.
+/// Gives up what only the agent has. None of it can keep a command from running. Descriptors are
+/// closed by `execve`, so that a failure can still be reported.
 ///
 /// # Safety
 /// As for [`run`].
@@ -156,6 +157,7 @@ unsafe fn leave_agent_settings() {
         }
         libc::setrlimit(libc::RLIMIT_NOFILE, &raw const OPEN_FILES);
         libc::umask(0o022);
+        libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
 }
 
@@ -241,9 +243,7 @@ mod tests {
 
     #[test]
     fn reports_are_read() {
-        let report = |step: u32, error: c_int| {
-            [step.to_ne_bytes(), error.to_ne_bytes()].concat()
-        };
+        let report = |step: u32, error: c_int| [step.to_ne_bytes(), error.to_ne_bytes()].concat();
         let (step, error) = parse_report(&report(7, libc::ENOENT)).expect("a report");
         assert_eq!((step, error.raw_os_error()), (Step::Program, Some(libc::ENOENT)));
         assert!(parse_report(b"").is_none());

@@ -221,8 +221,15 @@ mod tests {
         };
         let command = plan(&request, &settings, &accounts()).expect("a plan");
         let want = [
-            "A=vm", "B=request", "C=request", "HOME=/home/dev", "LOGNAME=dev", "PATH=/opt/bin:",
-            "SHELL=/bin/zsh", "TERM=xterm", "USER=dev",
+            "A=vm",
+            "B=request",
+            "C=request",
+            "HOME=/home/dev",
+            "LOGNAME=dev",
+            "PATH=/opt/bin:",
+            "SHELL=/bin/zsh",
+            "TERM=xterm",
+            "USER=dev",
         ];
         assert_eq!(texts(&command.env), want);
         assert_eq!(texts(&command.programs), ["/opt/bin/env", "./env"]);
@@ -246,7 +253,10 @@ mod tests {
     fn no_arguments_mean_the_login_shell() {
         let account = accounts().resolve("dev").expect("there");
         let shell = login_shell(&account, |_| true).expect("a shell");
-        assert_eq!((shell.program.as_str(), &shell.argv[..]), ("/bin/zsh", &["-zsh".to_owned()][..]));
+        assert_eq!(
+            (shell.program.as_str(), &shell.argv[..]),
+            ("/bin/zsh", &["-zsh".to_owned()][..])
+        );
         let shell = login_shell(&account, |path| path == Path::new("/bin/sh")).expect("a shell");
         assert_eq!(shell.argv, ["-sh"]);
         let problem = login_shell(&account, |_| false).expect_err("none");
@@ -264,7 +274,8 @@ mod tests {
         ];
         let account = accounts().resolve("dev").expect("there");
         for (of_request, of_vm, want, required) in cases {
-            let request = ExecRequest { workdir: of_request.map(str::to_owned), ..ExecRequest::default() };
+            let request =
+                ExecRequest { workdir: of_request.map(str::to_owned), ..ExecRequest::default() };
             let settings = Settings { workdir: of_vm.map(str::to_owned), ..Settings::default() };
             let found = workdir(&request, &settings, &account).expect("a directory");
             assert_eq!((found.path.to_str(), found.required), (Ok(want), required));
@@ -275,8 +286,16 @@ mod tests {
     fn impossible_requests_are_refused() {
         let requests = [
             ExecRequest { argv: vec!["a\0b".to_owned()], ..ExecRequest::default() },
-            ExecRequest { argv: vec!["a".to_owned()], env: map(&[("", "")]), ..ExecRequest::default() },
-            ExecRequest { argv: vec!["a".to_owned()], env: map(&[("A=", "")]), ..ExecRequest::default() },
+            ExecRequest {
+                argv: vec!["a".to_owned()],
+                env: map(&[("", "")]),
+                ..ExecRequest::default()
+            },
+            ExecRequest {
+                argv: vec!["a".to_owned()],
+                env: map(&[("A=", "")]),
+                ..ExecRequest::default()
+            },
         ];
         for request in requests {
             let problem = plan(&request, &Settings::default(), &accounts()).expect_err("refused");

@@ -32,9 +32,11 @@ fn program(command: &Command, error: &io::Error) -> Problem {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => not_found(command),
         Some(libc::EACCES) => not_executable("permission denied")
-            .hint(format!("make it executable for user {}: chmod +x", command.user)),
-        Some(libc::ENOEXEC) => not_executable("it is neither a program for this machine nor a script")
-            .hint("a script begins with a line like #!/bin/sh"),
+            .hint(format!("make it executable for user {}: chmod +x {name}", command.user)),
+        Some(libc::ENOEXEC) => {
+            not_executable("it is neither a program for this machine nor a script")
+                .hint("a script begins with a line like #!/bin/sh")
+        }
         Some(libc::E2BIG) => {
             Problem::new(ErrorCode::ExecFailed, "The arguments and the environment are too long")
                 .hint("send long input through stdin instead")

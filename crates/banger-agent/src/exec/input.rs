@@ -165,9 +165,7 @@ impl Stdin {
     async fn write(&mut self, credit: &Credit) {
         let (Some(end), Some(first)) = (&self.end, self.waiting.front_mut()) else { return };
         let result = match end.writable().await {
-            Ok(mut ready) => {
-                ready.try_io(|end| Ok(nix::unistd::write(end.get_ref(), first)?))
-            }
+            Ok(mut ready) => ready.try_io(|end| Ok(nix::unistd::write(end.get_ref(), first)?)),
             Err(error) => Ok(Err(error)),
         };
         match result {

@@ -109,12 +109,8 @@ fn open_terminal(
 /// A new pair of master and slave.
 fn open_pty() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let master: OwnedFd = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(flags)
-        .open("/dev/ptmx")?
-        .into();
+    let master: OwnedFd =
+        OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/ptmx")?.into();
     let unlocked: libc::c_int = 0;
     // SAFETY: the call reads one `int`.
     if unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) } < 0 {
@@ -155,9 +151,8 @@ impl Terminal {
         let size =
             libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the call reads one `winsize`.
-        let done = unsafe {
-            libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size)
-        };
+        let done =
+            unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -165,8 +160,7 @@ impl Terminal {
     pub fn foreground_group(&self) -> Option<i32> {
         let mut group: libc::pid_t = 0;
         // SAFETY: the call writes one `pid_t`.
-        let done =
-            unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCGPGRP, &raw mut group) };
+        let done = unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCGPGRP, &raw mut group) };
         (done == 0 && group > 0).then_some(group)
     }
 }
