@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Makes `path` hold `bytes`, durably: a reader sees the old contents or the new, also after a
@@ -11,7 +11,16 @@ use std::path::Path;
 /// # Errors
 /// Of the file system; the old contents are then still there.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace(path, bytes, true)
+    replace(path, bytes, 0o600, true)
+}
+
+/// Like [`write_atomic`] with mode 0444: what every VMM may read, also one that is another user,
+/// and nobody shall change.
+///
+/// # Errors
+/// Of the file system; the old contents are then still there.
+pub fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, 0o444, true)
 }
 
 /// Like [`write_atomic`], but a power cut may lose the new contents (never mix them). For what is
@@ -20,19 +29,21 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Of the file system; the old contents are then still there.
 pub fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace(path, bytes, false)
+    replace(path, bytes, 0o600, false)
 }
 
-fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
+fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     // One writer per file is the rule everywhere, so a fixed name is right: what a killed writer
     // left behind is overwritten instead of piling up.
     name.push(".tmp");
     let temporary = dir.join(name);
+    // Writable first: a killed writer's file is written again.
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
+    file.set_permissions(PermissionsExt::from_mode(mode))?;
     if durable {
         file.sync_all()?;
     }

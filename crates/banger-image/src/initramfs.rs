@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use banger_api::agent::BOOT_MODULES_DIR;
-use banger_host::files::write_atomic;
+use banger_host::files::{publish, write_atomic};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -52,7 +52,7 @@ impl Library {
         }
         let bytes = make_initramfs(kernel, agent)?;
         self.forget_old_initramfs();
-        write_atomic(&path, &bytes).map_err(LibraryError::io("write", &path))?;
+        publish(&path, &bytes).map_err(LibraryError::io("write", &path))?;
         Ok(path)
     }
 

@@ -14,6 +14,8 @@ use super::{JailSpec, StepError, at, proc_self};
 const ROOT_OPTIONS: &str = "mode=0755,size=1m,nr_inodes=4096";
 
 pub(super) fn mount_root(spec: &JailSpec) -> Result<(), StepError> {
+    // Everything in the jail is for its user to read, whatever the caller's habits.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // Private first, or the mounts below would show in the shim.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
