@@ -73,8 +73,16 @@ pub struct Cli {
 #[derive(Debug, Clone, Copy, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
-    /// Print tables for people, or one JSON object per line
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    /// Print a table, or one JSON object per line
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "table|json",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
     pub format: Format,
     /// Print only names, and no progress
     #[arg(short, long, global = true)]
@@ -157,3 +165,6 @@ pub enum VmCommand {
     /// Remove all VMs that have ended
     Prune(prune::Prune),
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,3 +181,6 @@ pub async fn stop_daemon(dirs: &StateDirs) -> Result<Stopped, Failure> {
     }
     Ok(Stopped::Now)
 }
+
+#[cfg(test)]
+mod tests;

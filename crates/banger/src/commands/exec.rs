@@ -41,7 +41,7 @@ pub struct Exec {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Command")]
 pub struct How {
-    /// Environment variable; a name alone takes the value from here (may be repeated)
+    /// Environment variable, may be repeated; a name alone takes its value from here
     #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = parse_pair)]
     env: Vec<Pair>,
     /// Working directory [default: the VM's]
@@ -109,14 +109,14 @@ mod tests {
     #[test]
     fn a_vm_that_does_not_run_says_how_to_make_it() {
         let none = serde_json::Value::Null;
-        check_running(&vm("web", "running", none.clone())).expect("it runs");
+        check_running(&vm("web", "running", &none)).expect("it runs");
         let cases = [
             ("stopped", "banger start web"),
             ("created", "banger start web"),
             ("starting", "banger show web"),
         ];
         for (state, hint) in cases {
-            let failure = check_running(&vm("web", state, none.clone())).expect_err("it does not");
+            let failure = check_running(&vm("web", state, &none)).expect_err("it does not");
             let Failure::Problem(problem) = failure else { panic!("something to tell") };
             assert_eq!(problem.code, ErrorCode::VmWrongState);
             assert_eq!(problem.hint.as_deref(), Some(hint));

@@ -47,11 +47,12 @@ pub async fn run(client: &Client, vm: &Vm, mut what: GuestSession) -> Result<Out
     drop(what.lease);
     let took_terminal = near.takes_terminal;
     let outcome = session::run(socket, &what.request, near).await;
-    if took_terminal && !matches!(outcome, Ok(Outcome::Ended(_))) {
+    let is_lost = matches!(outcome, Err(SessionError::Lost(_) | SessionError::Broken(_)));
+    if took_terminal && (is_lost || matches!(outcome, Ok(Outcome::HungUp(_)))) {
         reset_screen();
     }
     match outcome {
-        Err(error @ SessionError::Lost(_)) => Err(lost(client, vm, &error).await),
+        Err(error) if is_lost => Err(lost(client, vm, error).await),
         outcome => Ok(outcome?),
     }
 }
@@ -67,17 +68,17 @@ fn reset_screen() {
 }
 
 /// Why the VM went away, as far as the daemon knows.
-async fn lost(client: &Client, vm: &Vm, error: &SessionError) -> Failure {
+async fn lost(client: &Client, vm: &Vm, error: SessionError) -> Failure {
     let title = format!("the VM {} ended while the command ran", vm.name);
     let path = vm_path(&vm.id, "/wait");
     let asked = tokio::time::timeout(REASON_LIMIT, client.get::<Vm>(&path)).await;
     let mut problem = Problem::new(ErrorCode::ExecFailed, title);
-    match asked.ok().and_then(Result::ok).and_then(|vm| vm.status.end) {
-        Some(VmEnd { reason, console_tail, .. }) => {
-            problem.causes.push(reason);
-            problem.causes.extend(console_tail);
-        }
-        None => problem = problem.because(error),
+    let end = asked.ok().and_then(Result::ok).and_then(|vm| vm.status.end);
+    let Some(VmEnd { reason, console_tail, .. }) = end else { return error.into() };
+    problem.causes.push(reason);
+    problem.causes.extend(console_tail);
+    if vm.spec.remove_on_exit {
+        return problem.into();
     }
     problem.hint(format!("banger logs --console {}", vm.name)).into()
 }

@@ -55,7 +55,7 @@ pub struct Run {
     tty: TtyFlags,
     /// Image, then the command and its arguments
     #[arg(trailing_var_arg = true, value_name = "IMAGE] [[--] COMMAND", hide = true)]
-    words: Vec<String>,
+    pub words: Vec<String>,
 }
 
 impl Run {
@@ -164,7 +164,7 @@ async fn keep(client: &Client, vm: &Vm, ui: &Ui) -> Result<(), Failure> {
     if stopped.status.state == VmState::Stopped && ui.has_reader() {
         let name = &stopped.name;
         ui.note(&format!(
-            "{name} is stopped and kept: `banger start {name}` and `banger shell {name}` go back, \
+            "{name} is stopped and kept; `banger start {name}` starts it again, \
              `banger rm {name}` removes it"
         ));
     }

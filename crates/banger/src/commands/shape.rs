@@ -37,17 +37,33 @@ pub struct Shape {
     /// Kernel to boot [default: the image's]
     #[arg(long, value_name = "NAME", help_heading = "VM")]
     pub kernel: Option<String>,
-    /// Program that runs the guest
-    #[arg(long, value_enum, default_value_t, help_heading = "VM")]
+    /// Program that runs the guest [default: the best that works here]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "auto|qemu",
+        hide_possible_values = true,
+        hide_default_value = true,
+        help_heading = "VM"
+    )]
     pub engine: Engine,
-    /// What the guest's network reaches beside the world
-    #[arg(long, value_enum, default_value_t, help_heading = "VM")]
+    /// `host-access` lets the guest reach this host's own addresses
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "NET",
+        hide_possible_values = true,
+        hide_default_value = true,
+        help_heading = "VM"
+    )]
     pub net: Net,
-    /// Label for filters and scripts (may be repeated)
+    /// Label for filters and scripts, may be repeated
     #[arg(long = "label", value_name = "KEY[=VALUE]", value_parser = parse_pair,
         help_heading = "VM")]
     pub labels: Vec<Pair>,
-    /// Environment variable; a name alone takes the value from here (may be repeated)
+    /// Environment variable, may be repeated; a name alone takes its value from here
     #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = parse_pair,
         help_heading = "Command")]
     pub env: Vec<Pair>,

@@ -110,7 +110,7 @@ mod tests {
             "reason": "guest kernel panic: VFS: Unable to mount root fs",
             "console_tail": ["line one", "line two"],
         });
-        let mut vm = vm("web", "failed", end);
+        let mut vm = vm("web", "failed", &end);
         vm.spec.labels = [("team".to_owned(), "a".to_owned())].into();
         vm.status.boot_ms = Some(2_345);
         insta::assert_snapshot!(render_fields(&fields(&vm, 121_000)), @r"

@@ -73,7 +73,7 @@ pub mod tests {
     use crate::ui::render_table;
 
     /// A VM in some state, as the daemon would show it.
-    pub fn vm(name: &str, state: &str, end: serde_json::Value) -> Vm {
+    pub fn vm(name: &str, state: &str, end: &serde_json::Value) -> Vm {
         serde_json::from_value(serde_json::json!({
             "id": "0123456789ab",
             "name": name,
@@ -93,10 +93,10 @@ pub mod tests {
         let main = |end| serde_json::json!({ "cause": "main_exited", "reason": "x", "main": end });
         let none = serde_json::Value::Null;
         let rows = [
-            vm("brave-otter-7", "running", none.clone()),
-            vm("web", "stopped", main(serde_json::json!({ "exited": 3 }))),
-            vm("new", "created", none.clone()),
-            vm("bad", "failed", none),
+            vm("brave-otter-7", "running", &none),
+            vm("web", "stopped", &main(serde_json::json!({ "exited": 3 }))),
+            vm("new", "created", &none),
+            vm("bad", "failed", &none),
         ]
         .map(|vm| VmRow::new(vm, 121_000));
         insta::assert_snapshot!(render_table(&rows), @r"
@@ -110,7 +110,7 @@ pub mod tests {
 
     #[test]
     fn a_row_is_the_vm_itself_as_json() {
-        let vm = vm("web", "running", serde_json::Value::Null);
+        let vm = vm("web", "running", &serde_json::Value::Null);
         let row = serde_json::to_value(VmRow::new(vm.clone(), 5)).expect("plain data");
         assert_eq!(row, serde_json::to_value(vm).expect("plain data"));
     }

@@ -60,7 +60,7 @@ mod tests {
             ("failed", serde_json::Value::Null, 125),
         ];
         for (state, end, want) in cases {
-            assert_eq!(exit_code(&vm("web", state, end.clone())), want, "{state} {end}");
+            assert_eq!(exit_code(&vm("web", state, &end)), want, "{state} {end}");
         }
     }
 }

@@ -84,6 +84,9 @@ pub enum SessionError {
     /// The stream ended and the command had not: the VM is gone.
     #[error("the VM ended while the command ran")]
     Lost(#[source] Option<WsError>),
+    /// The shim lost the guest while the command ran.
+    #[error("{0}")]
+    Broken(#[source] Problem),
     /// The other end breaks the protocol.
     #[error("the VM's answer cannot be understood")]
     Frame(#[source] FrameError),
@@ -101,13 +104,12 @@ impl From<SessionError> for Failure {
             SessionError::TooLong { .. } => ErrorCode::InvalidArgument,
             SessionError::Frame(_) => ErrorCode::GuestProtocol,
             SessionError::Lost(_) => ErrorCode::ExecFailed,
-            SessionError::Refused(_) | SessionError::Terminal(_) | SessionError::Output(_) => {
-                ErrorCode::Internal
-            }
+            SessionError::Refused(problem) | SessionError::Broken(problem) => problem.code,
+            SessionError::Terminal(_) | SessionError::Output(_) => ErrorCode::Internal,
         };
         match error {
-            SessionError::Refused(problem) => problem.into(),
-            SessionError::Output(error) => output_failure(error),
+            SessionError::Refused(problem) | SessionError::Broken(problem) => problem.into(),
+            SessionError::Output(error) => output_failure(&error),
             other => {
                 let mut problem = Problem::new(code, other.to_string());
                 if let Some(cause) = std::error::Error::source(&other) {
@@ -143,7 +145,8 @@ where
     let mut listener =
         Listener::new(if request.tty.is_some() { Patience::None } else { Patience::Some });
     let sending = output.sender();
-    let receiver = Receiver { input, sending, takes_terminal: near.takes_terminal, raw: None };
+    let receiver =
+        Receiver { input, sending, takes_terminal: near.takes_terminal, started: false, raw: None };
 
     let received = tokio::select! {
         received = receiver.receive(source) => received,
@@ -182,6 +185,7 @@ struct Receiver {
     input: Input,
     sending: mpsc::Sender<(Target, Bytes)>,
     takes_terminal: bool,
+    started: bool,
     raw: Option<RawTerminal>,
 }
 
@@ -228,10 +232,14 @@ impl Receiver {
                 if self.takes_terminal {
                     self.raw = Some(RawTerminal::enter().map_err(SessionError::Terminal)?);
                 }
+                self.started = true;
                 self.input.start();
             }
             ServerControl::StdinCredit(bytes) => self.input.add_credit(bytes),
             ServerControl::Exit(end) => return Ok(Some(end)),
+            ServerControl::Failed(problem) if self.started => {
+                return Err(SessionError::Broken(problem));
+            }
             ServerControl::Failed(problem) => return Err(SessionError::Refused(problem)),
         }
         Ok(None)

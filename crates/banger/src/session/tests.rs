@@ -377,7 +377,6 @@ async fn a_vm_that_goes_away_is_an_error_after_what_it_said() {
     let error = outcome.await.expect_err("it is lost");
     assert!(matches!(error, SessionError::Lost(_)), "{error:?}");
     assert_eq!(Failure::from(error).exit_code(), 125);
-    tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(near.stdout.bytes(), b"last words");
 }
 
@@ -398,4 +397,15 @@ async fn a_command_line_that_is_too_long_is_refused_here() {
     let outcome = session(long, near.surroundings, |_| async {}).await;
     let failure = Failure::from(outcome.expect_err("it is too long"));
     assert_eq!(failure.code(), Some(ErrorCode::InvalidArgument));
+}
+
+#[tokio::test]
+async fn a_guest_that_the_shim_loses_is_no_refusal() {
+    let near = near(&b""[..]);
+    let outcome = session(command("x"), near.surroundings, |mut server| async move {
+        server.start().await;
+        let problem = Problem::new(ErrorCode::GuestProtocol, "the guest went away");
+        server.control(ServerControl::Failed(problem)).await;
+    });
+    assert!(matches!(outcome.await, Err(SessionError::Broken(_))));
 }

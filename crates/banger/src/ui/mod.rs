@@ -65,7 +65,10 @@ impl Ui {
     /// Data as it is, control characters included.
     pub fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(output_failure)
+        stdout
+            .write_all(bytes)
+            .and_then(|()| stdout.flush())
+            .map_err(|error| output_failure(&error))
     }
 
     /// An object as one line of JSON.
@@ -146,7 +149,10 @@ impl Ui {
 
 fn write_data(text: &str) -> Result<(), Failure> {
     let mut stdout = anstream::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(output_failure)
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|error| output_failure(&error))
 }
 
 /// What clap says about a command line: help on stdout, complaints on stderr in our own words.
@@ -170,9 +176,9 @@ fn write_message(text: &str) {
 }
 
 /// A reader that went away ends the program quietly, as it ends any Unix tool.
-pub fn output_failure(error: io::Error) -> Failure {
+pub fn output_failure(error: &io::Error) -> Failure {
     if error.kind() == ErrorKind::BrokenPipe {
         return Failure::Quiet(BROKEN_PIPE_EXIT);
     }
-    Failure::internal("cannot write to standard output", &error)
+    Failure::internal("cannot write to standard output", error)
 }

@@ -1,0 +1,183 @@
+//! Command lines as people type them, and the help that they read.
+
+use clap::{CommandFactory, Parser};
+
+use super::*;
+
+/// What is understood, in debug form; or clap's complaint.
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace())
+}
+
+fn complaint(line: &str) -> String {
+    let error = parse(line).expect_err("it makes no sense");
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn these_lines_are_understood() {
+    let lines = [
+        "banger run",
+        "banger run --rm -- make test",
+        "banger run debian-bookworm ls -la /",
+        "banger run -it --rm debian-bookworm",
+        "banger run -d --name web -e A=b -e TOKEN -w /srv -u app:app -c 4 -m 2G --disk 20G x",
+        "banger run --timeout 1h30m --label a=b --label c --kernel k --engine qemu --net host-access",
+        "banger run --image debian-bookworm -- true",
+        "banger vm run --rm -- true",
+        "banger run -q --no-progress -- true",
+        "banger --format json run -- true",
+        "banger create --name web debian-bookworm -- ./serve --port 80",
+        "banger start a b",
+        "banger stop --grace 30s a",
+        "banger stop --time 30 a",
+        "banger restart a",
+        "banger kill a",
+        "banger rm -f a b",
+        "banger ls -q --filter state=running --filter label=a=b",
+        "banger ls --all",
+        "banger ps",
+        "banger vm ls --format json",
+        "banger show a",
+        "banger exec -it web bash",
+        "banger exec web -- ls -l",
+        "banger exec -e A=b -w / -u root --timeout 5 -T web ls -l",
+        "banger shell web",
+        "banger logs -f --tail 10 --console web",
+        "banger wait a b",
+        "banger prune --dry-run",
+        "banger prune -y",
+        "banger image ls",
+        "banger image pull --refresh debian-bookworm",
+        "banger image show a b",
+        "banger image rm a",
+        "banger image catalog",
+        "banger kernel ls -q",
+        "banger kernel pull debian-cloud",
+        "banger daemon status",
+        "banger daemon logs -f -n 5",
+        "banger doctor --format json",
+        "banger system df",
+        "banger system reset --dry-run --yes",
+        "banger completion zsh",
+        "banger version",
+    ];
+    for line in lines {
+        if let Err(error) = parse(line) {
+            panic!("{line}: {error}");
+        }
+    }
+}
+
+#[test]
+fn these_lines_make_no_sense() {
+    let cases = [
+        ("banger lss", "error: unrecognized subcommand 'lss'"),
+        (
+            "banger run --cpus 0",
+            "error: invalid value '0' for '--cpus <N>': 0 is not in 1..=4294967295",
+        ),
+        (
+            "banger run --memory 1X",
+            "error: invalid value '1X' for '--memory <SIZE>': unknown unit \"X\" (use K, M, G or T)",
+        ),
+        (
+            "banger run --disk 8",
+            "error: invalid value '8' for '--disk <SIZE>': the size needs a unit: 8M or 8G",
+        ),
+        (
+            "banger run --name My_VM",
+            "error: invalid value 'My_VM' for '--name <NAME>': a name has only lower-case letters, \
+             digits and hyphens, not 'M' (try my-vm)",
+        ),
+        (
+            "banger run --timeout 0",
+            "error: invalid value '0' for '--timeout <TIME>': leave it out for no limit",
+        ),
+        (
+            "banger run -e =x",
+            "error: invalid value '=x' for '--env <KEY[=VALUE]>': expected KEY or KEY=VALUE",
+        ),
+        ("banger run --nmae x", "error: unexpected argument '--nmae' found"),
+        ("banger start", "error: the following required arguments were not provided:"),
+        ("banger exec web", "error: the following required arguments were not provided:"),
+    ];
+    for (line, want) in cases {
+        assert_eq!(complaint(line), want, "{line}");
+    }
+}
+
+#[test]
+fn words_after_the_image_are_the_guests() {
+    let words = |line: &str| match parse(line).expect("it makes sense").command {
+        Command::Everyday(VmCommand::Run(run)) => run.words,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(words("banger run --rm img ls --rm -q"), ["img", "ls", "--rm", "-q"]);
+    assert_eq!(words("banger run --rm img -- ls -q"), ["img", "--", "ls", "-q"]);
+    assert_eq!(words("banger run --rm -- ls -q"), ["ls", "-q"]);
+    assert_eq!(words("banger run -- -x"), ["-x"]);
+}
+
+#[test]
+fn the_first_page_names_every_command() {
+    let command = Cli::command();
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        let name = format!("{:<12}", sub.get_name());
+        assert!(COMMANDS.contains(&name), "{} is not on the first page", sub.get_name());
+    }
+}
+
+/// What `--help` shows on a terminal of a hundred columns.
+fn help(words: &[&str]) -> String {
+    let line = ["banger"].iter().chain(words).chain(&["--help"]);
+    let parsed = Cli::command().term_width(100).try_get_matches_from(line);
+    parsed.expect_err("help is an error to clap").to_string()
+}
+
+/// The words of every command, with those below it.
+fn all_commands(command: &clap::Command, above: &[String]) -> Vec<Vec<String>> {
+    let mut found = vec![above.to_vec()];
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        let words = [above, &[sub.get_name().to_owned()]].concat();
+        found.extend(all_commands(sub, &words));
+    }
+    found
+}
+
+#[test]
+fn help_fits_a_screen() {
+    for words in all_commands(&Cli::command(), &[]) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let text = help(&words);
+        let lines = text.lines().count();
+        assert!(lines <= 50, "the help of {words:?} has {lines} lines");
+        let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        assert!(widest <= 100, "the help of {words:?} has {widest} columns:\n{text}");
+    }
+}
+
+#[test]
+fn the_first_page() {
+    insta::assert_snapshot!(help(&[]));
+}
+
+#[test]
+fn the_page_of_run() {
+    insta::assert_snapshot!(help(&["run"]));
+}
+
+#[test]
+fn the_page_of_exec() {
+    insta::assert_snapshot!(help(&["exec"]));
+}
+
+#[test]
+fn the_page_of_image() {
+    insta::assert_snapshot!(help(&["image"]));
+}

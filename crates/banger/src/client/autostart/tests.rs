@@ -1,0 +1,158 @@
+//! Daemons that are absent, slow, broken, or started by somebody else at the same time.
+//!
+//! The daemon is a shell script that leaves a mark; what serves the socket is in this process.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::*;
+
+struct Place {
+    _tmp: tempfile::TempDir,
+    dirs: StateDirs,
+    binary: PathBuf,
+}
+
+/// State directories, and a `bangerd` that does this.
+fn place(script: &str) -> Place {
+    let tmp = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| tmp.path().join(name);
+    let dirs = StateDirs { data: path("data"), runtime: path("run"), config: path("config") };
+    std::fs::create_dir_all(&dirs.data).expect("writable");
+    std::fs::create_dir_all(&dirs.runtime).expect("writable");
+    let binary = path("bangerd");
+    std::fs::write(&binary, format!("#!/bin/sh\n{script}\n")).expect("writable");
+    std::fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).expect("ours");
+    Place { dirs, binary, _tmp: tmp }
+}
+
+impl Place {
+    async fn connect(&self) -> Result<UnixStream, Failure> {
+        let binary = self.binary.clone();
+        connect_or_start(&self.dirs, &move || Ok(binary.clone())).await
+    }
+
+    fn starts(&self) -> usize {
+        std::fs::read_to_string(self.dirs.data.join("starts"))
+            .map_or(0, |text| text.lines().count())
+    }
+}
+
+/// Leaves a line in `starts`, then lives for as long as the test's directory.
+const MARK_AND_LIVE: &str = "echo x >> $BANGER_DATA_DIR/starts
+while [ -d $BANGER_DATA_DIR ]; do sleep 0.05; done";
+
+/// Serves the socket once the mark is there, as the daemon would.
+fn serve_after_mark(dirs: &StateDirs) -> tokio::task::JoinHandle<()> {
+    let (mark, runtime) = (dirs.data.join("starts"), dirs.runtime.clone());
+    tokio::spawn(async move {
+        while !mark.exists() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let listener = banger_host::connect::listen_async(&runtime, "api.sock").expect("bind");
+        loop {
+            let _ = listener.accept().await;
+        }
+    })
+}
+
+fn problem(failure: Failure) -> Problem {
+    match failure {
+        Failure::Problem(problem) => *problem,
+        Failure::Quiet(code) => panic!("quiet with {code}"),
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_serves_is_not_started() {
+    let place = place(MARK_AND_LIVE);
+    let _listener =
+        banger_host::connect::listen_async(&place.dirs.runtime, "api.sock").expect("bind");
+    place.connect().await.expect("it serves");
+    assert_eq!(place.starts(), 0);
+}
+
+#[tokio::test]
+async fn an_absent_daemon_is_started_and_waited_for() {
+    let place = place(MARK_AND_LIVE);
+    let serving = serve_after_mark(&place.dirs);
+    place.connect().await.expect("it serves in the end");
+    assert_eq!(place.starts(), 1);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_no_daemon() {
+    let place = place(MARK_AND_LIVE);
+    drop(std::os::unix::net::UnixListener::bind(place.dirs.api_socket()).expect("bind"));
+    assert!(place.dirs.api_socket().exists());
+    let serving = serve_after_mark(&place.dirs);
+    place.connect().await.expect("it serves in the end");
+    assert_eq!(place.starts(), 1);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn many_at_once_start_one() {
+    let place = place(MARK_AND_LIVE);
+    let serving = serve_after_mark(&place.dirs);
+    let all = (0..8).map(|_| place.connect());
+    for result in futures_util::future::join_all(all).await {
+        result.expect("it serves in the end");
+    }
+    assert_eq!(place.starts(), 1);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_leaves_its_last_words() {
+    let place = place("echo 'error: the database is damaged' >&2; exit 3");
+    std::fs::write(place.dirs.daemon_log(), "an older line\n").expect("writable");
+    let problem = problem(place.connect().await.expect_err("it does not start"));
+    assert_eq!(problem.code, ErrorCode::DaemonUnavailable);
+    let causes = ["bangerd ended with exit status: 3", "error: the database is damaged"];
+    assert_eq!(problem.causes, causes);
+    assert!(problem.hint.is_some());
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_executed_is_an_error() {
+    let mut place = place("");
+    place.binary = Path::new("/no/such/bangerd").to_owned();
+    let problem = problem(place.connect().await.expect_err("it does not start"));
+    assert_eq!(problem.title, "the daemon cannot be started");
+}
+
+#[tokio::test]
+async fn a_daemon_on_its_way_is_waited_for_and_not_doubled() {
+    let place = place(MARK_AND_LIVE);
+    let _alive = OfdLock::try_acquire(&place.dirs.daemon_lock()).expect("a lock").expect("free");
+    let runtime = place.dirs.runtime.clone();
+    let serving = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let listener = banger_host::connect::listen_async(&runtime, "api.sock").expect("bind");
+        loop {
+            let _ = listener.accept().await;
+        }
+    });
+    place.connect().await.expect("it serves in the end");
+    assert_eq!(place.starts(), 0, "another one holds the lock");
+    serving.abort();
+}
+
+#[tokio::test]
+async fn stopping_what_does_not_run_is_fine() {
+    let place = place(MARK_AND_LIVE);
+    assert_eq!(stop_daemon(&place.dirs).await.expect("fine"), Stopped::Already);
+}
+
+#[tokio::test]
+async fn what_the_doctor_sees() {
+    use banger_core::doctor::DaemonFacts;
+    let place = place(MARK_AND_LIVE);
+    let observed = crate::client::observe_daemon(&place.dirs).await;
+    assert_eq!(observed, DaemonFacts::Down);
+    let _alive = OfdLock::try_acquire(&place.dirs.daemon_lock()).expect("a lock").expect("free");
+    let observed = crate::client::observe_daemon(&place.dirs).await;
+    assert_eq!(observed, DaemonFacts::Silent);
+}
