@@ -93,6 +93,12 @@ impl Daemon {
         }
     }
 
+    /// The VM with exactly that id.
+    #[must_use]
+    pub fn get(&self, id: &Id) -> Option<Arc<VmHandle>> {
+        self.vms.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
     /// Every VM that passes the filter, oldest first. Those being removed are not shown.
     #[must_use]
     pub fn list(&self, filter: &Filter) -> Vec<Vm> {

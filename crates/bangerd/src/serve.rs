@@ -25,6 +25,7 @@ use crate::config::{Config, ConfigError};
 use crate::daemon::{Daemon, Parts};
 use crate::gate::Gate;
 use crate::host::real;
+use crate::operations::Operations;
 use crate::reconcile::reconcile;
 use crate::store::{Store, StoreError};
 
@@ -101,10 +102,8 @@ async fn serve(dirs: StateDirs) -> Result<(), ServeError> {
             api::refusing_router(front.clone(), problem.clone())
         }
     };
-    let outcome = listen(listener, &socket, router, &front.shutdown).await;
-    if let Ok(daemon) = daemon {
-        daemon.operations.cancel_all(FAREWELL).await;
-    }
+    let operations = daemon.map(|daemon| daemon.operations.clone()).unwrap_or_default();
+    let outcome = attend(listener, &socket, router, &front.shutdown, &operations).await;
     tracing::info!("the daemon ends");
     outcome
 }
@@ -122,22 +121,46 @@ async fn open(dirs: &StateDirs) -> Result<Arc<Daemon>, Problem> {
     Ok(daemon)
 }
 
-/// Accepts connections until the shutdown, and gives the last answers a moment.
-pub(crate) async fn listen(
+/// Serves until the shutdown. Clients hear how their operations ended before the socket goes.
+pub(crate) async fn attend(
     listener: UnixListener,
     socket: &Path,
     router: Router,
     shutdown: &CancellationToken,
+    operations: &Operations,
+) -> Result<(), ServeError> {
+    let close = CancellationToken::new();
+    let serving = async {
+        let outcome = listen(listener, socket, router, &close).await;
+        // Whatever ended it, there is nothing more to do.
+        shutdown.cancel();
+        outcome
+    };
+    let ending = async {
+        shutdown.cancelled().await;
+        operations.cancel_all(FAREWELL).await;
+        close.cancel();
+    };
+    let (outcome, ()) = tokio::join!(serving, ending);
+    outcome
+}
+
+/// Accepts connections until the end, and gives the last answers a moment.
+async fn listen(
+    listener: UnixListener,
+    socket: &Path,
+    router: Router,
+    close: &CancellationToken,
 ) -> Result<(), ServeError> {
     let owner = std::fs::metadata(socket).map_err(cannot("look at the socket"))?;
     let guarded = OwnersOnly { listener, owner: std::os::unix::fs::MetadataExt::uid(&owner) };
-    let ended = shutdown.clone();
+    let ended = close.clone();
     let server =
         axum::serve(guarded, router).with_graceful_shutdown(async move { ended.cancelled().await });
     tokio::select! {
         served = server.into_future() => served.map_err(cannot("serve"))?,
         () = async {
-            shutdown.cancelled().await;
+            close.cancelled().await;
             tokio::time::sleep(LAST_ANSWERS).await;
         } => {}
     }

@@ -20,7 +20,8 @@ use serde::de::DeserializeOwned;
 
 use super::{Front, refusing_router, router};
 use crate::host::simulated::Manner;
-use crate::serve::listen;
+use crate::operations::Operations;
+use crate::serve::attend;
 use crate::testing::{PATIENCE, World, eventually, request};
 
 /// A daemon that serves, and a client of it.
@@ -34,16 +35,21 @@ impl Served {
     async fn new() -> Self {
         let world = World::new();
         let daemon = world.daemon().await;
-        Self::with(world, |front| router(front, daemon))
+        let operations = daemon.operations.clone();
+        Self::with(world, operations, |front| router(front, daemon))
     }
 
-    fn with(world: World, make: impl FnOnce(Front) -> axum::Router) -> Self {
+    fn with(
+        world: World,
+        operations: Operations,
+        make: impl FnOnce(Front) -> axum::Router,
+    ) -> Self {
         let front = Front::new(&world.dirs.data, 1);
         let listener = connect::listen_async(&world.dirs.runtime, API_SOCKET).expect("bind");
         let (socket, app) = (world.dirs.api_socket(), make(front.clone()));
         let shutdown = front.shutdown.clone();
         let server = tokio::spawn(async move {
-            listen(listener, &socket, app, &shutdown).await.expect("serve");
+            attend(listener, &socket, app, &shutdown, &operations).await.expect("serve");
         });
         Self { world, front, server }
     }
@@ -205,6 +211,22 @@ async fn a_client_that_hangs_up_cancels_what_it_leased() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_ends_tells_its_clients_first() {
+    let served = Served::new().await;
+    served.make("kept", true).await;
+    served.world.machine.set_manner(Manner::Hangs);
+    let operation: Operation = served.post("/v1/vms", &request("web", true)).await.expect("begin");
+    eventually("the boot", || served.world.machine.alive() == 2).await;
+    let stop = async {
+        let _: Option<()> = served.post("/v1/daemon/stop", &()).await.expect("stop");
+    };
+    let (ended, ()) = tokio::join!(served.finish(Ok(operation)), stop);
+    assert_eq!(ended.expect_err("cancelled").code, ErrorCode::Cancelled);
+    tokio::time::timeout(PATIENCE, served.server).await.expect("it ends").expect("well");
+    assert_eq!(served.world.machine.alive(), 1, "VMs live on");
+}
+
+#[tokio::test]
 async fn two_pulls_at_once_do_the_work_once() {
     let served = Served::new().await;
     served.world.machine.slow_pulls.store(true, Ordering::SeqCst);
@@ -284,7 +306,8 @@ async fn logs_of_an_ended_vm_are_read() {
 async fn a_daemon_without_a_database_says_so_and_can_be_stopped() {
     let problem = Problem::new(ErrorCode::DatabaseCorrupt, "damaged").hint("mend it");
     let answer = problem.clone();
-    let served = Served::with(World::new(), |front| refusing_router(front, answer));
+    let served =
+        Served::with(World::new(), Operations::default(), |front| refusing_router(front, answer));
     let version: DaemonVersion = served.get("/v1/version").await.expect("version");
     assert_eq!(version.pid, std::process::id());
     for path in ["/v1/vms", "/v1/system/df", "/v1/nonsense"] {
@@ -301,7 +324,7 @@ async fn a_thousand_vms_are_listed_at_once() {
     let world = World::new();
     world.add_rows(1000);
     let daemon = world.daemon().await;
-    let served = Served::with(world, |front| router(front, daemon));
+    let served = Served::with(world, Operations::default(), |front| router(front, daemon));
     let _: Vec<Vm> = served.get("/v1/vms").await.expect("warm up");
     let begin = Instant::now();
     let vms: Vec<Vm> = served.get("/v1/vms").await.expect("list");

@@ -11,6 +11,7 @@ mod shared;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ enum Visibility {
 #[derive(Debug, Clone, Default)]
 pub struct Operations {
     entries: Arc<Mutex<BTreeMap<Id, Arc<Entry>>>>,
+    /// Set when the daemon ends: what begins now is cancelled at once.
+    closing: Arc<AtomicBool>,
 }
 
 impl Operations {
@@ -65,6 +68,9 @@ impl Operations {
             forget_old(entries, clock::now_ms());
             entries.insert(id, Arc::clone(&entry));
         });
+        if self.closing.load(Ordering::Relaxed) {
+            entry.cancel();
+        }
         let finish = FinishOnDrop::new(Arc::clone(&entry));
         let future = work(Handle::new(Arc::clone(&entry)));
         tokio::spawn(async move {
@@ -110,8 +116,10 @@ impl Operations {
         Ok(entry.operation())
     }
 
-    /// Asks all operations to end, and waits until they have, or the time is up.
+    /// Asks all operations to end, those that begin from now on too, and waits until they have, or
+    /// the time is up.
     pub async fn cancel_all(&self, patience: Duration) {
+        self.closing.store(true, Ordering::Relaxed);
         self.with_entries(|entries| entries.values().for_each(|entry| entry.cancel()));
         let idle = async {
             while self.with_entries(|entries| entries.values().any(|entry| entry.is_running())) {

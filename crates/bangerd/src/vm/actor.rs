@@ -302,8 +302,9 @@ impl Actor {
         }
         let remains = Remains {
             desired: Desired::Running,
-            recorded: self.row.last.clone(),
-            written: self.written_status().await,
+            recorded: None,
+            // A shim that was killed before it wrote anything was last seen alive.
+            written: self.written_status().await.or_else(|| Some(self.status.borrow().clone())),
             created_at_ms: self.row.created_at_ms,
         };
         let status = plans.forced.correct(settle(remains, clock::now_ms()));

@@ -142,14 +142,13 @@ impl Creation {
     }
 
     async fn undo(&self, id: &Id) {
-        let removed = match self.daemon.find(id.as_str()) {
-            Ok(vm) => match vm.remove(true).await {
+        let removed = match self.daemon.get(id) {
+            Some(vm) => match vm.remove(true).await {
                 Ok(Outcome::Accepted(work)) => work.finished().await,
-                Ok(Outcome::AlreadySo) => Ok(()),
                 // It went by itself.
-                Err(_) => Ok(()),
+                Ok(Outcome::AlreadySo) | Err(_) => Ok(()),
             },
-            Err(_) => remove_traces(&self.daemon, id).await,
+            None => remove_traces(&self.daemon, id).await,
         };
         if let Err(problem) = removed {
             tracing::warn!(vm = %self.name, "what was made of it could not be removed: {problem}");
