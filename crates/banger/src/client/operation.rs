@@ -55,7 +55,10 @@ pub async fn follow(
                 }
                 interrupted = Some(signal);
                 stages.say("cancelling…");
-                cancel(client, operation).await;
+                tokio::select! {
+                    () = cancel(client, operation) => {}
+                    signal = interrupts.next() => return Err(Failure::signal(signal)),
+                }
             }
             event = lines.next_event() => {
                 match step(event?, (&mut stages, ui))? {
@@ -104,3 +107,6 @@ async fn cancel(client: &Client, operation: &Operation) {
     let path = format!("/v1/operations/{}", operation.id);
     let _ = client.ask::<serde_json::Value, ()>(Method::DELETE, &path, None).await;
 }
+
+#[cfg(test)]
+mod tests;
