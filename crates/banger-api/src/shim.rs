@@ -20,9 +20,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Problem;
 use crate::exec::ExecRequest;
 use crate::operation::Progress;
-use crate::error::Problem;
 use crate::version::ProtocolRange;
 use crate::vm::{Accelerator, NetworkPolicy, OwnerPolicy, VmStatus};
 

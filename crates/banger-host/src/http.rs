@@ -59,20 +59,14 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let host = http::HeaderValue::from_static("banger");
-    request
-        .headers_mut()
-        .entry(http::header::HOST)
-        .or_insert(host);
+    request.headers_mut().entry(http::header::HOST).or_insert(host);
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(io)).await;
     let (mut sender, connection) = handshake.map_err(HttpError::Connection)?;
     tokio::spawn(async move {
         // Its failure is also the sender's or the body's, and is reported there.
         let _ = connection.with_upgrades().await;
     });
-    sender
-        .send_request(request)
-        .await
-        .map_err(HttpError::Connection)
+    sender.send_request(request).await.map_err(HttpError::Connection)
 }
 
 /// Sends `body` as JSON, if there is one, and reads the answer as JSON. An empty answer reads as
@@ -117,9 +111,7 @@ where
         }
         None => Vec::new(),
     };
-    let request = builder
-        .body(Full::new(payload.into()))
-        .map_err(HttpError::Request)?;
+    let request = builder.body(Full::new(payload.into())).map_err(HttpError::Request)?;
     accept(send(io, request).await?).await
 }
 
@@ -158,11 +150,7 @@ pub async fn read_json<T: DeserializeOwned>(
     limit: usize,
 ) -> Result<T, HttpError> {
     let body = read(answer, limit).await?;
-    let text = if body.is_empty() {
-        b"null".as_slice()
-    } else {
-        &body
-    };
+    let text = if body.is_empty() { b"null".as_slice() } else { &body };
     serde_json::from_slice(text).map_err(HttpError::Json)
 }
 
@@ -179,11 +167,7 @@ impl Lines {
     /// The lines of an answer.
     #[must_use]
     pub fn of(answer: Response<Incoming>) -> Self {
-        Self {
-            body: answer.into_body(),
-            buffer: Vec::new(),
-            searched: 0,
-        }
+        Self { body: answer.into_body(), buffer: Vec::new(), searched: 0 }
     }
 
     /// The next line without its end, or None at the end of the answer. May be cancelled without
@@ -197,9 +181,7 @@ impl Lines {
                 return Ok(Some(line));
             }
             if self.buffer.len() > MAX_LINE {
-                return Err(HttpError::Body(format!(
-                    "a line of more than {MAX_LINE} bytes"
-                )));
+                return Err(HttpError::Body(format!("a line of more than {MAX_LINE} bytes")));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
@@ -232,10 +214,7 @@ impl Lines {
     }
 
     fn take_line(&mut self) -> Result<Option<String>, HttpError> {
-        let Some(at) = self.buffer[self.searched..]
-            .iter()
-            .position(|byte| *byte == b'\n')
-        else {
+        let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
             self.searched = self.buffer.len();
             return Ok(None);
         };
@@ -284,10 +263,7 @@ mod tests {
     }
 
     fn with_body(status: &str, body: &str) -> String {
-        format!(
-            "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        )
+        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
     }
 
     async fn get<T: DeserializeOwned>(answer: impl Into<Vec<u8>>) -> Result<T, HttpError> {
@@ -296,13 +272,9 @@ mod tests {
 
     #[tokio::test]
     async fn json_goes_there_and_back() {
-        let answer: Vec<u32> = get(with_body("200 OK", "[1,2]"))
-            .await
-            .expect("a good answer");
+        let answer: Vec<u32> = get(with_body("200 OK", "[1,2]")).await.expect("a good answer");
         assert_eq!(answer, [1, 2]);
-        get::<()>("HTTP/1.1 204 No Content\r\n\r\n")
-            .await
-            .expect("an empty answer is null");
+        get::<()>("HTTP/1.1 204 No Content\r\n\r\n").await.expect("an empty answer is null");
     }
 
     #[tokio::test]
@@ -317,41 +289,27 @@ mod tests {
         }
         let text = String::from_utf8(seen).expect("text");
         assert!(text.starts_with("POST /v1/x?y=z HTTP/1.1\r\n"), "{text}");
-        assert!(
-            text.contains("content-type: application/json\r\n"),
-            "{text}"
-        );
+        assert!(text.contains("content-type: application/json\r\n"), "{text}");
         assert!(text.contains("host: banger\r\n"), "{text}");
         drop(far);
-        assert!(matches!(
-            asked.await.expect("no panic"),
-            Err(HttpError::Connection(_))
-        ));
+        assert!(matches!(asked.await.expect("no panic"), Err(HttpError::Connection(_))));
     }
 
     #[tokio::test]
     async fn problems_are_read_and_other_refusals_have_a_status() {
         let problem = Problem::new(ErrorCode::VmNotFound, "no VM is called web");
         let body = serde_json::to_string(&problem).expect("plain data");
-        let error = get::<()>(with_body("404 Not Found", &body))
-            .await
-            .expect_err("refused");
+        let error = get::<()>(with_body("404 Not Found", &body)).await.expect_err("refused");
         assert!(matches!(error, HttpError::Problem(found) if found == problem));
-        let error = get::<()>(with_body("500 Oops", "<html>"))
-            .await
-            .expect_err("refused");
+        let error = get::<()>(with_body("500 Oops", "<html>")).await.expect_err("refused");
         assert!(matches!(error, HttpError::Status(status) if status.as_u16() == 500));
     }
 
     #[tokio::test]
     async fn bad_answers_are_errors() {
-        let error = get::<u32>(with_body("200 OK", "{"))
-            .await
-            .expect_err("no JSON");
+        let error = get::<u32>(with_body("200 OK", "{")).await.expect_err("no JSON");
         assert!(matches!(error, HttpError::Json(_)));
-        let error = get::<u32>("SSH-2.0-OpenSSH\r\n")
-            .await
-            .expect_err("no HTTP");
+        let error = get::<u32>("SSH-2.0-OpenSSH\r\n").await.expect_err("no HTTP");
         assert!(matches!(error, HttpError::Connection(_)));
         let cut = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n[1,";
         let error = get::<Vec<u32>>(cut).await.expect_err("it breaks off");
@@ -362,22 +320,11 @@ mod tests {
     async fn lines_and_events_are_taken_apart() {
         let text = ": hello\r\n\r\nevent: x\ndata: {\"a\":1}\n\ndata:2\n\nrest";
         let io = answering(with_body("200 OK", text));
-        let answer = request(io, Method::GET, "/", None::<&()>)
-            .await
-            .expect("an answer");
+        let answer = request(io, Method::GET, "/", None::<&()>).await.expect("an answer");
         let mut lines = Lines::of(answer);
-        assert_eq!(
-            lines.next().await.expect("fine").as_deref(),
-            Some(": hello")
-        );
-        assert_eq!(
-            lines.next_event().await.expect("fine").as_deref(),
-            Some("{\"a\":1}")
-        );
-        assert_eq!(
-            lines.next_event().await.expect("fine").as_deref(),
-            Some("2")
-        );
+        assert_eq!(lines.next().await.expect("fine").as_deref(), Some(": hello"));
+        assert_eq!(lines.next_event().await.expect("fine").as_deref(), Some("{\"a\":1}"));
+        assert_eq!(lines.next_event().await.expect("fine").as_deref(), Some("2"));
         assert_eq!(lines.next().await.expect("fine").as_deref(), Some(""));
         assert_eq!(lines.next().await.expect("fine").as_deref(), Some("rest"));
         assert_eq!(lines.next().await.expect("fine"), None);
@@ -393,9 +340,7 @@ mod tests {
             let mut rest = Vec::new();
             far.read_to_end(&mut rest).await.expect("readable");
         });
-        let answer = request(near, Method::GET, "/", None::<&()>)
-            .await
-            .expect("an answer");
+        let answer = request(near, Method::GET, "/", None::<&()>).await.expect("an answer");
         let mut lines = Lines::of(answer);
         assert_eq!(lines.next().await.expect("fine").as_deref(), Some("x"));
         drop(lines);

@@ -100,9 +100,9 @@ impl LogReader {
     fn step_to_newer(&mut self) -> io::Result<bool> {
         let Some(newer) = open(&self.path)? else { return Ok(false) };
         let current = self.file.as_ref().map(File::metadata).transpose()?;
-        if current.is_some_and(|current| {
-            newer.metadata().is_ok_and(|newer| newer.ino() == current.ino())
-        }) {
+        if current
+            .is_some_and(|current| newer.metadata().is_ok_and(|newer| newer.ino() == current.ino()))
+        {
             return Ok(false);
         }
         self.file = Some(newer);

@@ -88,7 +88,9 @@ impl IdMaps {
                 gid: format!("0 0 1\n{0} {0} 1\n", jail.gid),
                 privileged: true,
             },
-            _ => Self { uid: format!("0 {uid} 1\n"), gid: format!("0 {gid} 1\n"), privileged: false },
+            _ => {
+                Self { uid: format!("0 {uid} 1\n"), gid: format!("0 {gid} 1\n"), privileged: false }
+            }
         }
     }
 

@@ -23,7 +23,10 @@ const CONFIGURE_TIMEOUT: Duration = Duration::from_secs(60);
 const ENTROPY_BYTES: usize = 64;
 
 /// Asks the agent who it is, and tells it who this VM is. What it warns of comes back.
-pub(crate) async fn configure(guest: &Guest, spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
+pub(crate) async fn configure(
+    guest: &Guest,
+    spec: &LaunchSpec,
+) -> Result<Vec<String>, LaunchError> {
     let hello: Hello = ask(guest, Method::GET, "/v1/hello", None::<&()>, ANSWER_TIMEOUT)
         .await
         .map_err(LaunchError::Configure)?;
@@ -60,7 +63,11 @@ fn configuration(spec: &LaunchSpec) -> Configure {
         user: spec.user.clone(),
         workdir: spec.workdir.clone(),
         ca_certificates: spec.ca_certificates.clone(),
-        drives: spec.modules_image.iter().map(|_| Drive::Modules { release: release.clone() }).collect(),
+        drives: spec
+            .modules_image
+            .iter()
+            .map(|_| Drive::Modules { release: release.clone() })
+            .collect(),
     }
 }
 

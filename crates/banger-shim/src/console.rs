@@ -12,7 +12,9 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
 /// How many lines are remembered.
-const TAIL_LINES: usize = 24;
+const TAIL_LINES: usize = 8;
+/// How many of them, when the guest's kernel panics, are from before.
+const LINES_BEFORE_PANIC: usize = 2;
 /// A line longer than this is cut, in bytes.
 const MAX_LINE: usize = 1024;
 /// What the kernel says when it panics.
@@ -49,9 +51,14 @@ impl Tail {
 
     fn close_line(&mut self) {
         let line = printable(&std::mem::take(&mut self.partial));
-        if let Some(start) = line.find(PANIC) {
+        if self.panic.is_some() && self.lines.len() == TAIL_LINES {
+            // What follows a panic is its stack; how it began matters more.
+            return;
+        }
+        if let (Some(start), None) = (line.find(PANIC), &self.panic) {
             let rest = line[start + PANIC.len()..].trim_start_matches([':', ' ']);
-            self.panic.get_or_insert_with(|| rest.to_owned());
+            self.panic = Some(rest.to_owned());
+            self.lines.drain(..self.lines.len().saturating_sub(LINES_BEFORE_PANIC));
         }
         if self.lines.len() == TAIL_LINES {
             self.lines.pop_front();
@@ -82,7 +89,9 @@ impl Console {
                     tracing::debug!(%error, "cannot write the console's log");
                 }
             }
-            lock(&filling).close_line();
+            if !lock(&filling).partial.is_empty() {
+                lock(&filling).close_line();
+            }
         });
         Ok(Self { tail, reading })
     }
@@ -119,8 +128,10 @@ mod tests {
         tail.add(b"[    1.2] Kernel panic - not syncing: VFS: Unable ");
         tail.add(b"to mount root fs\r\n[    1.3] Kernel panic - not syncing: second\n");
         assert_eq!(tail.panic(), Some("VFS: Unable to mount root fs"));
+        assert_eq!(tail.lines()[0], "line 98");
+        tail.add(b"a stack\n".repeat(50).as_slice());
+        assert_eq!(tail.lines()[0], "line 98");
         assert_eq!(tail.lines().len(), TAIL_LINES);
-        assert_eq!(tail.lines()[0], "line 78");
     }
 
     #[test]

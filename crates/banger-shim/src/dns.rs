@@ -160,7 +160,8 @@ mod tests {
     fn resolv_conf_is_read_as_resolvers_read_it() {
         let text = "# comment\nnameserver 10.0.0.1\nnameserver\t::1 # mine\nnameserver nonsense\n\
                     search a.example b.example\nnameservers 1.2.3.4\nsearch c.example .\n";
-        let want: Vec<SocketAddr> = vec![([10, 0, 0, 1], 53).into(), "[::1]:53".parse().expect("v6")];
+        let want: Vec<SocketAddr> =
+            vec![([10, 0, 0, 1], 53).into(), "[::1]:53".parse().expect("v6")];
         assert_eq!(parse_resolvers(text), want);
         assert_eq!(parse_search(text), ["c.example"]);
         assert_eq!(parse_resolvers(""), vec![SocketAddr::from(([127, 0, 0, 1], 53))]);

@@ -29,20 +29,27 @@ pub(crate) async fn open(guest: &Guest, request: &ExecRequest) -> Result<GuestSo
         .max_message_size(Some(MAX_PAYLOAD + 1))
         .max_frame_size(Some(MAX_PAYLOAD + 1))
         .write_buffer_size(0);
-    let opening = tokio_tungstenite::client_async_with_config(
-        "ws://agent/v1/exec",
-        stream,
-        Some(config),
-    );
+    let opening =
+        tokio_tungstenite::client_async_with_config("ws://agent/v1/exec", stream, Some(config));
     let (mut socket, _) = opening.await.map_err(|error| unreachable(&error))?;
     let request = serde_json::to_string(request).map_err(|error| unreachable(&error))?;
     socket.send(GuestMessage::text(request)).await.map_err(|error| unreachable(&error))?;
     Ok(socket)
 }
 
-/// Carries an exec between a client and the guest; tells how the command ended, if it did before
-/// the client hung up.
-pub(crate) async fn relay(mut client: WebSocket, guest: &Guest) -> Option<ExecEnd> {
+/// How an exec stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamEnd {
+    /// The command ended, or could not be run.
+    Command(ExecEnd),
+    /// The client hung up first.
+    ClientGone,
+    /// The guest went away, or broke the protocol.
+    GuestLost,
+}
+
+/// Carries an exec between a client and the guest.
+pub(crate) async fn relay(mut client: WebSocket, guest: &Guest) -> StreamEnd {
     let opened = match first_message(&mut client).await {
         Ok(request) => open(guest, &request).await,
         Err(problem) => Err(problem),
@@ -53,7 +60,7 @@ pub(crate) async fn relay(mut client: WebSocket, guest: &Guest) -> Option<ExecEn
             // A client that is gone does not need to know.
             let _ = send_failure(&mut client, problem).await;
             let _ = client.close().await;
-            None
+            StreamEnd::GuestLost
         }
     }
 }
@@ -67,15 +74,15 @@ async fn first_message(client: &mut WebSocket) -> Result<ExecRequest, Problem> {
     }
 }
 
-async fn carry(client: WebSocket, guest: GuestSocket) -> Option<ExecEnd> {
+async fn carry(client: WebSocket, guest: GuestSocket) -> StreamEnd {
     let (mut to_client, from_client) = client.split();
     let (to_guest, mut from_guest) = guest.split();
     let end = tokio::select! {
         end = carry_down(&mut from_guest, &mut to_client) => end,
         // The client hung up. Dropping the guest's stream makes the agent kill the command.
-        () = carry_up(from_client, to_guest) => None,
+        () = carry_up(from_client, to_guest) => StreamEnd::ClientGone,
     };
-    if end.is_some() {
+    if end != StreamEnd::ClientGone {
         let _ = to_client.close().await;
     }
     end
@@ -107,13 +114,13 @@ async fn carry_up(
 async fn carry_down(
     from_guest: &mut SplitStream<GuestSocket>,
     to_client: &mut SplitSink<WebSocket, ClientMessage>,
-) -> Option<ExecEnd> {
+) -> StreamEnd {
     loop {
         let frame = match next_frame(from_guest).await {
             Ok(message) => message,
             Err(problem) => {
                 let _ = send_failure(to_client, problem).await;
-                return None;
+                return StreamEnd::GuestLost;
             }
         };
         let end = match ServerFrame::decode(&frame) {
@@ -121,15 +128,15 @@ async fn carry_down(
             Ok(ServerFrame::Control(ServerControl::Failed(problem))) => {
                 let end = ExecEnd::Exited(failure_code(problem.code));
                 let _ = send_failure(to_client, plain(problem)).await;
-                return Some(end);
+                return StreamEnd::Command(end);
             }
             _ => None,
         };
-        if to_client.send(ClientMessage::Binary(frame)).await.is_err() {
-            return end;
-        }
-        if end.is_some() {
-            return end;
+        let sent = to_client.send(ClientMessage::Binary(frame)).await;
+        match end {
+            Some(end) => return StreamEnd::Command(end),
+            None if sent.is_err() => return StreamEnd::ClientGone,
+            None => {}
         }
     }
 }
@@ -165,8 +172,9 @@ fn lost() -> Problem {
 
 /// A guest's problem without anything that could command a terminal.
 fn plain(problem: Problem) -> Problem {
-    let clean =
-        |text: String| printable(text.as_bytes()).chars().take(MAX_PROBLEM_TEXT).collect::<String>();
+    let clean = |text: String| {
+        printable(text.as_bytes()).chars().take(MAX_PROBLEM_TEXT).collect::<String>()
+    };
     Problem {
         code: problem.code,
         title: clean(problem.title),

@@ -105,8 +105,7 @@ async fn make_host(vm: &Vm) -> Result<Host, LaunchError> {
     let udp = tokio::net::UdpSocket::from_std(udp).map_err(host("serve names"))?;
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(host("serve names"))?;
     dns::serve(udp, tcp);
-    let console_log =
-        crate::console::new_log(&vm.dir).map_err(host("begin the console's log"))?;
+    let console_log = crate::console::new_log(&vm.dir).map_err(host("begin the console's log"))?;
     Ok(Host { network, console_log })
 }
 

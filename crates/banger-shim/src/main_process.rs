@@ -33,13 +33,14 @@ pub(crate) fn start(vm: &Arc<Vm>, guest: Guest) {
 async fn run(vm: &Vm, guest: &Guest, request: &ExecRequest, log: &mut CappedLog) -> ExecEnd {
     match follow(vm, guest, request, log).await {
         Ok(end) => end,
-        Err(problem) => {
-            write(vm, log, format!("error: {problem}\n").as_bytes());
-            ExecEnd::Exited(failure_code(problem.code))
+        Err(lost) => {
+            vm.outlive_guest().await;
+            failed(vm, log, &lost)
         }
     }
 }
 
+/// Follows the program to its end; the error is the guest's loss.
 async fn follow(
     vm: &Vm,
     guest: &Guest,
@@ -52,10 +53,17 @@ async fn follow(
         match ServerFrame::decode(&frame) {
             Ok(ServerFrame::Stdout(bytes) | ServerFrame::Stderr(bytes)) => write(vm, log, bytes),
             Ok(ServerFrame::Control(ServerControl::Exit(end))) => return Ok(end),
-            Ok(ServerFrame::Control(ServerControl::Failed(problem))) => return Err(problem),
+            Ok(ServerFrame::Control(ServerControl::Failed(problem))) => {
+                return Ok(failed(vm, log, &problem));
+            }
             _ => {}
         }
     }
+}
+
+fn failed(vm: &Vm, log: &mut CappedLog, problem: &Problem) -> ExecEnd {
+    write(vm, log, format!("error: {problem}\n").as_bytes());
+    ExecEnd::Exited(failure_code(problem.code))
 }
 
 /// A log that cannot be written must not stop the program.

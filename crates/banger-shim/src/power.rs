@@ -103,7 +103,9 @@ impl Watch<'_> {
         let (cause, main) = match order {
             Order::Kill => (EndCause::Killed, None),
             Order::Stop(_) => (EndCause::Stopped, None),
-            Order::MainEnded(end) | Order::OwnerGone(Some(end)) => (EndCause::MainExited, Some(end)),
+            Order::MainEnded(end) | Order::OwnerGone(Some(end)) => {
+                (EndCause::MainExited, Some(end))
+            }
             Order::OwnerGone(None) => (EndCause::OwnerGone, None),
         };
         let grace = match order {
@@ -122,12 +124,7 @@ impl Watch<'_> {
         }
         let _ = self.machine.vmm.wait().await;
         let cause = if clean { cause } else { EndCause::StopTimedOut };
-        Outcome::Ended(VmEnd {
-            reason: reason(cause, main),
-            cause,
-            main,
-            console_tail: Vec::new(),
-        })
+        Outcome::Ended(VmEnd { reason: reason(cause, main), cause, main, console_tail: Vec::new() })
     }
 
     /// Asks the guest to go down; false if it did not in time, or somebody lost patience.
@@ -156,7 +153,8 @@ impl Watch<'_> {
             reason = shutdown(event).or(reason);
         }
         let ended = |cause, reason: String| {
-            let console_tail = if matches!(cause, EndCause::GuestPowerOff) { Vec::new() } else { tail.lines() };
+            let console_tail =
+                if matches!(cause, EndCause::GuestPowerOff) { Vec::new() } else { tail.lines() };
             Outcome::Ended(VmEnd { cause, reason, main: None, console_tail })
         };
         match (tail.panic(), reason.as_deref()) {
@@ -247,7 +245,9 @@ fn shutdown(event: Event) -> Option<String> {
 /// An end in words.
 pub(crate) fn reason(cause: EndCause, main: Option<ExecEnd>) -> String {
     match (cause, main) {
-        (EndCause::MainExited, Some(ExecEnd::Exited(code))) => format!("the command exited with {code}"),
+        (EndCause::MainExited, Some(ExecEnd::Exited(code))) => {
+            format!("the command exited with {code}")
+        }
         (EndCause::MainExited, Some(ExecEnd::Signaled(number))) => {
             format!("the command was killed by signal {number}")
         }
@@ -265,7 +265,9 @@ pub(crate) fn reason(cause: EndCause, main: Option<ExecEnd>) -> String {
 pub(crate) fn describe_vmm_end(vm_dir: &Path, status: std::io::Result<ExitStatus>) -> String {
     let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
     let log = std::fs::read(vm_dir.join(SHIM_LOG_FILE)).unwrap_or_default();
-    let last = logs::printable(log.rsplit(|byte| *byte == b'\n').find(|l| !l.is_empty()).unwrap_or_default());
+    let last = logs::printable(
+        log.rsplit(|byte| *byte == b'\n').find(|l| !l.is_empty()).unwrap_or_default(),
+    );
     if last.is_empty() {
         return format!("the VMM ended with {how}");
     }

@@ -14,25 +14,43 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use banger_api::error::{ErrorCode, PROBLEM_MEDIA_TYPE, Problem};
 use banger_api::exec::MAX_REQUEST;
-use banger_api::shim::{
-    CONSOLE_FILE, ExecQuery, MAIN_LOG_FILE, RUN_DIR, SHIM_SOCKET, ShimHello,
-};
+use banger_api::shim::{CONSOLE_FILE, ExecQuery, MAIN_LOG_FILE, RUN_DIR, SHIM_SOCKET, ShimHello};
 use banger_api::version::SHIM_PROTOCOL;
 use banger_api::vm::{LogQuery, LogSource, StopVm, VmStatus};
 use banger_host::connect;
 use banger_host::logs::{LogReader, Printer};
 use futures_util::stream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
-use crate::exec;
+use crate::exec::{self, StreamEnd};
 use crate::power::Order;
 use crate::supervise::Vm;
 
 /// How often a followed log is looked at when nothing says that it has grown.
 const LOG_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Serves `run/shim.sock` until the shim ends.
-pub(crate) fn start(vm: Arc<Vm>) -> io::Result<()> {
+/// How long clients may take to read what was said before the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A socket that is being served.
+#[derive(Debug)]
+pub(crate) struct Server {
+    close: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+impl Server {
+    /// Takes no more requests, and lets the streams of status and logs come to their ends.
+    pub(crate) async fn close(self) {
+        // Either it hears this, or it has closed already.
+        let _ = self.close.send(());
+        let _ = tokio::time::timeout(FAREWELL, self.serving).await;
+    }
+}
+
+/// Serves `run/shim.sock`.
+pub(crate) fn start(vm: Arc<Vm>) -> io::Result<Server> {
     let listener = connect::listen_async(&vm.dir.join(RUN_DIR), SHIM_SOCKET)?;
     let routes = Router::new()
         .route("/v1/hello", get(hello))
@@ -43,12 +61,16 @@ pub(crate) fn start(vm: Arc<Vm>) -> io::Result<()> {
         .route("/v1/kill", post(kill))
         .fallback(async || refusal(&Problem::new(ErrorCode::NotFound, "no such route of a shim")))
         .with_state(vm);
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, routes).await {
+    let (close, closed) = oneshot::channel();
+    let serving = tokio::spawn(async move {
+        let serving = axum::serve(listener, routes).with_graceful_shutdown(async {
+            let _ = closed.await;
+        });
+        if let Err(error) = serving.await {
             tracing::error!(%error, "cannot serve");
         }
     });
-    Ok(())
+    Ok(Server { close, serving })
 }
 
 async fn hello(State(vm): State<Arc<Vm>>) -> Json<ShimHello> {
@@ -62,6 +84,10 @@ async fn hello(State(vm): State<Arc<Vm>>) -> Json<ShimHello> {
 async fn watch_status(State(vm): State<Arc<Vm>>) -> Response {
     let lines = stream::unfold((vm.board.watch(), true), async |(mut status, first)| {
         if !first {
+            let over = status.borrow().end.is_some();
+            if over {
+                return None;
+            }
             status.changed().await.ok()?;
         }
         let line = status_line(&mut status);
@@ -97,10 +123,22 @@ async fn run_command(
         .on_upgrade(async move |client| {
             let end = exec::relay(client, &guest).await;
             if owner {
-                // A VM that does not take orders any more is ending.
-                let _ = vm.orders.send(Order::OwnerGone(end)).await;
+                owner_gone(&vm, end).await;
             }
         })
+}
+
+async fn owner_gone(vm: &Vm, end: StreamEnd) {
+    let end = match end {
+        StreamEnd::Command(end) => Some(end),
+        StreamEnd::ClientGone => None,
+        StreamEnd::GuestLost => {
+            vm.outlive_guest().await;
+            None
+        }
+    };
+    // A VM that does not take orders any more is ending.
+    let _ = vm.orders.send(Order::OwnerGone(end)).await;
 }
 
 async fn logs(State(vm): State<Arc<Vm>>, Query(query): Query<LogQuery>) -> Response {

@@ -26,6 +26,10 @@ use crate::{Failure, main_process, read_launch_spec, serve};
 /// Orders that wait to be obeyed; the first decides.
 const ORDERS: usize = 16;
 
+/// How long a VM may live on without an answer from its guest before what depended on that guest is
+/// given up.
+const LOST_GUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// What every part of a shim knows of its VM.
 #[derive(Debug)]
 pub(crate) struct Vm {
@@ -45,6 +49,19 @@ pub(crate) struct Vm {
     pub(crate) ownership: Ownership,
     /// Told when a log has grown.
     pub(crate) logged: Notify,
+}
+
+impl Vm {
+    /// Gives a guest that went away time to show why: it may have powered itself off, or panicked,
+    /// and then this does not return before the shim ends. What broke with it says less.
+    pub(crate) async fn outlive_guest(&self) {
+        let mut guest = self.guest.subscribe();
+        let back = async {
+            let _ = guest.changed().await;
+            let _ = guest.wait_for(Option::is_some).await;
+        };
+        let _ = tokio::time::timeout(LOST_GUEST_TIMEOUT, back).await;
+    }
 }
 
 /// Runs a VM from its launch to its end, as process 1 of its namespaces.
@@ -83,9 +100,10 @@ async fn run() -> Result<(), Failure> {
         orders,
         logged: Notify::new(),
     });
-    serve::start(Arc::clone(&vm))?;
+    let server = serve::start(Arc::clone(&vm))?;
     stop_on_sigterm(vm.orders.clone())?;
     live(&vm, &mut received).await;
+    server.close().await;
     Ok(())
 }
 
@@ -163,7 +181,8 @@ fn cancel(vm: &Vm, reporter: &mut Reporter) {
     let cause = EndCause::Killed;
     let reason = "cancelled while it started".to_owned();
     vm.board.end(VmEnd { cause, reason: reason.clone(), main: None, console_tail: Vec::new() });
-    let problem = Problem::new(ErrorCode::Cancelled, format!("VM {} was not started", vm.spec.name));
+    let problem =
+        Problem::new(ErrorCode::Cancelled, format!("VM {} was not started", vm.spec.name));
     reporter.say(&LaunchEvent::Failed { problem: problem.cause(reason) });
 }
 

@@ -55,8 +55,9 @@ impl EngineError {
     /// The error as it travels.
     #[must_use]
     pub fn problem(&self) -> Problem {
-        let problem = Problem::new(ErrorCode::HostProgramMissing, "no engine can run a VM on this host")
-            .because(self);
+        let problem =
+            Problem::new(ErrorCode::HostProgramMissing, "no engine can run a VM on this host")
+                .because(self);
         match self {
             Self::Missing { package, .. } => {
                 problem.hint(format!("sudo apt-get install {package}"))
@@ -75,7 +76,8 @@ impl EngineError {
 pub fn discover(choice: EngineChoice, cache_dir: &Path) -> Result<EngineSpec, EngineError> {
     // The one engine there is so far; both choices mean it.
     let (EngineChoice::Auto | EngineChoice::Qemu) = choice;
-    let missing = EngineError::Missing { program: "qemu-system-x86_64", package: "qemu-system-x86" };
+    let missing =
+        EngineError::Missing { program: "qemu-system-x86_64", package: "qemu-system-x86" };
     let binary = crate::command::find_program("qemu-system-x86_64").ok_or(missing)?;
     let examined = examined_qemu(&binary, cache_dir)?;
     let accelerator =
@@ -200,8 +202,7 @@ fn libraries_in(listing: &str) -> Vec<String> {
 /// The `7.2.22` in `QEMU emulator version 7.2.22 (Debian …)`.
 fn version_in(said: &str) -> Option<String> {
     let (_, rest) = said.split_once("version ")?;
-    let version: String =
-        rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    let version: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
     (!version.is_empty()).then_some(version)
 }
 

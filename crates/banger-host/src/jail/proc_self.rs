@@ -9,7 +9,8 @@ static DIRECTORY: OnceLock<File> = OnceLock::new();
 
 /// Opens it. To be called once, before the root is closed.
 pub(super) fn remember() -> io::Result<()> {
-    let directory = File::options().read(true).custom_flags(libc::O_DIRECTORY).open("/proc/self")?;
+    let directory =
+        File::options().read(true).custom_flags(libc::O_DIRECTORY).open("/proc/self")?;
     DIRECTORY.set(directory).map_err(|_| io::ErrorKind::AlreadyExists.into())
 }
 

@@ -225,10 +225,13 @@ fn host_addresses() -> Result<Vec<Ipv4Addr>, NetworkError> {
     Ok(addresses)
 }
 
-#[expect(clippy::disallowed_methods, reason = "nft must run in the network namespace of this thread")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nft must run in the network namespace of this thread"
+)]
 fn load_rules(rules: &str) -> Result<(), NetworkError> {
-    let nft = find_program("nft")
-        .ok_or(NetworkError::Missing { program: "nft", package: "nftables" })?;
+    let nft =
+        find_program("nft").ok_or(NetworkError::Missing { program: "nft", package: "nftables" })?;
     let mut child = Command::new(nft)
         .args(["-f", "-"])
         .env_clear()

@@ -52,8 +52,7 @@ pub fn arguments(spec: &LaunchSpec, fds: Descriptors) -> Vec<String> {
 }
 
 /// Nothing obsolete, no other user, no other program, no other priority.
-const SANDBOX: &str =
-    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 fn machine(spec: &LaunchSpec) -> Vec<String> {
     let accelerator = match spec.engine.accelerator {
@@ -161,7 +160,9 @@ fn drive(id: &str, path: &str, options: &str) -> Vec<String> {
     strings(&[
         "-drive",
         // No locking: the VM's own lock says who may write, and the image is shared by all.
-        &format!("if=none,id={id},format=raw,file.driver=file,file.filename={path},file.locking=off,{options}"),
+        &format!(
+            "if=none,id={id},format=raw,file.driver=file,file.filename={path},file.locking=off,{options}"
+        ),
         "-device",
         &format!("virtio-blk-device,drive={id}"),
     ])

@@ -123,7 +123,9 @@ async fn sort_lines(
     while let Ok(line) = read_line(&mut reader).await {
         let delivered = match event(&line) {
             // Events nobody waits for must not keep answers from arriving.
-            Some(event) => !matches!(events.try_send(event), Err(mpsc::error::TrySendError::Closed(_))),
+            Some(event) => {
+                !matches!(events.try_send(event), Err(mpsc::error::TrySendError::Closed(_)))
+            }
             None => answers.send(line).await.is_ok(),
         };
         if !delivered && answers.is_closed() {
