@@ -67,7 +67,7 @@ fn a_killed_vmm_is_a_failure_with_a_reason() {
     host.wait_for_state(&vm, "failed");
     let end = host.show(&vm)["status"]["end"].clone();
     assert_eq!(end["cause"], "vmm_exited", "{end}");
-    assert!(end["reason"].as_str().is_some_and(|reason| reason.contains("signal 9")), "{end}");
+    assert!(end["reason"].as_str().is_some_and(|reason| reason.contains("SIGKILL")), "{end}");
     host.banger(["start", &vm]).run().assert_ok();
     host.finish();
 }
