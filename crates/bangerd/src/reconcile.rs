@@ -73,7 +73,9 @@ async fn take_up(daemon: &Arc<Daemon>, vm: Observed) -> Result<(), Problem> {
         remove_on_exit: row.spec.remove_on_exit,
         desired: row.desired,
     });
-    tracing::info!(vm = %row.name, id = %row.id, ?plan, "found");
+    if plan != Adoption::Settle {
+        tracing::info!(vm = %row.name, id = %row.id, ?plan, "found");
+    }
     let phase = match plan {
         Adoption::Watch => Phase::found_alive(written, false),
         Adoption::Remove if locked => Phase::found_alive(written, true),
