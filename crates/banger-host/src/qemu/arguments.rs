@@ -108,6 +108,10 @@ pub fn kernel_arguments(spec: &LaunchSpec) -> String {
         "panic=-1".to_owned(),
         "reboot=t".to_owned(),
         "random.trust_cpu=on".to_owned(),
+        // A fifth of a second of every boot: self-tests of ciphers, and of a timer that microvm
+        // does not have.
+        "cryptomgr.notests".to_owned(),
+        "no_timer_check".to_owned(),
         // microvm has neither a keyboard controller nor more than one serial port to look for.
         "8250.nr_uarts=1".to_owned(),
         "i8042.noaux".to_owned(),

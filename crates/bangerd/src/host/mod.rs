@@ -97,7 +97,7 @@ pub struct LocalKernel {
     /// What it is.
     pub kernel: Kernel,
     /// What is booted.
-    pub vmlinuz: PathBuf,
+    pub boot_file: PathBuf,
     /// Disk with its modules.
     pub modules_image: Option<PathBuf>,
 }

@@ -290,7 +290,7 @@ impl Artifacts for Seen {
         let found = kernels.iter().rev().find(|k| k.name == wanted || k.digest == wanted);
         Ok(found.map(|kernel| LocalKernel {
             kernel: kernel.clone(),
-            vmlinuz: "/kernel/vmlinuz".into(),
+            boot_file: "/kernel/vmlinux".into(),
             modules_image: None,
         }))
     }

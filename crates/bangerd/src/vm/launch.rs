@@ -108,7 +108,7 @@ impl Launch {
             engine: needs.engine.clone(),
             cpus: spec.cpus,
             memory_mib: spec.memory_mib,
-            kernel: text(&needs.kernel.vmlinuz),
+            kernel: text(&needs.kernel.boot_file),
             kernel_release: needs.kernel.kernel.release.clone(),
             initramfs: text(&needs.initramfs),
             root_image: text(&needs.image.root),
