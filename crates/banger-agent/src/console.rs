@@ -9,6 +9,18 @@ pub fn say(text: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
+/// The same for an error, with everything that caused it.
+pub fn say_error(what: &str, error: &dyn std::error::Error) {
+    let mut text = what.to_owned();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    say(&text);
+}
+
 /// Keeps the allocator from holding on to memory that a burst of output needed once.
 pub fn bound_memory() {
     const TRIM_BYTES: libc::c_int = 256 * 1024;

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            console::say(&format!("the runtime cannot be built: {error}"));
+            console::say_error("the runtime cannot be built", &error);
             shutdown::act(ShutdownAction::PowerOff);
         }
     };
@@ -71,7 +71,7 @@ async fn serve(agent: &Arc<Agent>, device: std::os::fd::OwnedFd) -> ShutdownActi
     let mut port = match Port::new(device) {
         Ok(port) => port,
         Err(error) => {
-            console::say(&format!("the port to the host cannot be used: {error}"));
+            console::say_error("the port to the host cannot be used", &error);
             return agent.ended().await;
         }
     };
@@ -80,14 +80,14 @@ async fn serve(agent: &Arc<Agent>, device: std::os::fd::OwnedFd) -> ShutdownActi
             action = agent.ended() => return action,
             connected = port.wait_for_host() => {
                 if let Err(error) = connected {
-                    console::say(&format!("waiting for the host: {error}"));
+                    console::say_error("waiting for the host", &error);
                     return agent.ended().await;
                 }
             }
         }
         // An end of one connection, whatever its reason, is the beginning of the wait for the next.
         if let Err(error) = session::serve(&mut port, agent).await {
-            console::say(&format!("a host connection ended: {error}"));
+            console::say_error("a host connection ended", &error);
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
-use yamux::{Connection, ConnectionError, Mode};
+use yamux::{Connection, ConnectionError, FrameDecodeError, Mode};
 
 use crate::agent::Agent;
 use crate::preamble::Scanner;
@@ -59,7 +59,8 @@ where
                 Some(Ok(stream)) => {
                     serving.spawn(serve_stream(stream, Arc::clone(agent)));
                 }
-                None | Some(Err(ConnectionError::Closed)) => return Ok(()),
+                None => return Ok(()),
+                Some(Err(error)) if is_hang_up(&error) => return Ok(()),
                 Some(Err(error)) => return Err(SessionError::Multiplexing(error)),
             },
             Some(_) = serving.join_next() => {}
@@ -87,6 +88,18 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<
             stream.flush().await?;
             return Ok(true);
         }
+    }
+}
+
+/// A host may hang up at any moment, in the middle of a frame too.
+fn is_hang_up(error: &ConnectionError) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match error {
+        ConnectionError::Closed => true,
+        ConnectionError::Io(error) | ConnectionError::Decode(FrameDecodeError::Io(error)) => {
+            matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+        }
+        _ => false,
     }
 }
 

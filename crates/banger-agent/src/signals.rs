@@ -45,7 +45,7 @@ pub fn listen(agent: &Arc<Agent>) {
                 }
                 let request = Shutdown { action, grace_ms: GRACE_MS };
                 if let Err(error) = shutdown::run(&agent, request).await {
-                    console::say(&error.to_string());
+                    console::say_error("going down", &error);
                 }
                 agent.end(action);
             }

@@ -96,12 +96,16 @@ struct Argv {
 
 /// The user's shell, told by its name that it is a login shell.
 fn login_shell(account: &Account, exists: impl Fn(&Path) -> bool) -> Result<Argv, Problem> {
-    let shell = [account.shell.as_str(), "/bin/sh"]
+    const LAST_RESORT: &str = "/bin/sh";
+    let shell = [account.shell.as_str(), LAST_RESORT]
         .into_iter()
         .find(|shell| exists(Path::new(shell)))
         .ok_or_else(|| {
             Problem::new(ErrorCode::ExecNotFound, "The VM's image has no shell")
-                .cause(format!("there is neither {} nor /bin/sh", account.shell))
+                .cause(match account.shell.as_str() {
+                    LAST_RESORT => format!("there is no {LAST_RESORT}"),
+                    shell => format!("there is neither {shell} nor {LAST_RESORT}"),
+                })
                 .hint("name a program that the image has")
         })?;
     let name = shell.rsplit('/').next().unwrap_or(shell);
