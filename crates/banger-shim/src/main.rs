@@ -9,6 +9,7 @@
 //! It keeps no database and knows no registry. What it learns it writes to `status.json`.
 
 mod board;
+mod clock_watch;
 mod configure;
 mod console;
 mod dns;

@@ -18,11 +18,11 @@ use banger_api::exec::ExecEnd;
 use banger_api::shim::SHIM_LOG_FILE;
 use banger_api::vm::{EndCause, OwnerPolicy, VmEnd, VmState};
 use banger_host::qemu::qmp::Event;
-use banger_host::{clock, files, logs};
+use banger_host::{files, logs};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
+use crate::clock_watch::{ClockWatch, Reading};
 use crate::configure;
 use crate::guest::Guest;
 use crate::launch::Machine;
@@ -30,10 +30,6 @@ use crate::supervise::Vm;
 
 /// How often the clock and the host's disk are looked at.
 const TICK: Duration = Duration::from_secs(2);
-/// A guest's clock is set when the host's has jumped by more than this.
-const CLOCK_JUMP: Duration = Duration::from_millis(500);
-/// A guest's clock is set at least this often: an emulated counter drifts.
-const CLOCK_INTERVAL: Duration = Duration::from_secs(600);
 /// A VM paused by a full disk goes on when there is this much space again.
 const RESUME_FREE_BYTES: u64 = 64 * 1024 * 1024;
 /// What a guest gets on top of its grace period to answer that it is down.
@@ -69,13 +65,8 @@ pub(crate) async fn watch(
     machine: Machine,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Outcome {
-    let mut watch = Watch {
-        vm,
-        clock_offset: clock_offset(),
-        clock_set: Instant::now(),
-        shutdown_reason: None,
-        machine,
-    };
+    let mut watch =
+        Watch { vm, clock: ClockWatch::new(Reading::now()), shutdown_reason: None, machine };
     let mut tick = tokio::time::interval(TICK);
     loop {
         let machine = &mut watch.machine;
@@ -94,8 +85,7 @@ struct Watch<'a> {
     machine: Machine,
     /// What the VMM said about the guest's going down.
     shutdown_reason: Option<String>,
-    clock_offset: i128,
-    clock_set: Instant,
+    clock: ClockWatch,
 }
 
 impl Watch<'_> {
@@ -182,10 +172,7 @@ impl Watch<'_> {
     }
 
     async fn tick(&mut self) {
-        let jumped = clock_offset().abs_diff(self.clock_offset) > CLOCK_JUMP.as_nanos();
-        if jumped || self.clock_set.elapsed() > CLOCK_INTERVAL {
-            self.clock_offset = clock_offset();
-            self.clock_set = Instant::now();
+        if self.clock.is_due(Reading::now()) {
             let guest = self.machine.guest.clone();
             tokio::spawn(async move {
                 if let Err(error) = configure::set_clock(&guest).await {
@@ -272,11 +259,4 @@ pub(crate) fn describe_vmm_end(vm_dir: &Path, status: std::io::Result<ExitStatus
         return format!("the VMM ended with {how}");
     }
     format!("the VMM ended with {how}: {last}")
-}
-
-/// Real time less running time, in nanoseconds: constant until somebody sets the host's clock or
-/// the host sleeps.
-fn clock_offset() -> i128 {
-    let real = i128::from(clock::now_ns());
-    real - i128::try_from(clock::monotonic().as_nanos()).unwrap_or(0)
 }
