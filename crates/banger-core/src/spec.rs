@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use banger_api::vm::VmSpec;
 use banger_api::{ErrorCode, Problem};
 
+use crate::size;
+
 /// The image of `banger run` without an image.
 pub const DEFAULT_IMAGE: &str = "debian-bookworm";
 /// The kernel of an image that names none.
@@ -65,7 +67,11 @@ pub enum SpecError {
         host_mib: u64,
     },
     /// The disk would not hold the image.
-    #[error("a disk of {asked_bytes} bytes is smaller than the image, which has {image_bytes}")]
+    #[error(
+        "a disk of {} is smaller than the image, which has {}",
+        size::format(*asked_bytes),
+        size::format(*image_bytes)
+    )]
     DiskTooSmall {
         /// What was asked for.
         asked_bytes: u64,
