@@ -8,6 +8,7 @@ use banger_core::suggest::nearest;
 use banger_host::clock::now_ms;
 use banger_host::command::Cancel;
 use banger_host::files::{allocated_bytes, write_atomic};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Library, ensure_room, read_manifest, resolve};
@@ -28,6 +29,17 @@ const DISK_BYTES: u64 = 8 << 30;
 const MANIFEST: &str = "image.json";
 const DISK: &str = "root.ext4";
 
+/// An image's manifest: what it is, what it was made of, and how to recognise its disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Manifest {
+    #[serde(flatten)]
+    image: Image,
+    /// What this builder made it of, 64 hex digits: the same again would be the same image.
+    made_of: String,
+    /// UUID of its file system.
+    disk_uuid: String,
+}
+
 /// An image that is here, and where its disk is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalImage {
@@ -46,7 +58,7 @@ impl Library {
     pub fn images(&self) -> Result<Vec<Image>, LibraryError> {
         let mut images = Vec::new();
         for digest in self.images.digests()? {
-            match self.read_image(&digest) {
+            match self.read_image(&digest, &digest) {
                 Ok(Some(local)) => images.push(local.image),
                 Ok(None) => {}
                 Err(error) => tracing::warn!("image {digest} is left out: {error}"),
@@ -62,7 +74,7 @@ impl Library {
     /// The library or the image's manifest cannot be read.
     pub fn find_image(&self, wanted: &str) -> Result<Option<LocalImage>, LibraryError> {
         match resolve(&self.images, wanted)? {
-            Some(digest) => self.read_image(&digest),
+            Some(digest) => self.read_image(&digest, wanted),
             None => Ok(None),
         }
     }
@@ -72,11 +84,14 @@ impl Library {
     /// # Errors
     /// [`LibraryError::Corrupt`] with what is wrong.
     pub fn verify_image(&self, local: &LocalImage) -> Result<(), LibraryError> {
-        let identity = local.image.digest.trim_start_matches("sha256:");
-        let uuid = uuid_of(identity);
-        ext4::check(&local.root, local.image.disk_bytes, &uuid).map_err(|reason| {
-            LibraryError::Corrupt { kind: Kind::Image, name: local.image.name.clone(), reason }
-        })
+        let Image { name, digest, disk_bytes, .. } = &local.image;
+        let corrupt = |reason| {
+            let (kind, name) = (Kind::Image, name.clone());
+            LibraryError::Corrupt { kind, name, reason }
+        };
+        let manifest = self.read_manifest(digest, name)?;
+        let manifest = manifest.ok_or_else(|| corrupt("its manifest is missing".to_owned()))?;
+        ext4::check(&local.root, *disk_bytes, &manifest.disk_uuid).map_err(corrupt)
     }
 
     /// The images of the catalog.
@@ -93,7 +108,7 @@ impl Library {
         Catalog::get().images.iter().map(show).collect()
     }
 
-    /// Make an image of the catalog local. One that is here already is taken as it is, unless
+    /// Make an image of the catalog local. One that is here and whole is taken as it is, unless
     /// `refresh` asks for a new version; if nothing has changed, that is the one that is here.
     ///
     /// # Errors
@@ -106,7 +121,7 @@ impl Library {
         cancel: &Cancel,
     ) -> Result<Image, PullError> {
         let entry = Catalog::get().image(name).ok_or_else(|| unknown_image(name))?;
-        if let (false, Some(local)) = (refresh, self.find_image(name)?) {
+        if let (false, Some(local)) = (refresh, self.whole_image(name)) {
             return Ok(local.image);
         }
         let mut reporter = Reporter::new(on_progress);
@@ -115,7 +130,7 @@ impl Library {
             reporter.stage("image.wait", "waiting for another process that builds this image");
         })?;
         // Whoever had the lock has made it.
-        if let Some(local) = self.find_image(name)?
+        if let Some(local) = self.whole_image(name)
             && (!refresh || local.image.created_at_ms >= began)
         {
             return Ok(local.image);
@@ -130,6 +145,12 @@ impl Library {
         built
     }
 
+    /// The local image of that name if nothing is wrong with it.
+    fn whole_image(&self, name: &str) -> Option<LocalImage> {
+        let local = self.find_image(name).ok().flatten()?;
+        self.verify_image(&local).is_ok().then_some(local)
+    }
+
     fn build_image(
         &self,
         entry: &ImageEntry,
@@ -139,34 +160,35 @@ impl Library {
     ) -> Result<Image, PullError> {
         let tree = bootstrap(&entry.debian, &work.subdir("debian")?, reporter, cancel)?;
         reporter.stage("image.unpack", "measuring the root filesystem");
-        let identity = identity_of(&tree_digest(&tree, cancel)?);
+        let made_of = recipe_of(&tree_digest(&tree, cancel)?);
+        if let Some(image) = self.still_current(entry, &made_of)? {
+            return Ok(image);
+        }
         reporter.stage("image.disk", "building the disk");
         let made = work.subdir("made")?;
         let disk = made.join(DISK);
         let label = "banger-root";
-        let plan = DiskPlan { label, bytes: DISK_BYTES, journal: true, identity: &identity };
+        let plan = DiskPlan { label, bytes: DISK_BYTES, journal: true, identity: &made_of };
         make_disk(&tree, &disk, &plan, cancel)?;
-        let image = describe(entry, &identity, &disk)?;
-        write_manifest(&made, &image)?;
-        self.publish_image(&made, &image, work)?;
-        Ok(image)
+        let manifest = describe(entry, made_of, &disk)?;
+        write_manifest(&made, &manifest)?;
+        self.images.publish(&made, &manifest.image.digest)?;
+        self.images.set_name(&entry.name, &manifest.image.digest)?;
+        Ok(manifest.image)
     }
 
-    fn publish_image(
-        &self,
-        made: &Path,
-        image: &Image,
-        work: &WorkDir,
-    ) -> Result<(), LibraryError> {
-        if let Some(local) = self.find_image(&image.digest)? {
-            match self.verify_image(&local) {
-                // The same again: it only is as new as the packages it was just compared with.
-                Ok(()) => write_manifest(local.root.parent().unwrap_or(made), image)?,
-                Err(_) => self.images.move_away(&image.digest, &work.path().join("damaged"))?,
-            }
+    /// The image of that name if it was made of the same as a new one would be: then it is as new as
+    /// the packages it was just compared with.
+    fn still_current(&self, entry: &ImageEntry, made_of: &str) -> Result<Option<Image>, PullError> {
+        let Some(local) = self.whole_image(&entry.name) else { return Ok(None) };
+        let digest = &local.image.digest;
+        let Some(mut manifest) = self.read_manifest(digest, &entry.name)? else { return Ok(None) };
+        if manifest.made_of != made_of {
+            return Ok(None);
         }
-        self.images.publish(made, &image.digest)?;
-        self.images.set_name(&image.name, &image.digest)
+        manifest.image.created_at_ms = now_ms();
+        write_manifest(local.root.parent().unwrap_or(&local.root), &manifest)?;
+        Ok(Some(manifest.image))
     }
 
     /// Remove an image by name or digest. Whether a VM needs it is for the caller to know.
@@ -187,10 +209,16 @@ impl Library {
         LibraryError::NotFound { kind: Kind::Image, name: name.to_owned(), nearest }
     }
 
-    fn read_image(&self, digest: &str) -> Result<Option<LocalImage>, LibraryError> {
+    /// The image with that digest; `name` is what to call it if it is damaged.
+    fn read_image(&self, digest: &str, name: &str) -> Result<Option<LocalImage>, LibraryError> {
         let Some(dir) = self.images.path_of(digest) else { return Ok(None) };
-        let image = read_manifest::<Image>(Kind::Image, digest, &dir.join(MANIFEST))?;
-        Ok(image.map(|image| LocalImage { image, root: dir.join(DISK) }))
+        let manifest = self.read_manifest(digest, name)?;
+        Ok(manifest.map(|manifest| LocalImage { image: manifest.image, root: dir.join(DISK) }))
+    }
+
+    fn read_manifest(&self, digest: &str, name: &str) -> Result<Option<Manifest>, LibraryError> {
+        let Some(dir) = self.images.path_of(digest) else { return Ok(None) };
+        read_manifest(Kind::Image, name, &dir.join(MANIFEST))
     }
 }
 
@@ -200,27 +228,35 @@ fn unknown_image(name: &str) -> PullError {
     PullError::Unknown { kind: Kind::Image, name: name.to_owned(), nearest }
 }
 
-/// The identity of the image that this builder makes of a tree: 64 hex digits.
-fn identity_of(tree_digest: &str) -> String {
+/// What this builder makes an image of, 64 hex digits: the tree, and the way from there to a disk.
+fn recipe_of(tree_digest: &str) -> String {
     let text = format!("banger image builder {BUILDER_VERSION}\n{DISK_BYTES}\n{tree_digest}\n");
     hex::encode(Sha256::digest(text))
 }
 
-fn describe(entry: &ImageEntry, identity: &str, disk: &Path) -> Result<Image, LibraryError> {
-    Ok(Image {
+/// The manifest of a new image.
+///
+/// Its identity is the disk's as well as the tree's. mke2fs does not always lay the same tree out
+/// the same way, and a VM's own copy-on-write file is worthless, or worse, over another layout: so a
+/// disk that was lost and made anew must not pass for the one that was lost.
+fn describe(entry: &ImageEntry, made_of: String, disk: &Path) -> Result<Manifest, LibraryError> {
+    let disk_sha256 = disk_digest(disk).map_err(LibraryError::io("read", disk))?;
+    let identity = Sha256::digest(format!("{made_of}\n{disk_sha256}\n"));
+    let image = Image {
         name: entry.name.clone(),
-        digest: format!("sha256:{identity}"),
-        disk_sha256: disk_digest(disk).map_err(LibraryError::io("read", disk))?,
+        digest: format!("sha256:{}", hex::encode(identity)),
+        disk_sha256,
         disk_bytes: DISK_BYTES,
         allocated_bytes: allocated_bytes(disk).map_err(LibraryError::io("measure", disk))?,
         source: entry.source.clone(),
         created_at_ms: now_ms(),
         config: ImageConfig::default(),
-    })
+    };
+    Ok(Manifest { image, disk_uuid: uuid_of(&made_of), made_of })
 }
 
-fn write_manifest(dir: &Path, image: &Image) -> Result<(), LibraryError> {
+fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), LibraryError> {
     let path = dir.join(MANIFEST);
-    let json = serde_json::to_vec_pretty(image).expect("plain data");
+    let json = serde_json::to_vec_pretty(manifest).expect("plain data");
     write_atomic(&path, &json).map_err(LibraryError::io("write", &path))
 }

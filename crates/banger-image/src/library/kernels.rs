@@ -41,7 +41,7 @@ impl Library {
     pub fn kernels(&self) -> Result<Vec<Kernel>, LibraryError> {
         let mut kernels = Vec::new();
         for digest in self.kernels.digests()? {
-            match self.read_kernel(&digest) {
+            match self.read_kernel(&digest, &digest) {
                 Ok(Some(local)) => kernels.push(local.kernel),
                 Ok(None) => {}
                 Err(error) => tracing::warn!("kernel {digest} is left out: {error}"),
@@ -57,7 +57,7 @@ impl Library {
     /// The library or the kernel's manifest cannot be read.
     pub fn find_kernel(&self, wanted: &str) -> Result<Option<LocalKernel>, LibraryError> {
         match resolve(&self.kernels, wanted)? {
-            Some(digest) => self.read_kernel(&digest),
+            Some(digest) => self.read_kernel(&digest, wanted),
             None => Ok(None),
         }
     }
@@ -87,7 +87,7 @@ impl Library {
         Catalog::get().kernels.iter().map(show).collect()
     }
 
-    /// Make a kernel of the catalog local. One that is here already is taken as it is, unless
+    /// Make a kernel of the catalog local. One that is here and whole is taken as it is, unless
     /// `refresh` asks for the newest; if that is the one that is here, nothing is fetched but lists.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ impl Library {
         cancel: &Cancel,
     ) -> Result<Kernel, PullError> {
         let entry = Catalog::get().kernel(name).ok_or_else(|| unknown_kernel(name))?;
-        if let (false, Some(local)) = (refresh, self.find_kernel(name)?) {
+        if let (false, Some(local)) = (refresh, self.whole_kernel(name)) {
             return Ok(local.kernel);
         }
         let mut reporter = Reporter::new(on_progress);
@@ -108,7 +108,7 @@ impl Library {
             reporter.stage("kernel.wait", "waiting for another process that fetches this kernel");
         })?;
         // Whoever had the lock has made it.
-        if let (false, Some(local)) = (refresh, self.find_kernel(name)?) {
+        if let (false, Some(local)) = (refresh, self.whole_kernel(name)) {
             return Ok(local.kernel);
         }
         ensure_room(self.kernels.dir(), entry.build_mib)?;
@@ -121,6 +121,12 @@ impl Library {
         made
     }
 
+    /// The local kernel of that name or digest if nothing is wrong with it.
+    fn whole_kernel(&self, wanted: &str) -> Option<LocalKernel> {
+        let local = self.find_kernel(wanted).ok().flatten()?;
+        self.verify_kernel(&local).is_ok().then_some(local)
+    }
+
     fn make_kernel(
         &self,
         entry: &KernelEntry,
@@ -131,12 +137,9 @@ impl Library {
         let (apt, package) = newest(&entry.debian, &work.subdir("apt")?, reporter, cancel)?;
         let identity = identity_of(&package);
         let digest = format!("sha256:{identity}");
-        if let Some(local) = self.find_kernel(&digest)? {
-            if self.verify_kernel(&local).is_ok() {
-                self.kernels.set_name(&entry.name, &digest)?;
-                return Ok(local.kernel);
-            }
-            self.kernels.move_away(&digest, &work.path().join("damaged"))?;
+        if let Some(local) = self.whole_kernel(&digest) {
+            self.kernels.set_name(&entry.name, &digest)?;
+            return Ok(local.kernel);
         }
         let tree = unpack(&apt, &package, work.path(), reporter, cancel)?;
         let made = work.subdir("made")?;
@@ -150,6 +153,8 @@ impl Library {
             boot_modules: Vec::new(),
         };
         let kernel = extract(&tree, &made, kernel, reporter, cancel)?;
+        // If there is one with this digest, it is damaged.
+        self.kernels.move_away(&digest, &work.path().join("damaged"))?;
         self.kernels.publish(&made, &digest)?;
         self.kernels.set_name(&entry.name, &digest)?;
         Ok(kernel)
@@ -173,9 +178,10 @@ impl Library {
         LibraryError::NotFound { kind: Kind::Kernel, name: name.to_owned(), nearest }
     }
 
-    fn read_kernel(&self, digest: &str) -> Result<Option<LocalKernel>, LibraryError> {
+    /// The kernel with that digest; `name` is what to call it if it is damaged.
+    fn read_kernel(&self, digest: &str, name: &str) -> Result<Option<LocalKernel>, LibraryError> {
         let Some(dir) = self.kernels.path_of(digest) else { return Ok(None) };
-        let manifest = read_manifest::<Manifest>(Kind::Kernel, digest, &dir.join(MANIFEST))?;
+        let manifest = read_manifest::<Manifest>(Kind::Kernel, name, &dir.join(MANIFEST))?;
         Ok(manifest.map(|manifest| local_kernel(&dir, manifest)))
     }
 }
