@@ -35,7 +35,7 @@ pub fn of_the_terminal() -> BTreeMap<String, String> {
 }
 
 fn is_of_the_terminal(name: &str) -> bool {
-    matches!(name, "TERM" | "COLORTERM" | "LANG" | "LANGUAGE") || name.starts_with("LC_")
+    matches!(name, "TERM" | "COLORTERM" | "LANG") || name.starts_with("LC_")
 }
 
 #[cfg(test)]

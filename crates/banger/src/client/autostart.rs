@@ -120,21 +120,20 @@ fn check_alive(process: &mut DaemonProcess) -> Result<(), Failure> {
 }
 
 fn too_late(process: Option<&DaemonProcess>) -> Failure {
+    let Some(started) = process else { return silent() };
     let limit = START_LIMIT.as_secs();
-    let mut problem = match process {
-        Some(_) => Problem::new(
-            ErrorCode::DaemonUnavailable,
-            format!("the daemon was started and does not serve after {limit} seconds"),
-        ),
-        None => Problem::new(
-            ErrorCode::DaemonUnavailable,
-            "a daemon runs that does not serve its socket",
-        ),
-    };
-    problem
-        .causes
-        .extend(process.map(|started| started.last_words(LAST_WORDS)).unwrap_or_default());
-    problem.hint("banger daemon logs, then banger daemon stop").into()
+    let title = format!("the daemon was started and does not serve after {limit} seconds");
+    let mut problem = Problem::new(ErrorCode::DaemonUnavailable, title);
+    problem.causes.extend(started.last_words(LAST_WORDS));
+    problem.hint("banger daemon logs").into()
+}
+
+/// It holds its lock, so it lives, and its socket is gone or dead, so it cannot be asked to end.
+fn silent() -> Failure {
+    let title = "a daemon runs that does not serve its socket";
+    Problem::new(ErrorCode::DaemonUnavailable, title)
+        .hint("pkill -x bangerd, then try again; VMs go on running")
+        .into()
 }
 
 pub fn is_alive(dirs: &StateDirs) -> Result<bool, Failure> {
@@ -166,7 +165,7 @@ pub async fn stop_daemon(dirs: &StateDirs) -> Result<Stopped, Failure> {
     if !is_alive(dirs)? && connect(dirs).await.is_err() {
         return Ok(Stopped::Already);
     }
-    let stream = connect(dirs).await.map_err(|error| super::unreachable(&error))?;
+    let stream = connect(dirs).await.map_err(|_| silent())?;
     http::json::<(), _, _>(stream, Method::POST, "/v1/daemon/stop", None::<&()>).await?;
     let deadline = Instant::now() + STOP_LIMIT;
     while is_alive(dirs)? {

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use banger_api::version::DaemonVersion;
+use banger_core::doctor::DaemonFacts;
 use banger_host::paths::StateDirs;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::vm_row::age;
-use crate::client::{Client, Stopped, stop_daemon};
+use crate::client::{Client, Stopped, observe_daemon, stop_daemon};
 use crate::failure::Failure;
 use crate::ui::Ui;
 
@@ -63,7 +64,8 @@ pub async fn run(command: DaemonCommand, ui: &Ui) -> Result<u8, Failure> {
 }
 
 async fn status(client: Option<Client>, ui: &Ui) -> Result<u8, Failure> {
-    let socket = StateDirs::locate()?.api_socket().display().to_string();
+    let dirs = StateDirs::locate()?;
+    let socket = dirs.api_socket().display().to_string();
     let daemon: Option<DaemonVersion> = match client {
         Some(client) => Some(client.get("/v1/version").await?),
         None => None,
@@ -79,10 +81,19 @@ async fn status(client: Option<Client>, ui: &Ui) -> Result<u8, Failure> {
             ("Socket", socket.clone()),
             ("Data", daemon.data_dir.clone()),
         ],
-        None => vec![("State", "not running".to_owned()), ("Socket", socket.clone())],
+        None => vec![("State", absence(&dirs).await), ("Socket", socket.clone())],
     };
     ui.show(&Status { running: daemon.is_some(), socket, daemon }, &fields)?;
     Ok(0)
+}
+
+/// Why there is nobody to talk to.
+async fn absence(dirs: &StateDirs) -> String {
+    match observe_daemon(dirs).await {
+        DaemonFacts::Silent => "runs, and does not serve its socket; `pkill -x bangerd` ends it",
+        _ => "not running",
+    }
+    .to_owned()
 }
 
 async fn stop(ui: &Ui) -> Result<u8, Failure> {

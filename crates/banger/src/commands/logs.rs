@@ -36,7 +36,12 @@ impl Logs {
         let mut body = self.open(&client, &vm).await?.into_body();
         let mut is_empty = true;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| http::HttpError::Body(error.to_string()))?;
+            let frame = match frame {
+                Ok(frame) => frame,
+                // The shim that is followed ends with its VM, in the middle of its answer.
+                Err(_) if self.follow => break,
+                Err(error) => return Err(http::HttpError::Body(error.to_string()).into()),
+            };
             if let Some(bytes) = frame.data_ref() {
                 is_empty &= bytes.is_empty();
                 ui.raw(bytes)?;

@@ -31,8 +31,8 @@ impl Prune {
             for name in &plan.vms {
                 ui.note(name);
             }
-            let count = plan.vms.len();
-            let question = format!("Remove these {count} VMs ({})?", size::format(plan.bytes));
+            let what = counted(plan.vms.len());
+            let question = format!("Remove {what} ({})?", size::format(plan.bytes));
             if !ui.confirm(&question)? {
                 return Ok(0);
             }
@@ -40,6 +40,10 @@ impl Prune {
         let done: Pruned = client.post("/v1/vms/prune", &PruneVms { dry_run: false }).await?;
         report(&done, "freed", ui)
     }
+}
+
+fn counted(vms: usize) -> String {
+    if vms == 1 { "1 VM".to_owned() } else { format!("{vms} VMs") }
 }
 
 fn report(pruned: &Pruned, verb: &str, ui: &Ui) -> Result<u8, Failure> {
@@ -53,7 +57,8 @@ fn report(pruned: &Pruned, verb: &str, ui: &Ui) -> Result<u8, Failure> {
     if pruned.vms.is_empty() {
         ui.note("no VM has ended");
     } else {
-        ui.note(&format!("{} VMs, {verb} {}", pruned.vms.len(), size::format(pruned.bytes)));
+        let what = counted(pruned.vms.len());
+        ui.note(&format!("{what}, {verb} {}", size::format(pruned.bytes)));
     }
     Ok(0)
 }

@@ -123,18 +123,19 @@ fn vm_of(result: OperationResult) -> Result<Box<Vm>, Failure> {
     }
 }
 
-/// `banger run ls /` takes `ls` for an image.
+/// `banger run ls /` takes `ls` for an image. If no image is anything like it, it was none.
 fn hint_at_marker(failure: Failure, what: &GuestCommand) -> Failure {
-    match &what.image {
-        Some(word) if failure.code() == Some(ErrorCode::ImageNotFound) && !what.marked => {
-            let words: Vec<&str> = std::iter::once(word.as_str())
-                .chain(what.command.iter().map(String::as_str))
-                .collect();
-            failure
-                .or_hint(format!("banger run -- {} runs it in the default image", words.join(" ")))
-        }
-        _ => failure,
+    let Failure::Problem(mut problem) = failure else { return failure };
+    let is_near = problem.hint.as_ref().is_some_and(|hint| hint.contains("did you mean"));
+    if let Some(word) = &what.image
+        && problem.code == ErrorCode::ImageNotFound
+        && !what.marked
+        && !is_near
+    {
+        let words = [std::slice::from_ref(word), &what.command].concat().join(" ");
+        problem.hint = Some(format!("banger run -- {words}  # to run it in the default image"));
     }
+    Failure::Problem(problem)
 }
 
 /// Removes the VM and waits until it is gone, so that nothing of it is there when the prompt
@@ -169,4 +170,28 @@ async fn keep(client: &Client, vm: &Vm, ui: &Ui) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_api::Problem;
+
+    #[test]
+    fn a_command_that_was_taken_for_an_image_is_hinted_at() {
+        let hint = |line: &str, code, hint: &str| {
+            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let what = guest_command::split(None, &words, false);
+            let failure = hint_at_marker(Problem::new(code, "x").hint(hint).into(), &what);
+            let Failure::Problem(problem) = failure else { panic!("something to tell") };
+            problem.hint.unwrap_or_default()
+        };
+        let missing = ErrorCode::ImageNotFound;
+        let marker = "banger run -- ls /  # to run it in the default image";
+        let near = "did you mean debian-bookworm?";
+        assert_eq!(hint("ls /", missing, "banger image catalog"), marker);
+        assert_eq!(hint("debian-bokworm ls", missing, near), near);
+        assert_eq!(hint("nope -- ls", missing, "theirs"), "theirs");
+        assert_eq!(hint("ls /", ErrorCode::PullFailed, "theirs"), "theirs");
+    }
 }

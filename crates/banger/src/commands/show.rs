@@ -43,9 +43,9 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
         vec![("Name", vm.name.clone()), ("Id", vm.id.clone()), ("State", state(vm, now_ms))];
     if let Some(end) = &vm.status.end {
         fields.push(("Ended", end.reason.clone()));
-        optional(&mut fields, "Console", end.console_tail.join("\n"));
+        fields.push(("Console", end.console_tail.join("\n")));
     }
-    optional(&mut fields, "Warnings", vm.status.warnings.join("\n"));
+    fields.push(("Warnings", vm.status.warnings.join("\n")));
     fields.extend([
         ("Image", format!("{} ({})", spec.image, short(&vm.image_digest))),
         ("Kernel", with_name(spec.kernel.as_deref(), &vm.kernel_digest)),
@@ -64,20 +64,14 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
     if spec.network == NetworkPolicy::HostAccess {
         fields.push(("Network", "with access to this host".to_owned()));
     }
-    optional(&mut fields, "Command", spec.command.join(" "));
-    optional(&mut fields, "User", spec.user.clone().unwrap_or_default());
-    optional(&mut fields, "Directory", spec.workdir.clone().unwrap_or_default());
-    optional(&mut fields, "Environment", pairs(&spec.env));
-    optional(&mut fields, "Labels", pairs(&spec.labels));
+    fields.push(("Command", spec.command.join(" ")));
+    fields.push(("User", spec.user.clone().unwrap_or_default()));
+    fields.push(("Directory", spec.workdir.clone().unwrap_or_default()));
+    fields.push(("Environment", pairs(&spec.env)));
+    fields.push(("Labels", pairs(&spec.labels)));
     fields.push(("Created", format!("{} ago", age(vm.created_at_ms, now_ms))));
     fields.push(("Files", vm.dir.clone()));
     fields
-}
-
-fn optional(fields: &mut Vec<(&'static str, String)>, name: &'static str, value: String) {
-    if !value.is_empty() {
-        fields.push((name, value));
-    }
 }
 
 fn pairs(map: &BTreeMap<String, String>) -> String {

@@ -26,10 +26,11 @@ pub fn render<T: Row>(rows: &[T]) -> String {
     lines(&table)
 }
 
-/// One field per line, values aligned; further lines of a value under its first.
+/// One field per line, values aligned; further lines of a value under its first. Fields without a
+/// value are left out.
 pub fn fields(fields: &[(&str, String)]) -> String {
     let mut table = plain_table();
-    for (name, value) in fields {
+    for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
         table.add_row([format!("{name}:"), clean(value)]);
     }
     lines(&table)
@@ -83,7 +84,11 @@ mod tests {
 
     #[test]
     fn fields_are_aligned() {
-        let shown = fields(&[("Name", "web".into()), ("Labels", "a=b\nc=d".into())]);
+        let shown = fields(&[
+            ("Name", "web".into()),
+            ("User", String::new()),
+            ("Labels", "a=b\nc=d".into()),
+        ]);
         insta::assert_snapshot!(shown, @r"
         Name:    web
         Labels:  a=b

@@ -147,6 +147,14 @@ async fn stopping_what_does_not_run_is_fine() {
 }
 
 #[tokio::test]
+async fn a_daemon_without_a_socket_cannot_be_asked_to_stop() {
+    let place = place(MARK_AND_LIVE);
+    let _alive = OfdLock::try_acquire(&place.dirs.daemon_lock()).expect("a lock").expect("free");
+    let problem = problem(stop_daemon(&place.dirs).await.expect_err("it cannot be asked"));
+    assert!(problem.hint.is_some_and(|hint| hint.starts_with("pkill")));
+}
+
+#[tokio::test]
 async fn what_the_doctor_sees() {
     use banger_core::doctor::DaemonFacts;
     let place = place(MARK_AND_LIVE);
