@@ -88,7 +88,7 @@ ensure_subids() {
   for file in /etc/subuid /etc/subgid; do
     grep -Eq "^($user|$(id -u "$user")):" "$file" 2>/dev/null && continue
     case $file in *uid) flag=--add-subuids ;; *) flag=--add-subgids ;; esac
-    start=$(awk -F: '{ end = $2 + $3; if (end > max) max = end } END { print max > 100000 ? max : 100000 }' \
+    start=$(awk -F: '{ end = $2 + $3; if (end > max) max = end } END { print (max > 100000 ? max : 100000) }' \
       "$file" 2>/dev/null || echo 100000)
     note "giving $user the ids $start to $((start + 65535)) in $file"
     as_root usermod "$flag" "$start-$((start + 65535))" "$user"
