@@ -68,10 +68,11 @@ impl Run {
         let mut interrupts = Interrupts::listen();
         let client = Client::ready(ui).await?;
         let request = self.create_request(&what, ui);
-        let operation: Operation = client.post("/v1/vms", &request).await?;
-        let followed = follow(&client, &operation, Patience::Lease, (ui, &mut interrupts))
-            .await
-            .map_err(|failure| hint_at_marker(failure, &what))?;
+        let created = async {
+            let operation: Operation = client.post("/v1/vms", &request).await?;
+            follow(&client, &operation, Patience::Lease, (ui, &mut interrupts)).await
+        };
+        let followed = created.await.map_err(|failure| hint_at_marker(failure, &what))?;
         let vm = vm_of(followed.result)?;
         if let Some(signal) = followed.interrupted {
             // It came when there was nothing left to cancel, so what was made is unmade.
