@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct Image {
     /// The name people use: `debian-bookworm`.
     pub name: String,
-    /// Identity, `sha256:<64 hex>`: the source's digest together with the builder's version.
+    /// Identity, `sha256:<64 hex>`: of what it was made of, its builder's version and its disk.
     pub digest: String,
-    /// sha256 of `root.ext4`, 64 hex digits.
+    /// sha256, in hex, of `root.ext4`: of its blocks that are not all zeros, their numbers and its size.
     pub disk_sha256: String,
     /// Size of the disk as the guest sees it.
     pub disk_bytes: u64,
