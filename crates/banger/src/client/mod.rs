@@ -12,7 +12,7 @@ use banger_api::version::{DAEMON_PROTOCOL, DaemonVersion};
 use banger_api::vm::Vm;
 use banger_api::{ErrorCode, Problem};
 use banger_core::doctor::DaemonFacts;
-use banger_host::http;
+use banger_host::http::{self, HttpError};
 use banger_host::paths::{API_SOCKET, Programs, StateDirs};
 use hyper::{Method, Response, body::Incoming};
 use serde::Serialize;
@@ -28,6 +28,8 @@ pub use shim::ShimClient;
 
 /// Release of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How many connections are tried before a daemon that answers none is reported.
+const GREETINGS: u32 = 3;
 /// How long the doctor waits for the daemon's answer.
 const OBSERVE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -44,9 +46,7 @@ impl Client {
     /// If it cannot be started, or cannot be talked to.
     pub async fn ready(ui: &Ui) -> Result<Self, Failure> {
         let dirs = StateDirs::resolve()?;
-        let stream = autostart::connect_or_start(&dirs, &Programs::locate_daemon).await?;
-        let version: DaemonVersion =
-            http::json(stream, Method::GET, "/v1/version", None::<&()>).await?;
+        let version = greet(&dirs, &Programs::locate_daemon).await?;
         check(&version)?;
         if version.version != VERSION {
             ui.warning(&format!(
@@ -135,6 +135,22 @@ pub async fn observe_daemon(dirs: &StateDirs) -> DaemonFacts {
 
 async fn connect(dirs: &StateDirs) -> io::Result<UnixStream> {
     banger_host::connect::unix(&dirs.runtime, API_SOCKET).await
+}
+
+/// Asks the daemon for its version, starting it if it does not run.
+///
+/// A daemon that is just being stopped or killed may still take a connection that it never
+/// answers. The version can be asked for again without harm, so that is no failure yet.
+async fn greet(dirs: &StateDirs, locate: autostart::Locate<'_>) -> Result<DaemonVersion, Failure> {
+    let mut left = GREETINGS;
+    loop {
+        let stream = autostart::connect_or_start(dirs, locate).await?;
+        left -= 1;
+        match http::json(stream, Method::GET, "/v1/version", None::<&()>).await {
+            Err(HttpError::Connection(_) | HttpError::Body(_)) if left > 0 => {}
+            answer => return Ok(answer?),
+        }
+    }
 }
 
 /// Whether the daemon and this program understand each other.

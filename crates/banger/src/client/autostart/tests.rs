@@ -141,6 +141,28 @@ async fn a_daemon_on_its_way_is_waited_for_and_not_doubled() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_dies_under_the_first_question_is_asked_again() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let place = place(MARK_AND_LIVE);
+    let listener =
+        banger_host::connect::listen_async(&place.dirs.runtime, "api.sock").expect("bind");
+    let serving = tokio::spawn(async move {
+        // Taken and never answered, as by a daemon that is being killed.
+        drop(listener.accept().await);
+        let (mut stream, _) = listener.accept().await.expect("the second one");
+        stream.read_u8().await.expect("a question");
+        let body = r#"{"version":"9","protocol":{"min":1,"max":1},"pid":1,"started_at_ms":0,"data_dir":""}"#;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(format!("{head}{body}").as_bytes()).await.expect("it listens");
+    });
+    let binary = place.binary.clone();
+    let locate = move || Ok(binary.clone());
+    let version = crate::client::greet(&place.dirs, &locate).await.expect("the second answer");
+    assert_eq!(version.version, "9");
+    serving.await.expect("no panic");
+}
+
+#[tokio::test]
 async fn stopping_what_does_not_run_is_fine() {
     let place = place(MARK_AND_LIVE);
     assert_eq!(stop_daemon(&place.dirs).await.expect("fine"), Stopped::Already);
