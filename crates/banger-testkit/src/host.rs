@@ -211,13 +211,18 @@ impl Host {
         found.into_iter().filter(|(_, line)| is_named(line)).map(|(pid, _)| pid).collect()
     }
 
-    /// Sends SIGKILL to a process of this host.
+    /// Sends SIGKILL to a process of this host, and waits until it is gone or a zombie.
     ///
     /// # Panics
     /// If it cannot be sent.
     pub fn kill_dash_nine(&self, pid: i32) {
-        let pid = nix::unistd::Pid::from_raw(pid);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it is ours");
+        let target = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(target, nix::sys::signal::Signal::SIGKILL).expect("it is ours");
+        wait::until("the process is gone", TEARDOWN, || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let state = stat.rsplit_once(") ").map_or("Z", |(_, rest)| rest);
+            state.starts_with(['Z', 'X']).then_some(())
+        });
     }
 
     /// Ends the test: removes all VMs, stops the daemon, and checks that nothing is left.
