@@ -20,13 +20,8 @@ pub enum DurationError {
 }
 
 /// Units from the longest to the shortest, with their length in milliseconds.
-const UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1_000),
-    ("ms", 1),
-];
+const UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// Reads a duration: `30s`, `5m`, `1h30m`, `250ms`, `2d`; a number alone counts seconds.
 ///
@@ -48,10 +43,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         }
         let (unit, after) = take(after, |c| !c.is_ascii_digit());
         let unit_ms = unit_ms(unit)?;
-        let part_ms = number
-            .parse::<u64>()
-            .ok()
-            .and_then(|count| count.checked_mul(unit_ms));
+        let part_ms = number.parse::<u64>().ok().and_then(|count| count.checked_mul(unit_ms));
         total_ms = part_ms
             .and_then(|part_ms| total_ms.checked_add(part_ms))
             .ok_or(DurationError::OutOfRange)?;
@@ -67,10 +59,7 @@ pub fn format(duration: Duration) -> String {
     if total_ms == 0 {
         return "0s".to_owned();
     }
-    let first = UNITS
-        .iter()
-        .position(|(_, ms)| total_ms >= *ms)
-        .unwrap_or(UNITS.len() - 1);
+    let first = UNITS.iter().position(|(_, ms)| total_ms >= *ms).unwrap_or(UNITS.len() - 1);
     let (name, ms) = UNITS[first];
     let mut text = format!("{}{name}", total_ms / ms);
     if let Some((next, next_ms)) = UNITS.get(first + 1).filter(|(next, _)| *next != "ms") {
@@ -85,12 +74,8 @@ pub fn format(duration: Duration) -> String {
 /// How long something has lasted, for a list: `5 seconds`, `1 minute`, `3 days`.
 #[must_use]
 pub fn age(duration: Duration) -> String {
-    const STEPS: [(u64, &str); 4] = [
-        (86_400, "day"),
-        (3_600, "hour"),
-        (60, "minute"),
-        (1, "second"),
-    ];
+    const STEPS: [(u64, &str); 4] =
+        [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
     let seconds = duration.as_secs();
     for (length, name) in STEPS {
         let count = seconds / length;
@@ -122,9 +107,7 @@ fn unit_ms(unit: &str) -> Result<u64, DurationError> {
         .iter()
         .find(|(name, _)| *name == unit)
         .map(|(_, ms)| *ms)
-        .ok_or_else(|| DurationError::UnknownUnit {
-            unit: unit.to_owned(),
-        })
+        .ok_or_else(|| DurationError::UnknownUnit { unit: unit.to_owned() })
 }
 
 #[cfg(test)]
@@ -135,11 +118,7 @@ mod tests {
     #[test]
     fn durations_are_read() {
         let ms = |ms| Ok(Duration::from_millis(ms));
-        let unknown = |unit: &str| {
-            Err(DurationError::UnknownUnit {
-                unit: unit.to_owned(),
-            })
-        };
+        let unknown = |unit: &str| Err(DurationError::UnknownUnit { unit: unit.to_owned() });
         let cases = [
             ("30s", ms(30_000)),
             ("30", ms(30_000)),

@@ -80,14 +80,10 @@ impl Condition {
                 .map(Self::State)
                 .ok_or_else(|| FilterError::UnknownState(value.to_owned())),
             "label" => Ok(match value.split_once('=') {
-                Some((key, value)) => Self::Label {
-                    key: key.to_owned(),
-                    value: Some(value.to_owned()),
-                },
-                None => Self::Label {
-                    key: value.to_owned(),
-                    value: None,
-                },
+                Some((key, value)) => {
+                    Self::Label { key: key.to_owned(), value: Some(value.to_owned()) }
+                }
+                None => Self::Label { key: value.to_owned(), value: None },
             }),
             "name" => Ok(Self::Name(value.to_owned())),
             "image" => Ok(Self::Image(value.to_owned())),

@@ -91,18 +91,13 @@ pub fn resolve<'a>(
         }
     }
     match by_prefix.as_slice() {
-        [] => Err(ResolveError::NotFound {
-            wanted: wanted.to_owned(),
-        }),
+        [] => Err(ResolveError::NotFound { wanted: wanted.to_owned() }),
         [(id, _)] => Ok(id),
         several => {
             let mut names: Vec<String> =
                 several.iter().map(|(_, name)| (*name).to_owned()).collect();
             names.sort();
-            Err(ResolveError::Ambiguous {
-                wanted: wanted.to_owned(),
-                names,
-            })
+            Err(ResolveError::Ambiguous { wanted: wanted.to_owned(), names })
         }
     }
 }
@@ -110,9 +105,7 @@ pub fn resolve<'a>(
 fn is_id_prefix(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= ID_DIGITS
-        && text
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -125,18 +118,10 @@ mod tests {
 
     #[test]
     fn an_id_is_twelve_hex_digits() {
-        assert_eq!(
-            Id::from_bytes([0, 1, 2, 0xab, 0xff, 9]).as_str(),
-            "000102abff09"
-        );
-        for bad in [
-            "",
-            "000102abff0",
-            "000102abff099",
-            "000102ABFF09",
-            "000102abff0g",
-            "../../../etc",
-        ] {
+        assert_eq!(Id::from_bytes([0, 1, 2, 0xab, 0xff, 9]).as_str(), "000102abff09");
+        for bad in
+            ["", "000102abff0", "000102abff099", "000102ABFF09", "000102abff0g", "../../../etc"]
+        {
             assert_eq!(Id::parse(bad), None, "{bad}");
         }
     }
@@ -156,11 +141,7 @@ mod tests {
         assert_eq!(find("web").as_deref(), Ok("aaaaaaaaaaaa"));
         assert_eq!(find("aaaaaaaaaaaa").as_deref(), Ok("aaaaaaaaaaaa"));
         assert_eq!(find("aaa").as_deref(), Ok("aaaaaaaaaaaa"));
-        assert_eq!(
-            find("aab").as_deref(),
-            Ok("aabbbbbbbbbb"),
-            "the name and the id agree"
-        );
+        assert_eq!(find("aab").as_deref(), Ok("aabbbbbbbbbb"), "the name and the id agree");
         assert_eq!(find("aabb").as_deref(), Ok("cccccccccccc"), "the name wins");
         assert_eq!(
             find("aa"),
@@ -170,12 +151,7 @@ mod tests {
             })
         );
         for unknown in ["", "x", "AAA", "aaaaaaaaaaaaa"] {
-            assert_eq!(
-                find(unknown),
-                Err(ResolveError::NotFound {
-                    wanted: unknown.into()
-                })
-            );
+            assert_eq!(find(unknown), Err(ResolveError::NotFound { wanted: unknown.into() }));
         }
     }
 }

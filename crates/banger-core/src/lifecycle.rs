@@ -96,11 +96,7 @@ fn denial(name: &str, state: VmState, request: Request, first: &str) -> Denial {
         "stop" => format!("banger stop {name}, or banger rm --force {name}"),
         _ => format!("banger logs --console {name}"),
     };
-    Denial {
-        state,
-        reason,
-        hint,
-    }
+    Denial { state, reason, hint }
 }
 
 /// What the daemon wants a VM to do; recorded before it acts.
@@ -125,9 +121,7 @@ impl Desired {
     /// Reads the word in the database.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Stopped, Self::Running]
-            .into_iter()
-            .find(|desired| desired.as_str() == text)
+        [Self::Stopped, Self::Running].into_iter().find(|desired| desired.as_str() == text)
     }
 }
 
@@ -147,12 +141,7 @@ pub struct Remains {
 /// The state of a VM that no shim runs. A shim that vanished without a word made it fail.
 #[must_use]
 pub fn settle(remains: Remains, now_ms: u64) -> VmStatus {
-    let Remains {
-        desired,
-        recorded,
-        written,
-        created_at_ms,
-    } = remains;
+    let Remains { desired, recorded, written, created_at_ms } = remains;
     if desired == Desired::Stopped {
         return recorded.unwrap_or_else(|| fresh(VmState::Created, created_at_ms));
     }
@@ -168,10 +157,7 @@ pub fn settle(remains: Remains, now_ms: u64) -> VmStatus {
             }
         }
         None => recorded.unwrap_or_else(|| VmStatus {
-            end: Some(plain_end(
-                EndCause::LaunchFailed,
-                "its start was interrupted",
-            )),
+            end: Some(plain_end(EndCause::LaunchFailed, "its start was interrupted")),
             ..fresh(VmState::Failed, now_ms)
         }),
     }
@@ -180,25 +166,13 @@ pub fn settle(remains: Remains, now_ms: u64) -> VmStatus {
 /// A status of which nothing but the state is known.
 #[must_use]
 pub fn fresh(state: VmState, since_ms: u64) -> VmStatus {
-    VmStatus {
-        state,
-        since_ms,
-        end: None,
-        engine: None,
-        boot_ms: None,
-        warnings: Vec::new(),
-    }
+    VmStatus { state, since_ms, end: None, engine: None, boot_ms: None, warnings: Vec::new() }
 }
 
 /// An end of which nothing but the cause is known.
 #[must_use]
 pub fn plain_end(cause: EndCause, reason: &str) -> VmEnd {
-    VmEnd {
-        cause,
-        reason: reason.to_owned(),
-        main: None,
-        console_tail: Vec::new(),
-    }
+    VmEnd { cause, reason: reason.to_owned(), main: None, console_tail: Vec::new() }
 }
 
 /// What a daemon that starts knows of a VM in its database.
@@ -248,9 +222,7 @@ mod tests {
     #[test]
     fn every_request_in_every_state() {
         use VmState::{Created, Failed, Paused, Running, Starting, Stopped, Stopping};
-        let states = [
-            Created, Starting, Running, Paused, Stopping, Stopped, Failed,
-        ];
+        let states = [Created, Starting, Running, Paused, Stopping, Stopped, Failed];
         // One letter per state: accept, already so, deny.
         let table = [
             (Request::Start, "a s s s d a a"),
@@ -283,27 +255,16 @@ mod tests {
         let problem = Problem::from(denial);
         assert_eq!(problem.code, ErrorCode::VmWrongState);
         assert_eq!(problem.title, "VM web is running, so it cannot be removed");
-        assert_eq!(
-            problem.hint.as_deref(),
-            Some("banger stop web, or banger rm --force web")
-        );
+        assert_eq!(problem.hint.as_deref(), Some("banger stop web, or banger rm --force web"));
     }
 
     fn remains(desired: Desired) -> Remains {
-        Remains {
-            desired,
-            recorded: None,
-            written: None,
-            created_at_ms: 5,
-        }
+        Remains { desired, recorded: None, written: None, created_at_ms: 5 }
     }
 
     #[test]
     fn a_vm_that_never_ran_is_created() {
-        assert_eq!(
-            settle(remains(Desired::Stopped), 9),
-            fresh(VmState::Created, 5)
-        );
+        assert_eq!(settle(remains(Desired::Stopped), 9), fresh(VmState::Created, 5));
     }
 
     #[test]
@@ -312,44 +273,20 @@ mod tests {
             end: Some(plain_end(EndCause::Stopped, "stopped")),
             ..fresh(VmState::Stopped, 7)
         };
-        let written = Remains {
-            written: Some(stopped.clone()),
-            ..remains(Desired::Running)
-        };
+        let written = Remains { written: Some(stopped.clone()), ..remains(Desired::Running) };
         assert_eq!(settle(written, 9), stopped);
-        let recorded = Remains {
-            recorded: Some(stopped.clone()),
-            ..remains(Desired::Stopped)
-        };
+        let recorded = Remains { recorded: Some(stopped.clone()), ..remains(Desired::Stopped) };
         assert_eq!(settle(recorded, 9), stopped);
     }
 
     #[test]
     fn a_shim_that_says_running_and_is_gone_made_it_fail() {
-        for state in [
-            VmState::Starting,
-            VmState::Running,
-            VmState::Paused,
-            VmState::Stopping,
-        ] {
-            let before = VmStatus {
-                boot_ms: Some(3),
-                ..fresh(state, 7)
-            };
-            let found = settle(
-                Remains {
-                    written: Some(before),
-                    ..remains(Desired::Running)
-                },
-                9,
-            );
+        for state in [VmState::Starting, VmState::Running, VmState::Paused, VmState::Stopping] {
+            let before = VmStatus { boot_ms: Some(3), ..fresh(state, 7) };
+            let found = settle(Remains { written: Some(before), ..remains(Desired::Running) }, 9);
             assert_eq!(found.state, VmState::Failed);
             assert_eq!(found.since_ms, 9);
-            assert_eq!(
-                found.boot_ms,
-                Some(3),
-                "what was known of the run stays known"
-            );
+            assert_eq!(found.boot_ms, Some(3), "what was known of the run stays known");
             assert_eq!(found.end.map(|end| end.cause), Some(EndCause::ShimGone));
         }
     }
@@ -359,13 +296,8 @@ mod tests {
         let found = settle(remains(Desired::Running), 9);
         assert_eq!(found.end.map(|end| end.cause), Some(EndCause::LaunchFailed));
         let before = fresh(VmState::Stopped, 7);
-        let found = settle(
-            Remains {
-                recorded: Some(before.clone()),
-                ..remains(Desired::Running)
-            },
-            9,
-        );
+        let found =
+            settle(Remains { recorded: Some(before.clone()), ..remains(Desired::Running) }, 9);
         assert_eq!(found, before);
     }
 
@@ -390,11 +322,7 @@ mod tests {
                 deleting: flags.contains('d'),
                 unfinished: flags.contains('u'),
                 remove_on_exit: flags.contains('r'),
-                desired: if flags.contains('w') {
-                    Desired::Running
-                } else {
-                    Desired::Stopped
-                },
+                desired: if flags.contains('w') { Desired::Running } else { Desired::Stopped },
             };
             assert_eq!(plan_adoption(found), want, "{flags}");
         }

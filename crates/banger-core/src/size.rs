@@ -69,17 +69,13 @@ pub fn format(bytes: u64) -> String {
 
 fn parse_with_default(text: &str, default_unit: Option<u64>) -> Result<u64, SizeError> {
     let text = text.trim();
-    let number_end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let number_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(number_end);
     let unit = match (unit.trim(), default_unit) {
         ("", Some(unit)) => unit,
         ("", None) if number.is_empty() => return Err(SizeError::NotASize),
         ("", None) => {
-            return Err(SizeError::UnitMissing {
-                digits: number.to_owned(),
-            });
+            return Err(SizeError::UnitMissing { digits: number.to_owned() });
         }
         (_, _) if number.is_empty() => return Err(SizeError::NotASize),
         (name, _) => unit_bytes(name)?,
@@ -94,9 +90,7 @@ fn unit_bytes(name: &str) -> Result<u64, SizeError> {
         "m" | "mb" | "mib" => Ok(MIB),
         "g" | "gb" | "gib" => Ok(GIB),
         "t" | "tb" | "tib" => Ok(1 << 40),
-        _ => Err(SizeError::UnknownUnit {
-            unit: name.to_owned(),
-        }),
+        _ => Err(SizeError::UnknownUnit { unit: name.to_owned() }),
     }
 }
 
@@ -144,24 +138,9 @@ mod tests {
             ("0G", Err(SizeError::OutOfRange)),
             ("99999999999999999999G", Err(SizeError::OutOfRange)),
             ("99999999999T", Err(SizeError::OutOfRange)),
-            (
-                "8",
-                Err(SizeError::UnitMissing {
-                    digits: "8".to_owned(),
-                }),
-            ),
-            (
-                "8X",
-                Err(SizeError::UnknownUnit {
-                    unit: "X".to_owned(),
-                }),
-            ),
-            (
-                "8Gx",
-                Err(SizeError::UnknownUnit {
-                    unit: "Gx".to_owned(),
-                }),
-            ),
+            ("8", Err(SizeError::UnitMissing { digits: "8".to_owned() })),
+            ("8X", Err(SizeError::UnknownUnit { unit: "X".to_owned() })),
+            ("8Gx", Err(SizeError::UnknownUnit { unit: "Gx".to_owned() })),
         ];
         for (text, want) in cases {
             assert_eq!(parse(text), want, "{text:?}");

@@ -128,10 +128,7 @@ impl SpecError {
                 format!("leave --memory out for the default of {DEFAULT_MEMORY_MIB} MiB")
             }
             Self::DiskTooSmall { image_bytes, .. } => {
-                format!(
-                    "banger run --disk {}M, or leave --disk out",
-                    image_bytes.div_ceil(MIB)
-                )
+                format!("banger run --disk {}M, or leave --disk out", image_bytes.div_ceil(MIB))
             }
             Self::DiskTooLarge { .. } => "leave --disk out for the default of 8 GiB".to_owned(),
             Self::NoTime => "leave --timeout out for no limit".to_owned(),
@@ -159,20 +156,12 @@ pub fn check(spec: &VmSpec, host: &HostCapacity) -> Result<(), SpecError> {
     if spec.image.is_empty() {
         return Err(SpecError::NoImage);
     }
-    let most = host
-        .cpus
-        .saturating_mul(MAX_CPUS_PER_HOST_CPU)
-        .clamp(1, MAX_CPUS);
+    let most = host.cpus.saturating_mul(MAX_CPUS_PER_HOST_CPU).clamp(1, MAX_CPUS);
     if spec.cpus == 0 || spec.cpus > most {
-        return Err(SpecError::Cpus {
-            asked: spec.cpus,
-            most,
-        });
+        return Err(SpecError::Cpus { asked: spec.cpus, most });
     }
     if spec.memory_mib < MIN_MEMORY_MIB {
-        return Err(SpecError::MemoryTooSmall {
-            asked_mib: spec.memory_mib,
-        });
+        return Err(SpecError::MemoryTooSmall { asked_mib: spec.memory_mib });
     }
     if u64::from(spec.memory_mib) > host.memory_mib {
         return Err(SpecError::MemoryTooLarge {
@@ -196,21 +185,13 @@ pub fn check(spec: &VmSpec, host: &HostCapacity) -> Result<(), SpecError> {
 /// # Errors
 /// [`SpecError`] with the name that cannot be.
 pub fn check_environment(env: &BTreeMap<String, String>) -> Result<(), SpecError> {
-    if let Some(name) = env
-        .keys()
-        .find(|name| name.is_empty() || name.contains(['=', '\0']))
-    {
+    if let Some(name) = env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
         return Err(SpecError::EnvironmentName { name: name.clone() });
     }
     if env.values().any(|value| value.contains('\0')) {
-        return Err(SpecError::NullByte {
-            what: "the environment",
-        });
+        return Err(SpecError::NullByte { what: "the environment" });
     }
-    check_length(
-        "the environment",
-        env.iter().map(|(name, value)| name.len() + value.len()),
-    )
+    check_length("the environment", env.iter().map(|(name, value)| name.len() + value.len()))
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), SpecError> {
@@ -220,31 +201,20 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), SpecError> {
     if let Some(key) = labels.keys().find(bad) {
         return Err(SpecError::LabelKey { key: key.clone() });
     }
-    check_length(
-        "the labels",
-        labels.iter().map(|(key, value)| key.len() + value.len()),
-    )
+    check_length("the labels", labels.iter().map(|(key, value)| key.len() + value.len()))
 }
 
 fn check_texts(spec: &VmSpec) -> Result<(), SpecError> {
     if spec.command.iter().any(|word| word.contains('\0')) {
-        return Err(SpecError::NullByte {
-            what: "the command",
-        });
+        return Err(SpecError::NullByte { what: "the command" });
     }
-    for (what, text) in [
-        ("the user", &spec.user),
-        ("the working directory", &spec.workdir),
-    ] {
+    for (what, text) in [("the user", &spec.user), ("the working directory", &spec.workdir)] {
         if text.as_ref().is_some_and(|text| text.contains('\0')) {
             return Err(SpecError::NullByte { what });
         }
         check_length(what, text.iter().map(String::len))?;
     }
-    check_length(
-        "the command",
-        spec.command.iter().map(|word| word.len() + 1),
-    )
+    check_length("the command", spec.command.iter().map(|word| word.len() + 1))
 }
 
 fn check_length(what: &'static str, lengths: impl Iterator<Item = usize>) -> Result<(), SpecError> {
@@ -262,10 +232,7 @@ fn check_length(what: &'static str, lengths: impl Iterator<Item = usize>) -> Res
 pub fn disk_bytes(asked: Option<u64>, image_bytes: u64) -> Result<u64, SpecError> {
     let bytes = match asked {
         Some(asked_bytes) if asked_bytes < image_bytes => {
-            return Err(SpecError::DiskTooSmall {
-                asked_bytes,
-                image_bytes,
-            });
+            return Err(SpecError::DiskTooSmall { asked_bytes, image_bytes });
         }
         Some(asked_bytes) if asked_bytes > MAX_DISK_BYTES => {
             return Err(SpecError::DiskTooLarge { asked_bytes });
@@ -336,10 +303,7 @@ pub(crate) mod tests {
         }
     }
 
-    const HOST: HostCapacity = HostCapacity {
-        cpus: 2,
-        memory_mib: 4096,
-    };
+    const HOST: HostCapacity = HostCapacity { cpus: 2, memory_mib: 4096 };
 
     #[test]
     fn the_defaults_are_allowed() {
@@ -353,23 +317,12 @@ pub(crate) mod tests {
             (|s| s.image.clear(), SpecError::NoImage),
             (|s| s.cpus = 0, SpecError::Cpus { asked: 0, most: 8 }),
             (|s| s.cpus = 9, SpecError::Cpus { asked: 9, most: 8 }),
-            (
-                |s| s.memory_mib = 127,
-                SpecError::MemoryTooSmall { asked_mib: 127 },
-            ),
+            (|s| s.memory_mib = 127, SpecError::MemoryTooSmall { asked_mib: 127 }),
             (
                 |s| s.memory_mib = 4097,
-                SpecError::MemoryTooLarge {
-                    asked_mib: 4097,
-                    host_mib: 4096,
-                },
+                SpecError::MemoryTooLarge { asked_mib: 4097, host_mib: 4096 },
             ),
-            (
-                |s| s.disk_bytes = Some(u64::MAX),
-                SpecError::DiskTooLarge {
-                    asked_bytes: u64::MAX,
-                },
-            ),
+            (|s| s.disk_bytes = Some(u64::MAX), SpecError::DiskTooLarge { asked_bytes: u64::MAX }),
             (|s| s.timeout_ms = Some(0), SpecError::NoTime),
             (
                 |s| drop(s.env.insert("A=B".into(), String::new())),
@@ -377,29 +330,17 @@ pub(crate) mod tests {
             ),
             (
                 |s| drop(s.env.insert("A".into(), "\0".into())),
-                SpecError::NullByte {
-                    what: "the environment",
-                },
+                SpecError::NullByte { what: "the environment" },
             ),
             (
                 |s| drop(s.labels.insert("a,b".into(), String::new())),
                 SpecError::LabelKey { key: "a,b".into() },
             ),
-            (
-                |s| s.command.push("\0".into()),
-                SpecError::NullByte {
-                    what: "the command",
-                },
-            ),
-            (
-                |s| s.user = Some("a\0".into()),
-                SpecError::NullByte { what: "the user" },
-            ),
+            (|s| s.command.push("\0".into()), SpecError::NullByte { what: "the command" }),
+            (|s| s.user = Some("a\0".into()), SpecError::NullByte { what: "the user" }),
             (
                 |s| s.command.push("x".repeat(MAX_TEXT_BYTES)),
-                SpecError::TooLong {
-                    what: "the command",
-                },
+                SpecError::TooLong { what: "the command" },
             ),
         ];
         for (change, want) in cases {
@@ -414,68 +355,39 @@ pub(crate) mod tests {
         let host = HostCapacity { cpus: 100, ..HOST };
         let at = |cpus| check(&VmSpec { cpus, ..any_spec() }, &host);
         assert_eq!(at(64), Ok(()));
-        assert_eq!(
-            at(65),
-            Err(SpecError::Cpus {
-                asked: 65,
-                most: 64
-            })
-        );
+        assert_eq!(at(65), Err(SpecError::Cpus { asked: 65, most: 64 }));
     }
 
     #[test]
     fn the_disk_holds_the_image() {
         let image = 10 * GIB;
         assert_eq!(disk_bytes(None, GIB), Ok(DEFAULT_DISK_BYTES));
-        assert_eq!(
-            disk_bytes(None, image),
-            Ok(image),
-            "the image is larger than the default"
-        );
+        assert_eq!(disk_bytes(None, image), Ok(image), "the image is larger than the default");
         assert_eq!(disk_bytes(Some(image), image), Ok(image));
-        assert_eq!(
-            disk_bytes(Some(image + 1), image),
-            Ok(image + MIB),
-            "whole MiB"
-        );
+        assert_eq!(disk_bytes(Some(image + 1), image), Ok(image + MIB), "whole MiB");
         assert_eq!(
             disk_bytes(Some(image - 1), image),
-            Err(SpecError::DiskTooSmall {
-                asked_bytes: image - 1,
-                image_bytes: image
-            })
+            Err(SpecError::DiskTooSmall { asked_bytes: image - 1, image_bytes: image })
         );
     }
 
     #[test]
     fn a_refusal_says_what_to_type() {
-        let problem = Problem::from(SpecError::DiskTooSmall {
-            asked_bytes: 1,
-            image_bytes: 8 * GIB,
-        });
+        let problem =
+            Problem::from(SpecError::DiskTooSmall { asked_bytes: 1, image_bytes: 8 * GIB });
         assert_eq!(problem.code, ErrorCode::InvalidArgument);
-        assert_eq!(
-            problem.hint.as_deref(),
-            Some("banger run --disk 8192M, or leave --disk out")
-        );
+        assert_eq!(problem.hint.as_deref(), Some("banger run --disk 8192M, or leave --disk out"));
     }
 
     #[test]
     fn the_vms_own_environment_wins() {
         let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-            pairs
-                .iter()
-                .map(|(k, v)| ((*k).into(), (*v).into()))
-                .collect()
+            pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()
         };
         let env = environment(
             &map(&[("PATH", "image"), ("LANG", "image"), ("A", "image")]),
             &map(&[("LANG", "vm"), ("https_proxy", "vm")]),
-            &map(&[
-                ("https_proxy", "session"),
-                ("no_proxy", "session"),
-                ("A", "session"),
-            ]),
+            &map(&[("https_proxy", "session"), ("no_proxy", "session"), ("A", "session")]),
         );
         assert_eq!(
             env,

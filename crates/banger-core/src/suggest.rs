@@ -90,12 +90,7 @@ mod tests {
 
     #[test]
     fn distances_count_swaps_once() {
-        let cases = [
-            ("abc", "abc", 0),
-            ("abc", "acb", 1),
-            ("abc", "ab", 1),
-            ("", "abc", 3),
-        ];
+        let cases = [("abc", "abc", 0), ("abc", "acb", 1), ("abc", "ab", 1), ("", "abc", 3)];
         for (a, b, want) in cases {
             assert_eq!(distance(a, b), want, "{a} {b}");
             assert_eq!(distance(b, a), want, "{b} {a}");

@@ -28,7 +28,12 @@ const THEIRS: &[(&str, &[&str], &str)] = &[
     ("owo-colors", &["banger"], "only the command line has colours"),
     ("comfy-table", &["banger"], "only the command line prints tables"),
     ("libc", &["banger-host", "banger-agent", "banger-testkit", "xtask"], SYSTEM_CALLS),
-    ("nix", &["banger-host", "banger-agent", "banger-testkit", "xtask"], SYSTEM_CALLS),
+    // banger-image makes and keeps the holes of sparse disks, and calls for nothing else.
+    (
+        "nix",
+        &["banger-host", "banger-image", "banger-agent", "banger-testkit", "xtask"],
+        SYSTEM_CALLS,
+    ),
     ("rustix", &["banger-host", "banger-agent", "banger-testkit"], SYSTEM_CALLS),
     ("seccompiler", &["banger-host"], SYSTEM_CALLS),
     ("utoipa", &["banger-api", "bangerd"], "the OpenAPI document is the daemon's"),

@@ -34,7 +34,8 @@ const DOORS: &[Door] = &[
     },
     Door {
         signs: &["println!(", "print!("],
-        keepers: &["crates/banger/src/ui", XTASK, TESTKIT],
+        // The shim's last words, when it cannot begin, go where its log will be.
+        keepers: &["crates/banger/src/ui", "crates/banger-shim/src/main.rs", XTASK, TESTKIT],
         instead: "only banger::ui prints; daemon, shim and agent log",
     },
     Door {
