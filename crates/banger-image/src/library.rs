@@ -2,6 +2,8 @@
 
 mod images;
 mod kernels;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 

@@ -30,7 +30,8 @@ const FINISH: &str = r#"
 set -eu
 cd -- "$1"
 # of the host
-rm -f etc/resolv.conf etc/hostname etc/apt/apt.conf.d/99mmdebstrap etc/apt/sources.list
+rm -f etc/resolv.conf etc/hostname etc/apt/sources.list
+rm -f etc/apt/apt.conf.d/99mmdebstrap etc/dpkg/dpkg.cfg.d/99mmdebstrap
 rm -rf etc/apt/sources.list.d/* etc/apt/auth.conf etc/apt/auth.conf.d/*
 # of each VM
 rm -f etc/ssh/ssh_host_*_key etc/ssh/ssh_host_*_key.pub var/lib/dbus/machine-id
@@ -91,6 +92,8 @@ fn mmdebstrap(
         .arg("--skip=chroot/mount/sys,output/dev")
         .args(["--architectures=amd64", "--components=main"])
         .arg(format!("--aptopt={}", settings_file.display()))
+        // What a crash leaves of it is thrown away, so nothing need be on the disk in between.
+        .arg("--dpkgopt=force-unsafe-io")
         .arg(format!("--include={}", image.packages.join(",")))
         .arg(&image.release)
         .arg(work.join("root"))

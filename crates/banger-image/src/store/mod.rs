@@ -16,6 +16,8 @@
 //! killed at any time: a reader sees the old state or the new one, and [`Store::open`] removes what
 //! nobody works on any more.
 
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::fs;
