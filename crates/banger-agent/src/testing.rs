@@ -17,6 +17,16 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompat
 
 type Stream = Compat<yamux::Stream>;
 
+/// Greets the agent and discards what comes before it greets back.
+pub async fn greet_and_wait<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    let greeting = [&PREAMBLE[..], &[0x5a; NONCE_LEN]].concat();
+    stream.write_all(&greeting).await.expect("greeted");
+    let mut answer = Vec::new();
+    while !answer.ends_with(&greeting) {
+        answer.push(stream.read_u8().await.expect("a greeting back"));
+    }
+}
+
 /// A connection to an agent.
 pub struct Host {
     open: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
@@ -29,14 +39,16 @@ impl Host {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut greeting = b"left over from another connection".to_vec();
-        greeting.extend_from_slice(PREAMBLE);
-        greeting.extend_from_slice(&[0x5a; NONCE_LEN]);
-        stream.write_all(&greeting).await.expect("greeted");
-        let mut answer = Vec::new();
-        while !answer.ends_with(&greeting[greeting.len() - PREAMBLE.len() - NONCE_LEN..]) {
-            answer.push(stream.read_u8().await.expect("a greeting back"));
-        }
+        stream.write_all(b"left over from another connection").await.expect("sent");
+        Self::greet(stream).await
+    }
+
+    /// Greets the agent.
+    pub async fn greet<S>(mut stream: S) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        greet_and_wait(&mut stream).await;
         let (open, requests) = mpsc::channel(1);
         Self { open, driver: tokio::spawn(drive(stream, requests)) }
     }

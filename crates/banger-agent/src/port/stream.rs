@@ -5,23 +5,36 @@
 //! inner, edge-triggered epoll watches the port, and the runtime watches the inner epoll, which is
 //! readable exactly when something changed. The kernel wakes the port's waiters when a host
 //! connects, so waiting for one costs nothing.
+//!
+//! News of the host's coming and going take another way through the kernel than its bytes, so "hung
+//! up" may be read after the first bytes of the *next* connection. Therefore it is believed only if
+//! it stays so for a moment. A host that hangs up and comes back sooner is recognised by its
+//! greeting in the middle of the old conversation.
 
+use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// How long the port must stay hung up until it reads as end of file.
+const HANG_UP: Duration = Duration::from_millis(100);
 
 /// The port; reads as end of file while no host is connected.
 #[derive(Debug)]
 pub struct Port {
     device: OwnedFd,
     changes: AsyncFd<Changes>,
+    /// Runs while the port is hung up.
+    hang_up: Option<Pin<Box<Sleep>>>,
     read: Direction,
     write: Direction,
 }
@@ -69,7 +82,8 @@ impl Port {
         // SAFETY: the epoll is owned and stays the same until the registration drops it.
         let changes =
             unsafe { AsyncFd::register_with_interest(Changes(epoll), Interest::READABLE)? };
-        Ok(Self { device, changes, read: Direction::default(), write: Direction::default() })
+        let (read, write) = (Direction::default(), Direction::default());
+        Ok(Self { device, changes, hang_up: None, read, write })
     }
 
     /// Waits until a host is connected.
@@ -114,17 +128,33 @@ impl AsyncRead for Port {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let waited = this.hang_up.as_mut().is_some_and(|it| it.as_mut().poll(cx).is_ready());
+        if waited {
+            this.hang_up = None;
+            this.read.blocked = false;
+        }
         loop {
             if this.read.blocked {
                 this.read.waiting = Some(cx.waker().clone());
                 ready!(this.poll_change(cx))?;
             }
             match nix::unistd::read(&this.device, buffer.initialize_unfilled()) {
+                Ok(0) if waited => return Poll::Ready(Ok(())),
+                Ok(0) => {
+                    let wait = this.hang_up.get_or_insert_with(|| Box::pin(sleep(HANG_UP)));
+                    // Only to be woken: it has just begun.
+                    let _ = wait.as_mut().poll(cx);
+                    this.read.blocked = true;
+                }
                 Ok(count) => {
+                    this.hang_up = None;
                     buffer.advance(count);
                     return Poll::Ready(Ok(()));
                 }
-                Err(Errno::EAGAIN) => this.read.blocked = true,
+                Err(Errno::EAGAIN) => {
+                    this.hang_up = None;
+                    this.read.blocked = true;
+                }
                 Err(Errno::EINTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
@@ -166,7 +196,6 @@ impl AsyncWrite for Port {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn pair() -> (Port, tokio::net::UnixStream) {
