@@ -23,7 +23,7 @@ mod power;
 mod serve;
 mod supervise;
 
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -73,7 +73,6 @@ fn read_launch_spec(vm_dir: &Path) -> Result<LaunchSpec, Failure> {
 }
 
 /// The shim's standard error is the VM's log; the daemon shows its end when the shim dies early.
-#[expect(clippy::print_stderr, reason = "the one place of this program that prints")]
 fn complain(role: &str, error: &dyn std::error::Error) {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -83,5 +82,6 @@ fn complain(role: &str, error: &dyn std::error::Error) {
         source = cause.source();
     }
     let prefix = if std::io::stderr().is_terminal() { "error" } else { role };
-    eprintln!("{prefix}: {text}");
+    // A full disk must not turn a failure into an abort.
+    let _ = writeln!(std::io::stderr(), "{prefix}: {text}");
 }

@@ -71,6 +71,8 @@ pub(crate) fn supervise() -> Result<(), Failure> {
         .with_env_filter(tracing_subscriber::EnvFilter::new(level))
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // On a full disk there is nowhere to complain, and complaining would abort.
+        .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run())?;

@@ -87,6 +87,10 @@ fn begin_log() {
     let levels = wanted.parse::<Targets>().unwrap_or_default();
     let levels =
         if wanted.is_empty() { Targets::new().with_default(tracing::Level::INFO) } else { levels };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        // On a full disk there is nowhere to complain, and complaining would abort.
+        .log_internal_errors(false);
     tracing_subscriber::registry().with(levels).with(lines).init();
 }

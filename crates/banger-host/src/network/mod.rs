@@ -1,7 +1,7 @@
 //! A VM's network: a namespace of its own between the guest's tap and pasta's uplink.
 //!
 //! ```text
-//!  guest eth0 172.30.0.2 ── tap0 172.30.0.1 ──(forward, masquerade)── uplink ── pasta ── host sockets
+//!  guest eth0 172.30.0.2 ── tap0 172.30.0.1 ──(forward, masquerade)── 172.30.0.6 ── pasta ── host sockets
 //!                              │ DNS on port 53: sockets that the shim serves
 //! ```
 //!
@@ -35,6 +35,13 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
 /// Prefix length of the guest's network.
 pub const PREFIX: u8 = 30;
+/// The namespace's end of the uplink. pasta would give it the host's own address, which packets for
+/// the host would then never leave.
+const UPLINK: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 6);
+/// pasta's end of the uplink.
+const UPLINK_GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 5);
+/// Netmask of the uplink.
+const UPLINK_MASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
 /// Largest packet between guest and namespace.
 pub const MTU: u16 = 1500;
 /// Name of the tap device in the namespace.
@@ -135,6 +142,9 @@ pub fn start_uplink(namespace: &Path, log: File) -> Result<Child, NetworkError> 
         .ok_or(NetworkError::Missing { program: "pasta", package: "passt" })?;
     Command::new(pasta)
         .args(["-f", "-q", "--config-net", "--no-map-gw"])
+        .args(["-a", &UPLINK.to_string()])
+        .args(["-n", &UPLINK_MASK.to_string()])
+        .args(["-g", &UPLINK_GATEWAY.to_string()])
         .args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"])
         .args(["--netns-only", "--netns"])
         .arg(namespace)
