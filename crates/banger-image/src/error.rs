@@ -146,7 +146,7 @@ pub enum PullError {
     #[error("the pull was cancelled")]
     Cancelled,
     /// There is not enough room to begin.
-    #[error("it needs {needed_mib} MiB of free disk space, {free_mib} MiB are free")]
+    #[error("not enough disk space: {needed_mib} MiB are needed, {free_mib} MiB are free")]
     NoSpace {
         /// What it takes to build.
         needed_mib: u64,
@@ -218,7 +218,10 @@ impl PullError {
         match self {
             Self::Unknown { kind, nearest, .. } => Some(not_found_hint(*kind, nearest.as_deref())),
             Self::NoSpace { .. } => Some("banger system df".to_owned()),
-            Self::NoDebianSource => Some("sudo apt-get update".to_owned()),
+            Self::NoDebianSource => Some(
+                "add a Debian mirror under /etc/apt/sources.list.d, then: sudo apt-get update"
+                    .to_owned(),
+            ),
             Self::NoKeyring { .. } => {
                 Some("sudo apt-get install debian-archive-keyring".to_owned())
             }

@@ -7,6 +7,9 @@ use banger_api::{ErrorCode, Problem};
 
 use super::package_of;
 
+/// How many of the last lines on stderr a person is shown.
+const SHOWN_LINES: usize = 8;
+
 /// Why a tool did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
@@ -76,10 +79,7 @@ impl ToolError {
     /// Whether it failed because a disk is full, by its own words.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        // The last one is apt's.
-        let words = ["No space left on device", "Disk quota exceeded", "have enough free space in"];
-        let said = |line: &String| words.iter().any(|words| line.contains(words));
-        self.stderr().iter().any(said)
+        self.stderr().iter().any(|line| says_disk_full(line))
     }
 
     /// The last lines on stderr of a tool that failed.
@@ -118,16 +118,34 @@ impl ToolError {
         }
     }
 
+    /// The lines on stderr that a person should see: of a full disk the first complaint, else the
+    /// last lines.
+    fn telling_lines(&self) -> &[String] {
+        let lines = self.stderr();
+        match lines.iter().position(|line| says_disk_full(line)) {
+            Some(first) => &lines[first..=first],
+            None => &lines[lines.len().saturating_sub(SHOWN_LINES)..],
+        }
+    }
+
     /// The same for the API: `title` says what banger was doing.
     #[must_use]
     pub fn problem(&self, title: impl Into<String>, otherwise: ErrorCode) -> Problem {
         let mut problem = Problem::new(self.code(otherwise), title).because(self);
-        for line in self.stderr() {
+        for line in self.telling_lines() {
             problem = problem.cause(printable(line));
         }
         problem.hint = self.hint();
         problem
     }
+}
+
+/// Whether a line says that a disk is full.
+fn says_disk_full(line: &str) -> bool {
+    // The last one is apt's.
+    ["No space left on device", "Disk quota exceeded", "have enough free space in"]
+        .iter()
+        .any(|words| line.contains(words))
 }
 
 /// What mends a refused namespace, from the words of `unshare`, `newuidmap` and `newgidmap`.
@@ -169,9 +187,19 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_recognised() {
-        let error = failed(&["write failed: No space left on device", "bye"]);
-        assert_eq!(error.code(ErrorCode::PullFailed), ErrorCode::HostDiskFull);
+    fn a_full_disk_is_recognised_and_told_once() {
+        let full = "write failed: No space left on device";
+        let problem = failed(&["hello", full, full, "bye"]).problem("no", ErrorCode::PullFailed);
+        assert_eq!(problem.code, ErrorCode::HostDiskFull);
+        assert_eq!(problem.causes[1..], [full]);
+    }
+
+    #[test]
+    fn of_many_last_words_the_last_are_shown() {
+        let lines: Vec<String> = (0..30).map(|number| number.to_string()).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let problem = failed(&lines).problem("no", ErrorCode::PullFailed);
+        assert_eq!(problem.causes[1..], lines[22..]);
     }
 
     #[test]

@@ -268,7 +268,9 @@ impl Running {
         };
         match stderr.iter().find(refused) {
             Some(reason) if isolated => {
-                Err(ToolError::Isolation { program, reason: reason.clone() })
+                // util-linux adds the text of errno even where there is none.
+                let reason = reason.trim_end_matches(": Success").to_owned();
+                Err(ToolError::Isolation { program, reason })
             }
             _ => Err(ToolError::Failed { program, status, stderr }),
         }

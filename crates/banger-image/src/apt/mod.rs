@@ -34,15 +34,23 @@ pub(crate) fn keyring() -> Result<&'static Path, PullError> {
 /// Where the packages of the Debian release `release` come from: the host's own Debian sources,
 /// with their release replaced if the host runs another one.
 pub(crate) fn debian_sources(release: &str, cancel: &Cancel) -> Result<Vec<Source>, PullError> {
-    let tool = Tool::new("apt-get").args([
-        "indextargets",
+    let mut targets = targets(&[], cancel)?;
+    if targets.is_empty() {
+        // The host has never fetched its package lists, as fresh containers have not.
+        targets = self::targets(&["--no-release-info"], cancel)?;
+    }
+    let read_mirrors = |path: &Path| std::fs::read_to_string(path).ok();
+    let planned = sources::plan_sources(&targets, release, &read_mirrors);
+    if planned.is_empty() { Err(PullError::NoDebianSource) } else { Ok(planned) }
+}
+
+/// The package indexes that the host's apt knows.
+fn targets(options: &[&str], cancel: &Cancel) -> Result<Vec<sources::Target>, PullError> {
+    let tool = Tool::new("apt-get").arg("indextargets").args(options).args([
         "--format",
         sources::TARGET_FORMAT,
         "Created-By: Packages",
     ]);
     let listed = tool.run(cancel).map_err(PullError::tool("reading the apt sources"))?;
-    let targets = sources::parse_targets(&listed.text());
-    let read_mirrors = |path: &Path| std::fs::read_to_string(path).ok();
-    let planned = sources::plan_sources(&targets, release, &read_mirrors);
-    if planned.is_empty() { Err(PullError::NoDebianSource) } else { Ok(planned) }
+    Ok(sources::parse_targets(&listed.text()))
 }
