@@ -38,8 +38,10 @@ pub const COW_FILE: &str = "root.cow";
 pub const CONSOLE_FILE: &str = "console.log";
 /// Output of the main process; `main.log.1` is its older half.
 pub const MAIN_LOG_FILE: &str = "main.log";
-/// The shim's own log, with what VMM and pasta said on their standard error.
+/// The shim's own log, with what pasta said on its standard error; `shim.log.1` is the last run's.
 pub const SHIM_LOG_FILE: &str = "shim.log";
+/// What the VMM said on its standard error; `vmm.log.1` is its older half.
+pub const VMM_LOG_FILE: &str = "vmm.log";
 /// Directory of a VM's sockets.
 pub const RUN_DIR: &str = "run";
 /// The shim's socket in [`RUN_DIR`].

@@ -1,9 +1,12 @@
 //! Locks that belong to an open file description.
 //!
-//! A VM's lock is taken by the daemon before it starts the shim, and the shim and the VMM inherit
-//! the descriptor. The kernel frees the lock when the last of them is gone, however it went: a
-//! locked file means that something may still write the VM's disks. A lock cannot be stale and a
-//! process id need not be believed.
+//! A VM's lock is taken by the daemon before it starts the shim, which inherits the descriptor; the
+//! VMM gets a share of its own. The kernel frees a lock when the last of its holders is gone, however
+//! they went: a locked file means that something may still write the VM's disks. A lock cannot be
+//! stale and a process id need not be believed.
+//!
+//! The exclusive lock is on the file's first byte, shares are on the second. So a holder of a share,
+//! which may be a VMM that its guest has taken over, can give up nothing but its share.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -30,11 +33,22 @@ impl OfdLock {
             .truncate(false)
             .mode(0o600)
             .open(path)?;
-        match fcntl(&file, libc::F_OFD_SETLK, libc::F_WRLCK) {
+        match fcntl(&file, libc::F_OFD_SETLK, libc::F_WRLCK, EXCLUSIVE) {
+            Ok(_) if is_shared(&file)? => Ok(None),
             Ok(_) => Ok(Some(Self { file })),
             Err(error) if would_block(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// A share in the lock on `path`, for a process that must not be able to free the lock itself.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, or the file system knows no locks.
+    pub fn share(path: &Path) -> io::Result<OwnedFd> {
+        let file = File::open(path)?;
+        fcntl(&file, libc::F_OFD_SETLK, libc::F_RDLCK, SHARED)?;
+        Ok(file.into())
     }
 
     /// Takes the lock on `path`, creating the file, and waits for whoever has it.
@@ -50,7 +64,7 @@ impl OfdLock {
             .mode(0o600)
             .open(path)?;
         loop {
-            match fcntl(&file, libc::F_OFD_SETLKW, libc::F_WRLCK) {
+            match fcntl(&file, libc::F_OFD_SETLKW, libc::F_WRLCK, EXCLUSIVE) {
                 Ok(_) => return Ok(Self { file }),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -76,19 +90,30 @@ pub fn is_locked(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    let found = fcntl(&file, libc::F_OFD_GETLK, libc::F_WRLCK)?;
-    Ok(i32::from(found.l_type) != libc::F_UNLCK)
+    let exclusive = fcntl(&file, libc::F_OFD_GETLK, libc::F_WRLCK, EXCLUSIVE)?;
+    Ok(i32::from(exclusive.l_type) != libc::F_UNLCK || is_shared(&file)?)
+}
+
+fn is_shared(file: &File) -> io::Result<bool> {
+    let shared = fcntl(file, libc::F_OFD_GETLK, libc::F_WRLCK, SHARED)?;
+    Ok(i32::from(shared.l_type) != libc::F_UNLCK)
 }
 
 fn would_block(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
 }
 
-fn fcntl(file: &File, command: i32, kind: i32) -> io::Result<libc::flock> {
+/// The byte whose lock is exclusive.
+const EXCLUSIVE: libc::off_t = 0;
+/// The byte whose lock is shared.
+const SHARED: libc::off_t = 1;
+
+fn fcntl(file: &File, command: i32, kind: i32, byte: libc::off_t) -> io::Result<libc::flock> {
     // SAFETY: flock is plain data for which zero is a valid value; l_pid must be 0 for OFD locks.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::c_short::try_from(kind).expect("lock kinds are 0, 1 and 2");
     lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).expect("SEEK_SET is 0");
+    (lock.l_start, lock.l_len) = (byte, 1);
     // SAFETY: the descriptor is open for the duration of the call and the third argument is a
     // valid, writable flock as these commands demand.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
@@ -113,5 +138,21 @@ mod tests {
         assert!(is_locked(&path).expect("ask"), "the duplicate still holds it");
         drop(second);
         assert!(!is_locked(&path).expect("ask"));
+    }
+
+    #[test]
+    fn a_share_keeps_the_lock_from_others_and_frees_nothing_but_itself() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("lock");
+        let lock = OfdLock::try_acquire(&path).expect("open").expect("free");
+        let share = OfdLock::share(&path).expect("share");
+        drop(lock);
+        assert!(is_locked(&path).expect("ask"), "a share is a lock");
+        assert!(OfdLock::try_acquire(&path).expect("open").is_none());
+        let lock = OfdLock::share(&path).expect("shares do not exclude each other");
+        drop(share);
+        assert!(is_locked(&path).expect("ask"));
+        drop(lock);
+        assert!(OfdLock::try_acquire(&path).expect("open").is_some());
     }
 }

@@ -43,7 +43,11 @@ impl CappedLog {
     /// Of the file system.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.bytes >= CAP_BYTES / 2 {
-            std::fs::rename(&self.path, older(&self.path))?;
+            match std::fs::rename(&self.path, older(&self.path)) {
+                // Turned before, when the new file could not be made.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             self.file = append(&self.path)?;
             self.bytes = 0;
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::process::{Child, ExitStatus};
 
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
 
@@ -51,6 +52,17 @@ impl Watched {
     pub fn kill(&mut self) -> io::Result<()> {
         self.child.kill()
     }
+}
+
+/// Blocks the signals by which sessions and hosts ask their processes to end.
+///
+/// Async-signal-safe.
+pub(crate) fn block_polite_signals() -> io::Result<()> {
+    let mut polite = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        polite.add(signal);
+    }
+    polite.thread_block().map_err(Into::into)
 }
 
 /// In a child about to execute a program: of all descriptors beyond the standard three, only `kept`

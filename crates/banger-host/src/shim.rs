@@ -17,9 +17,6 @@ use banger_api::shim::{LOCK_FILE, RUN_DIR, SHIM_LOG_FILE, SHIM_SOCKET};
 
 use crate::lock::OfdLock;
 
-/// Environment variable that tells a shim the number of the descriptor with the VM's lock.
-pub const LOCK_FD_VARIABLE: &str = "BANGER_LOCK_FD";
-
 /// Name of the shim's process, as the kernel has it.
 const SHIM_NAME: &str = "banger-shim";
 
@@ -51,10 +48,11 @@ fn step<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> ShimSpawnEr
     move |source| ShimSpawnError::Step { what, source: source.into() }
 }
 
-/// Takes the VM's lock and starts its shim, which inherits the lock.
+/// Takes the VM's lock and starts its shim, which inherits the lock and keeps it by doing nothing
+/// about it.
 ///
 /// The shim is in a session of its own, and not a child of the caller: it puts itself into new
-/// namespaces and becomes an orphan there. Its messages are appended to the VM's shim log.
+/// namespaces and becomes an orphan there. Its messages go to a new log; the last one is kept.
 ///
 /// # Errors
 /// [`ShimSpawnError`]; nothing runs then.
@@ -68,11 +66,18 @@ pub fn spawn_shim(binary: &Path, vm_dir: &Path) -> Result<ShimProcess, ShimSpawn
         .into_fd();
     crate::files::create_private_dir(&vm_dir.join(RUN_DIR))
         .map_err(step("create the VM's run directory"))?;
+    let log = vm_dir.join(SHIM_LOG_FILE);
+    match std::fs::rename(&log, vm_dir.join(format!("{SHIM_LOG_FILE}.1"))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(step("put the last run's log aside")(error));
+        }
+        _ => {}
+    }
     let log = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
-        .open(vm_dir.join(SHIM_LOG_FILE))
+        .open(log)
         .map_err(step("open the shim's log"))?;
     let (events, writer) = io::pipe().map_err(step("create a pipe"))?;
     let events = pipe::Receiver::from_owned_fd(events.into()).map_err(step("watch a pipe"))?;
@@ -94,7 +99,6 @@ fn start(
         .arg("run")
         .current_dir(vm_dir)
         .env_clear()
-        .env(LOCK_FD_VARIABLE, lock_fd.to_string())
         .stdin(Stdio::null())
         .stdout(events)
         .stderr(log);

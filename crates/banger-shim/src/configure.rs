@@ -6,6 +6,7 @@ use banger_api::agent::{Configure, Configured, Drive, GuestNetwork, Hello, MAX_B
 use banger_api::shim::LaunchSpec;
 use banger_api::version::AGENT_PROTOCOL;
 use banger_host::http::{self, HttpError};
+use banger_host::logs::printable;
 use banger_host::{clock, network, random};
 use hyper::Method;
 use serde::Serialize;
@@ -19,6 +20,10 @@ use crate::guest::Guest;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the guest may take to become this VM.
 const CONFIGURE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most warnings of a guest that are shown.
+const MAX_WARNINGS: usize = 16;
+/// Longest warning of a guest, in characters.
+const MAX_WARNING_CHARS: usize = 500;
 /// Random bytes that a guest starts with.
 const ENTROPY_BYTES: usize = 64;
 
@@ -41,7 +46,13 @@ pub(crate) async fn configure(
         ask(guest, Method::POST, "/v1/configure", Some(&body), CONFIGURE_TIMEOUT)
             .await
             .map_err(LaunchError::Configure)?;
-    Ok(configured.warnings)
+    Ok(configured.warnings.iter().take(MAX_WARNINGS).map(|warning| plain(warning)).collect())
+}
+
+/// A guest's text without what could command a terminal, and not too long.
+fn plain(text: &str) -> String {
+    let text: String = text.chars().take(MAX_WARNING_CHARS).collect();
+    printable(text.as_bytes()).replace('\n', " ")
 }
 
 fn configuration(spec: &LaunchSpec) -> Configure {
@@ -96,7 +107,8 @@ async fn ask<T: DeserializeOwned>(
 ) -> Result<T, HttpError> {
     let late = || HttpError::Body(format!("the guest took longer than {} s", limit.as_secs()));
     let asked = async {
-        let stream = guest.open().await.map_err(|gone| HttpError::Body(gone.to_string()))?;
+        let stream =
+            guest.open_for_control().await.map_err(|gone| HttpError::Body(gone.to_string()))?;
         let answer = http::request(stream, method, path, body).await?;
         http::read_json(answer, MAX_BODY).await
     };

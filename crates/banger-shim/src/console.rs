@@ -1,11 +1,10 @@
-//! The guest's console: everything goes to a capped log, the end of it is remembered.
+//! What the guest's console and the VMM say: all of it goes to capped logs, the end is remembered.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::ChildStdout;
 use std::sync::{Arc, Mutex};
 
-use banger_api::shim::CONSOLE_FILE;
 use banger_host::logs::{CappedLog, printable};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -20,7 +19,7 @@ const MAX_LINE: usize = 1024;
 /// What the kernel says when it panics.
 const PANIC: &str = "Kernel panic - not syncing";
 
-/// The last lines of a console.
+/// The last lines of a stream.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     lines: VecDeque<String>,
@@ -67,17 +66,17 @@ impl Tail {
     }
 }
 
-/// A console that is being read.
+/// A stream that is being recorded.
 #[derive(Debug)]
-pub(crate) struct Console {
+pub(crate) struct Recording {
     tail: Arc<Mutex<Tail>>,
     reading: JoinHandle<()>,
 }
 
-impl Console {
-    /// Reads a console into `log` until its end.
-    pub(crate) fn read(stdout: ChildStdout, log: Arc<Mutex<CappedLog>>) -> std::io::Result<Self> {
-        let mut pipe = pipe::Receiver::from_owned_fd(stdout.into())?;
+impl Recording {
+    /// Reads a pipe into `log` until its end.
+    pub(crate) fn start(pipe: OwnedFd, log: Log) -> std::io::Result<Self> {
+        let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
         let tail = Arc::new(Mutex::new(Tail::default()));
         let filling = Arc::clone(&tail);
         let reading = tokio::spawn(async move {
@@ -86,7 +85,7 @@ impl Console {
             while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
                 lock(&filling).add(&buffer[..count]);
                 if let Err(error) = lock(&log).write(&buffer[..count]) {
-                    tracing::debug!(%error, "cannot write the console's log");
+                    tracing::debug!(%error, "cannot write a log");
                 }
             }
             if !lock(&filling).partial.is_empty() {
@@ -96,7 +95,7 @@ impl Console {
         Ok(Self { tail, reading })
     }
 
-    /// Waits for the console's end, which comes with the VMM's.
+    /// Waits for the stream's end, which comes with the VMM's.
     pub(crate) async fn finish(self) -> Tail {
         // Its only failure would be a panic, after which the tail is what it is.
         let _ = self.reading.await;
@@ -104,12 +103,15 @@ impl Console {
     }
 }
 
-/// Begins the VM's console log.
-pub(crate) fn new_log(vm_dir: &Path) -> std::io::Result<Arc<Mutex<CappedLog>>> {
-    Ok(Arc::new(Mutex::new(CappedLog::create(&vm_dir.join(CONSOLE_FILE))?)))
+/// A log that one recording after the other goes to: a guest that reboots has several.
+pub(crate) type Log = Arc<Mutex<CappedLog>>;
+
+/// Begins a log in the VM's directory.
+pub(crate) fn new_log(vm_dir: &Path, name: &str) -> std::io::Result<Log> {
+    Ok(Arc::new(Mutex::new(CappedLog::create(&vm_dir.join(name))?)))
 }
 
-/// The console is read by one task of a single-threaded runtime: a poisoned lock cannot occur
+/// A stream is read by one task of a single-threaded runtime: a poisoned lock cannot occur
 /// without the abort that a panic is here.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().expect("no holder of this lock panics")

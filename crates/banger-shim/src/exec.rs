@@ -24,7 +24,7 @@ pub(crate) async fn open(guest: &Guest, request: &ExecRequest) -> Result<GuestSo
     let unreachable = |error: &dyn std::error::Error| {
         Problem::new(ErrorCode::ExecFailed, "the guest takes no commands").because(error)
     };
-    let stream = guest.open().await.map_err(|gone| unreachable(&gone))?;
+    let stream = guest.open_for_command().await.map_err(|gone| unreachable(&gone))?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_PAYLOAD + 1))
         .max_frame_size(Some(MAX_PAYLOAD + 1))

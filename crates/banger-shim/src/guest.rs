@@ -3,20 +3,32 @@
 //! Everything that comes from here is the word of a guest: bounded, checked, and never trusted.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use banger_api::agent::{CONNECTION_WINDOW, MAX_STREAMS, NONCE_LEN, PREAMBLE};
 use banger_host::random;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 use yamux::{Config, Connection, Mode};
 
-/// One stream to the agent.
-pub(crate) type GuestStream = Compat<yamux::Stream>;
+/// Most streams for commands. One more than yamux allows would end the whole connection, at either
+/// end, and the agent may know of a stream's end later than the shim.
+const COMMAND_STREAMS: usize = MAX_STREAMS - 12;
+/// Most streams for the shim's own requests, so that a VM full of commands can still be stopped.
+const CONTROL_STREAMS: usize = 4;
 
-type Opened = Result<GuestStream, GuestGone>;
+type Opened = Result<Compat<yamux::Stream>, GuestGone>;
+
+/// One stream to the agent, and its place among those that may be open.
+#[derive(Debug)]
+pub(crate) struct GuestStream {
+    stream: Compat<yamux::Stream>,
+    _place: OwnedSemaphorePermit,
+}
 
 /// The guest does not answer any more.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -27,6 +39,8 @@ pub(crate) struct GuestGone;
 #[derive(Debug, Clone)]
 pub(crate) struct Guest {
     requests: mpsc::Sender<oneshot::Sender<Opened>>,
+    commands: Arc<Semaphore>,
+    control: Arc<Semaphore>,
 }
 
 impl Guest {
@@ -35,19 +49,72 @@ impl Guest {
         greet(&mut stream).await?;
         let (requests, incoming) = mpsc::channel(MAX_STREAMS);
         tokio::spawn(drive(Connection::new(stream.compat(), config(), Mode::Client), incoming));
-        Ok(Self { requests })
+        Ok(Self::new(requests))
     }
 
-    /// Opens a stream.
-    pub(crate) async fn open(&self) -> Opened {
+    fn new(requests: mpsc::Sender<oneshot::Sender<Opened>>) -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { requests, commands: places(COMMAND_STREAMS), control: places(CONTROL_STREAMS) }
+    }
+
+    /// Opens a stream for a command, as soon as there is a place for it.
+    pub(crate) async fn open_for_command(&self) -> Result<GuestStream, GuestGone> {
+        self.open(&self.commands).await
+    }
+
+    /// Opens a stream for a request of the shim's own.
+    pub(crate) async fn open_for_control(&self) -> Result<GuestStream, GuestGone> {
+        self.open(&self.control).await
+    }
+
+    async fn open(&self, places: &Arc<Semaphore>) -> Result<GuestStream, GuestGone> {
+        let place = tokio::select! {
+            place = Arc::clone(places).acquire_owned() => place.map_err(|_| GuestGone)?,
+            () = self.closed() => return Err(GuestGone),
+        };
         let (reply, opened) = oneshot::channel();
         self.requests.send(reply).await.map_err(|_| GuestGone)?;
-        opened.await.map_err(|_| GuestGone)?
+        let stream = opened.await.map_err(|_| GuestGone)??;
+        Ok(GuestStream { stream, _place: place })
     }
 
     /// Waits until the connection is closed.
     pub(crate) async fn closed(&self) {
         self.requests.closed().await;
+    }
+}
+
+impl AsyncRead for GuestStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for GuestStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -141,12 +208,36 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().expect("socket pair");
         let (requests, incoming) = mpsc::channel(4);
         tokio::spawn(drive(Connection::new(ours.compat(), config(), Mode::Client), incoming));
-        let guest = Guest { requests };
+        let guest = Guest::new(requests);
         let mut agent = Connection::new(theirs.compat(), config(), Mode::Server);
         let opened = poll_fn(|context| agent.poll_new_outbound(context)).await;
         assert!(opened.is_ok(), "yamux itself lets it try");
         drop(agent);
         guest.closed().await;
-        assert!(guest.open().await.is_err());
+        assert!(guest.open_for_command().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn commands_wait_for_a_place_and_leave_one_for_control() {
+        let (ours, theirs) = UnixStream::pair().expect("socket pair");
+        let (requests, incoming) = mpsc::channel(4);
+        tokio::spawn(drive(Connection::new(ours.compat(), config(), Mode::Client), incoming));
+        let guest = Guest::new(requests);
+        let mut agent = Connection::new(theirs.compat(), config(), Mode::Server);
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Some(Ok(stream)) = poll_fn(|context| agent.poll_next_inbound(context)).await {
+                held.push(stream);
+            }
+        });
+        let mut streams = Vec::new();
+        for _ in 0..COMMAND_STREAMS {
+            streams.push(guest.open_for_command().await.expect("a place"));
+        }
+        let mut waiting = Box::pin(guest.open_for_command());
+        assert!(futures_util::poll!(&mut waiting).is_pending(), "there is no place");
+        guest.open_for_control().await.expect("the VM can still be stopped");
+        streams.pop();
+        waiting.await.expect("a place became free");
     }
 }

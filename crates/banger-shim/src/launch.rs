@@ -8,12 +8,11 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use banger_api::shim::{RUN_DIR, SHIM_LOG_FILE};
+use banger_api::shim::{CONSOLE_FILE, RUN_DIR, SHIM_LOG_FILE, VMM_LOG_FILE};
 use banger_host::cow::{self, Header};
-use banger_host::logs::CappedLog;
 use banger_host::network::{self, Network};
 use banger_host::process::Watched;
 use banger_host::qemu::qmp::{Event, Qmp};
@@ -22,18 +21,22 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::configure::configure;
-use crate::console::Console;
+use crate::console::{Log, Recording, new_log};
 use crate::dns;
 use crate::failure::{LaunchError, host};
 use crate::guest::Guest;
 use crate::power;
 use crate::supervise::{Reporter, Vm};
 
+/// How long a VMM may take to end after a connection to it broke, to be taken for the reason.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// What outlives a reboot of the guest.
 #[derive(Debug)]
 pub(crate) struct Host {
-    network: Network,
-    console_log: Arc<Mutex<CappedLog>>,
+    pub(crate) network: Network,
+    console_log: Log,
+    vmm_log: Log,
 }
 
 /// A VM whose guest answers.
@@ -46,7 +49,9 @@ pub(crate) struct Machine {
     /// What the VMM tells.
     pub(crate) events: mpsc::Receiver<Event>,
     /// The guest's console.
-    pub(crate) console: Console,
+    pub(crate) console: Recording,
+    /// What the VMM itself says.
+    pub(crate) words: Recording,
     /// The guest's agent.
     pub(crate) guest: Guest,
 }
@@ -54,7 +59,8 @@ pub(crate) struct Machine {
 /// A VMM that runs, with a guest that does not answer yet.
 struct Booting {
     vmm: Watched,
-    console: Console,
+    console: Recording,
+    words: Recording,
 }
 
 /// Brings the VM up for the first time.
@@ -105,38 +111,53 @@ async fn make_host(vm: &Vm) -> Result<Host, LaunchError> {
     let udp = tokio::net::UdpSocket::from_std(udp).map_err(host("serve names"))?;
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(host("serve names"))?;
     dns::serve(udp, tcp);
-    let console_log = crate::console::new_log(&vm.dir).map_err(host("begin the console's log"))?;
-    Ok(Host { network, console_log })
+    let log = |name| new_log(&vm.dir, name).map_err(host("begin the VM's logs"));
+    Ok(Host { network, console_log: log(CONSOLE_FILE)?, vmm_log: log(VMM_LOG_FILE)? })
 }
 
 fn start_vmm(vm: &Vm, machine: &Host) -> Result<Booting, LaunchError> {
-    let log = shim_log(&vm.dir)?;
-    let started = qemu::spawn(&vm.spec, &vm.dir, machine.network.tap.as_fd(), vm.lock_fd, log)?;
-    let vmm = Watched::new(started.child).map_err(host("watch the VMM"))?;
-    let console = Console::read(started.console, Arc::clone(&machine.console_log))
-        .map_err(host("read the guest's console"))?;
-    Ok(Booting { vmm, console })
+    let started = qemu::spawn(&vm.spec, &vm.dir, machine.network.tap.as_fd())?;
+    let record = |pipe, log: &Log| {
+        Recording::start(pipe, Arc::clone(log)).map_err(host("record what the VM says"))
+    };
+    Ok(Booting {
+        vmm: Watched::new(started.child).map_err(host("watch the VMM"))?,
+        console: record(started.console, &machine.console_log)?,
+        words: record(started.words, &machine.vmm_log)?,
+    })
 }
 
 /// Waits for the guest, but no longer than for anything that ends the waiting.
 async fn bring_up(vm: &Vm, mut booting: Booting) -> Result<Machine, LaunchError> {
     let limit = Duration::from_millis(vm.spec.boot_timeout_ms);
     let outcome = tokio::select! {
-        result = tokio::time::timeout(limit, greet(vm)) => Some(result),
+        result = tokio::time::timeout(limit, reach_guest(vm)) => Some(result),
         _ = booting.vmm.wait() => None,
     };
     match outcome {
         Some(Ok(Ok((qmp, events, guest)))) => {
-            for warning in configure(&guest, &vm.spec).await? {
-                vm.board.warn(banger_host::logs::printable(warning.as_bytes()));
-            }
-            let Booting { vmm, console } = booting;
-            Ok(Machine { vmm, qmp, events, console, guest })
+            let Booting { vmm, console, words } = booting;
+            Ok(Machine { vmm, qmp, events, console, words, guest })
         }
-        Some(Ok(Err(error))) if booting.vmm.wait().await.is_err() => Err(error),
+        Some(Ok(Err(error))) => {
+            // What broke often broke because the VMM ended, which then says more.
+            match tokio::time::timeout(LAST_WORDS, booting.vmm.wait()).await {
+                Ok(_) => Err(early_end(booting).await),
+                Err(_) => Err(error),
+            }
+        }
         Some(Err(_)) => Err(LaunchError::Silent { timeout_ms: vm.spec.boot_timeout_ms }),
-        Some(Ok(Err(_))) | None => Err(early_end(vm, booting).await),
+        None => Err(early_end(booting).await),
     }
+}
+
+/// Connects to the VMM and the guest, and makes the guest this VM.
+async fn reach_guest(vm: &Vm) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchError> {
+    let (qmp, events, guest) = greet(vm).await?;
+    for warning in configure(&guest, &vm.spec).await? {
+        vm.board.warn(warning);
+    }
+    Ok((qmp, events, guest))
 }
 
 /// Connects to the VMM and to the guest's agent.
@@ -152,16 +173,16 @@ async fn greet(vm: &Vm) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchErr
 }
 
 /// Why a VMM ended before its guest was up.
-async fn early_end(vm: &Vm, booting: Booting) -> LaunchError {
-    let Booting { mut vmm, console } = booting;
+async fn early_end(booting: Booting) -> LaunchError {
+    let Booting { mut vmm, console, words } = booting;
     let status = vmm.wait().await;
-    let tail = console.finish().await;
+    let (tail, words) = (console.finish().await, words.finish().await);
     match tail.panic() {
         Some(line) => LaunchError::Panic { line: line.to_owned() },
         None if status.as_ref().is_ok_and(std::process::ExitStatus::success) => {
             LaunchError::PoweredOff
         }
-        None => LaunchError::VmmEnded { reason: power::describe_vmm_end(&vm.dir, status) },
+        None => LaunchError::VmmEnded { reason: power::describe_vmm_end(status, &words) },
     }
 }
 

@@ -24,18 +24,21 @@ pub(crate) fn start(vm: &Arc<Vm>, guest: Guest) {
                 return;
             }
         };
-        let end = run(&vm, &guest, &request, &mut log).await;
+        let end = run(&vm, guest, &request, &mut log).await;
         // A VM that does not take orders any more is ending.
         let _ = vm.orders.send(Order::MainEnded(end)).await;
     });
 }
 
-async fn run(vm: &Vm, guest: &Guest, request: &ExecRequest, log: &mut CappedLog) -> ExecEnd {
-    match follow(vm, guest, request, log).await {
-        Ok(end) => end,
-        Err(lost) => {
-            vm.outlive_guest().await;
-            failed(vm, log, &lost)
+/// Runs it to its end. A guest that reboots runs it again, as a host does with its services.
+async fn run(vm: &Vm, mut guest: Guest, request: &ExecRequest, log: &mut CappedLog) -> ExecEnd {
+    loop {
+        match follow(vm, &guest, request, log).await {
+            Ok(end) => return end,
+            Err(lost) => match vm.next_guest().await {
+                Some(next) => guest = next,
+                None => return failed(vm, log, &lost),
+            },
         }
     }
 }

@@ -47,7 +47,7 @@ impl Ownership {
         });
     }
 
-    /// The owner's stream has ended.
+    /// Whether the VM has an owner at all.
     pub(crate) fn owned(&self) -> bool {
         self.owned
     }

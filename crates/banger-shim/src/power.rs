@@ -9,23 +9,24 @@
 //!            └─ guest reboots ────────────────────────────────▶ started again
 //! ```
 
-use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use banger_api::agent::{Shutdown, ShutdownAction};
 use banger_api::exec::ExecEnd;
-use banger_api::shim::SHIM_LOG_FILE;
-use banger_api::vm::{EndCause, OwnerPolicy, VmEnd, VmState};
+use banger_api::vm::{EndCause, NetworkPolicy, OwnerPolicy, VmEnd, VmState};
+use banger_host::http::HttpError;
 use banger_host::qemu::qmp::Event;
 use banger_host::{files, logs};
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::clock_watch::{ClockWatch, Reading};
 use crate::configure;
+use crate::console::Tail;
 use crate::guest::Guest;
-use crate::launch::Machine;
+use crate::launch::{Host, Machine};
 use crate::supervise::Vm;
 
 /// How often the clock and the host's disk are looked at.
@@ -34,6 +35,10 @@ const TICK: Duration = Duration::from_secs(2);
 const RESUME_FREE_BYTES: u64 = 64 * 1024 * 1024;
 /// What a guest gets on top of its grace period to answer that it is down.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
+/// Pause before an agent that hung up is greeted again.
+const REGAIN_PAUSE: Duration = Duration::from_secs(1);
+/// How long it may take to answer then.
+const REGAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Grace of a stop that nobody gave one.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
@@ -50,6 +55,39 @@ pub(crate) enum Order {
     OwnerGone(Option<ExecEnd>),
 }
 
+impl Order {
+    /// The end that comes of it.
+    pub(crate) fn end(self) -> VmEnd {
+        let (cause, main) = match self {
+            Self::Kill => (EndCause::Killed, None),
+            Self::Stop(_) => (EndCause::Stopped, None),
+            Self::MainEnded(end) | Self::OwnerGone(Some(end)) => (EndCause::MainExited, Some(end)),
+            Self::OwnerGone(None) => (EndCause::OwnerGone, None),
+        };
+        VmEnd { cause, reason: reason(cause, main), main, console_tail: Vec::new() }
+    }
+
+    /// How long the guest may take to go down; None if nobody waits for it.
+    fn grace(self, owner: Option<OwnerPolicy>) -> Option<Duration> {
+        match self {
+            Self::Kill => None,
+            Self::OwnerGone(_) if owner != Some(OwnerPolicy::Stop) => None,
+            Self::Stop(grace) => Some(grace),
+            Self::MainEnded(_) | Self::OwnerGone(_) => Some(DEFAULT_GRACE),
+        }
+    }
+}
+
+/// How a guest took being asked to go down.
+enum Farewell {
+    /// It has synced and unmounted, or is gone.
+    Clean,
+    /// It answered with a problem: its data is synced, something could not be unmounted.
+    Incomplete(String),
+    /// It did not manage in time, or somebody lost patience.
+    TimedOut,
+}
+
 /// What became of a machine.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -62,11 +100,18 @@ pub(crate) enum Outcome {
 /// Watches a machine until it ends.
 pub(crate) async fn watch(
     vm: &Vm,
+    host: &mut Host,
     machine: Machine,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Outcome {
-    let mut watch =
-        Watch { vm, clock: ClockWatch::new(Reading::now()), shutdown_reason: None, machine };
+    let mut watch = Watch {
+        vm,
+        host,
+        clock: ClockWatch::new(Reading::now()),
+        shutdown_reason: None,
+        regaining: None,
+        machine,
+    };
     let mut tick = tokio::time::interval(TICK);
     loop {
         let machine = &mut watch.machine;
@@ -74,7 +119,8 @@ pub(crate) async fn watch(
             Some(order) = orders.recv() => return watch.obey(order, orders).await,
             status = machine.vmm.wait() => return watch.judge(status).await,
             Some(event) = machine.events.recv() => watch.note(event),
-            () = machine.guest.closed() => watch.regain_guest().await,
+            () = machine.guest.closed(), if watch.regaining.is_none() => watch.regain_guest(),
+            guest = attempt(&mut watch.regaining) => watch.regained(guest),
             _ = tick.tick() => watch.tick().await,
         }
     }
@@ -82,7 +128,10 @@ pub(crate) async fn watch(
 
 struct Watch<'a> {
     vm: &'a Vm,
+    host: &'a mut Host,
     machine: Machine,
+    /// An attempt to greet the agent again.
+    regaining: Option<JoinHandle<Option<Guest>>>,
     /// What the VMM said about the guest's going down.
     shutdown_reason: Option<String>,
     clock: ClockWatch,
@@ -90,54 +139,58 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     async fn obey(mut self, order: Order, orders: &mut mpsc::Receiver<Order>) -> Outcome {
-        let (cause, main) = match order {
-            Order::Kill => (EndCause::Killed, None),
-            Order::Stop(_) => (EndCause::Stopped, None),
-            Order::MainEnded(end) | Order::OwnerGone(Some(end)) => {
-                (EndCause::MainExited, Some(end))
+        let mut end = order.end();
+        if let Some(grace) = order.grace(self.vm.spec.owner) {
+            match self.shut_down(grace, orders).await {
+                Farewell::Clean => {}
+                Farewell::Incomplete(problem) => self.vm.board.warn(problem),
+                Farewell::TimedOut => {
+                    end.cause = EndCause::StopTimedOut;
+                    end.reason = reason(EndCause::StopTimedOut, None);
+                }
             }
-            Order::OwnerGone(None) => (EndCause::OwnerGone, None),
-        };
-        let grace = match order {
-            Order::Kill => None,
-            Order::OwnerGone(_) if self.vm.spec.owner != Some(OwnerPolicy::Stop) => None,
-            Order::Stop(grace) => Some(grace),
-            Order::MainEnded(_) | Order::OwnerGone(_) => Some(DEFAULT_GRACE),
-        };
-        let clean = match grace {
-            Some(grace) => self.shut_down(grace, orders).await,
-            None => true,
-        };
+        }
         // Nothing is lost: either the guest has synced and unmounted, or that was not wanted.
         if let Err(error) = self.machine.vmm.kill() {
             tracing::error!(%error, "cannot kill the VMM");
         }
         let _ = self.machine.vmm.wait().await;
-        let cause = if clean { cause } else { EndCause::StopTimedOut };
-        Outcome::Ended(VmEnd { reason: reason(cause, main), cause, main, console_tail: Vec::new() })
+        Outcome::Ended(end)
     }
 
-    /// Asks the guest to go down; false if it did not in time, or somebody lost patience.
-    async fn shut_down(&mut self, grace: Duration, orders: &mut mpsc::Receiver<Order>) -> bool {
+    /// Asks the guest to go down.
+    async fn shut_down(&mut self, grace: Duration, orders: &mut mpsc::Receiver<Order>) -> Farewell {
         self.vm.board.enter(VmState::Stopping);
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         // Processes that ignore SIGTERM must leave time for the sync.
-        let request = Shutdown { action: ShutdownAction::PowerOff, grace_ms: grace_ms * 3 / 4 };
-        let limit = grace + ANSWER_GRACE;
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) / 4 * 3;
+        let request = Shutdown { action: ShutdownAction::PowerOff, grace_ms };
+        let limit = grace.saturating_add(ANSWER_GRACE);
         let told = configure::tell(&self.machine.guest, "/v1/shutdown", &request, limit);
-        tokio::select! {
-            told = told => told.is_ok(),
-            // Gone by itself: what it had to say is in the console.
-            _ = self.machine.vmm.wait() => true,
-            () = told_to_kill(orders) => false,
+        let (deadline, vmm) = (tokio::time::sleep(limit), &mut self.machine.vmm);
+        let answered = tokio::select! {
+            told = told => told,
+            _ = vmm.wait() => Ok(()),
+            () = told_to_kill(orders) => return Farewell::TimedOut,
+        };
+        match answered {
+            Ok(()) => Farewell::Clean,
+            Err(HttpError::Problem(problem)) => {
+                Farewell::Incomplete(logs::printable(problem.to_string().as_bytes()))
+            }
+            // An agent that hung up may be on its way down already.
+            Err(_) => tokio::select! {
+                _ = vmm.wait() => Farewell::Clean,
+                () = deadline => Farewell::TimedOut,
+                () = told_to_kill(orders) => Farewell::TimedOut,
+            },
         }
     }
 
     /// Why the VMM ended by itself.
     async fn judge(self, status: std::io::Result<ExitStatus>) -> Outcome {
-        let Self { vm, machine, shutdown_reason, .. } = self;
+        let Self { machine, shutdown_reason, .. } = self;
         let mut events = machine.events;
-        let tail = machine.console.finish().await;
+        let (tail, words) = (machine.console.finish().await, machine.words.finish().await);
         let mut reason = shutdown_reason;
         while let Ok(event) = events.try_recv() {
             reason = shutdown(event).or(reason);
@@ -147,13 +200,14 @@ impl Watch<'_> {
                 if matches!(cause, EndCause::GuestPowerOff) { Vec::new() } else { tail.lines() };
             Outcome::Ended(VmEnd { cause, reason, main: None, console_tail })
         };
-        match (tail.panic(), reason.as_deref()) {
-            (Some(line), _) => ended(EndCause::GuestPanic, format!("guest kernel panic: {line}")),
-            (None, Some("guest-reset")) => Outcome::Reboot,
-            (None, Some("guest-shutdown")) => {
+        match (reason.as_deref(), tail.panic()) {
+            // First: the word of a panic may be on a console for other reasons.
+            (Some("guest-shutdown"), _) => {
                 ended(EndCause::GuestPowerOff, "the guest powered itself off".to_owned())
             }
-            _ => ended(EndCause::VmmExited, describe_vmm_end(&vm.dir, status)),
+            (_, Some(line)) => ended(EndCause::GuestPanic, format!("guest kernel panic: {line}")),
+            (Some("guest-reset"), None) => Outcome::Reboot,
+            _ => ended(EndCause::VmmExited, describe_vmm_end(status, &words)),
         }
     }
 
@@ -180,6 +234,11 @@ impl Watch<'_> {
                 }
             });
         }
+        if self.vm.spec.network == NetworkPolicy::Default
+            && let Err(error) = self.host.network.refresh_rules()
+        {
+            tracing::warn!(%error, "cannot bring the network rules up to date");
+        }
         let paused = self.vm.board.now().state == VmState::Paused;
         if paused && files::free_bytes(&self.vm.dir).is_ok_and(|free| free > RESUME_FREE_BYTES) {
             match self.machine.qmp.execute("cont", json!({})).await {
@@ -190,26 +249,37 @@ impl Watch<'_> {
     }
 
     /// The guest's agent hung up. Mostly the guest goes down, which the VMM will tell; an agent that
-    /// only lost its connection is greeted again.
-    async fn regain_guest(&mut self) {
+    /// only lost its connection is greeted again, meanwhile, and not too often.
+    fn regain_guest(&mut self) {
         let run = self.vm.dir.join(banger_api::shim::RUN_DIR);
-        let greeted = async {
-            let socket = banger_host::qemu::AGENT_SOCKET;
-            let stream = banger_host::connect::unix(&run, socket).await?;
-            Guest::greet(stream).await
-        };
-        tokio::select! {
-            // The loop sees the VMM's end again.
-            _ = self.machine.vmm.wait() => {}
-            greeted = tokio::time::timeout(DEFAULT_GRACE, greeted) => {
-                if let Ok(Ok(guest)) = greeted {
-                    self.machine.guest = guest.clone();
-                    self.vm.guest.send_replace(Some(guest));
-                } else {
-                    self.vm.board.warn("the guest's agent does not answer any more".to_owned());
-                }
+        self.regaining = Some(tokio::spawn(async move {
+            tokio::time::sleep(REGAIN_PAUSE).await;
+            let greeted = async {
+                let socket = banger_host::qemu::AGENT_SOCKET;
+                let stream = banger_host::connect::unix(&run, socket).await?;
+                Guest::greet(stream).await
+            };
+            tokio::time::timeout(REGAIN_TIMEOUT, greeted).await.ok()?.ok()
+        }));
+    }
+
+    fn regained(&mut self, guest: Option<Guest>) {
+        self.regaining = None;
+        match guest {
+            Some(guest) => {
+                self.machine.guest = guest.clone();
+                self.vm.guest.send_replace(Some(guest));
             }
+            None => self.vm.board.warn("the guest's agent does not answer any more".to_owned()),
         }
+    }
+}
+
+/// The result of an attempt to regain the guest; never, if there is none.
+async fn attempt(regaining: &mut Option<JoinHandle<Option<Guest>>>) -> Option<Guest> {
+    match regaining {
+        Some(attempt) => attempt.await.ok().flatten(),
+        None => std::future::pending().await,
     }
 }
 
@@ -248,15 +318,11 @@ pub(crate) fn reason(cause: EndCause, main: Option<ExecEnd>) -> String {
     }
 }
 
-/// How the VMM ended, with the last thing that was said.
-pub(crate) fn describe_vmm_end(vm_dir: &Path, status: std::io::Result<ExitStatus>) -> String {
+/// How the VMM ended, with the last thing that it said.
+pub(crate) fn describe_vmm_end(status: std::io::Result<ExitStatus>, words: &Tail) -> String {
     let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-    let log = std::fs::read(vm_dir.join(SHIM_LOG_FILE)).unwrap_or_default();
-    let last = logs::printable(
-        log.rsplit(|byte| *byte == b'\n').find(|l| !l.is_empty()).unwrap_or_default(),
-    );
-    if last.is_empty() {
-        return format!("the VMM ended with {how}");
+    match words.lines().last() {
+        Some(last) => format!("the VMM ended with {how}: {last}"),
+        None => format!("the VMM ended with {how}"),
     }
-    format!("the VMM ended with {how}: {last}")
 }

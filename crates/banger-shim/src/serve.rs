@@ -113,14 +113,15 @@ async fn run_command(
         return refusal(&Problem::new(ErrorCode::VmWrongState, title));
     };
     let owner = query.owner && vm.ownership.owned();
-    if owner {
-        vm.ownership.arrive();
-    }
     upgrade
         .max_message_size(MAX_REQUEST)
         .max_frame_size(MAX_REQUEST)
         .write_buffer_size(0)
         .on_upgrade(async move |client| {
+            // Only now: an owner that died while it connected has not come.
+            if owner {
+                vm.ownership.arrive();
+            }
             let end = exec::relay(client, &guest).await;
             if owner {
                 owner_gone(&vm, end).await;
@@ -133,7 +134,8 @@ async fn owner_gone(vm: &Vm, end: StreamEnd) {
         StreamEnd::Command(end) => Some(end),
         StreamEnd::ClientGone => None,
         StreamEnd::GuestLost => {
-            vm.outlive_guest().await;
+            // A guest that comes back has lost the command that this VM was for.
+            let _ = vm.next_guest().await;
             None
         }
     };

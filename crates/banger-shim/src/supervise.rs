@@ -1,7 +1,6 @@
 //! The life of a shim: launch, serve, end.
 
 use std::io::Write;
-use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,9 +8,8 @@ use std::time::{Duration, Instant};
 use banger_api::error::{ErrorCode, Problem};
 use banger_api::operation::Progress;
 use banger_api::shim::{LaunchEvent, LaunchSpec};
-use banger_api::vm::{EndCause, EngineInUse, VmEnd};
+use banger_api::vm::{EndCause, EngineInUse, VmEnd, VmState};
 use banger_host::environment;
-use banger_host::shim::LOCK_FD_VARIABLE;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -37,8 +35,6 @@ pub(crate) struct Vm {
     pub(crate) spec: LaunchSpec,
     /// The VM's directory.
     pub(crate) dir: PathBuf,
-    /// The descriptor with the VM's lock, which the VMM inherits.
-    pub(crate) lock_fd: RawFd,
     /// What the VM is doing.
     pub(crate) board: Arc<Board>,
     /// The guest's agent, while there is one.
@@ -52,15 +48,24 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Gives a guest that went away time to show why: it may have powered itself off, or panicked,
-    /// and then this does not return before the shim ends. What broke with it says less.
-    pub(crate) async fn outlive_guest(&self) {
+    /// Waits for the guest that follows one that went away. None if none comes in time.
+    ///
+    /// A guest that powered itself off, or panicked, has no successor: the VM ends, and with it
+    /// whoever waits here. So what broke with a guest is told only where the guest itself stays.
+    pub(crate) async fn next_guest(&self) -> Option<Guest> {
         let mut guest = self.guest.subscribe();
-        let back = async {
-            let _ = guest.changed().await;
-            let _ = guest.wait_for(Option::is_some).await;
-        };
-        let _ = tokio::time::timeout(LOST_GUEST_TIMEOUT, back).await;
+        loop {
+            let next = async {
+                let _ = guest.changed().await;
+                guest.wait_for(Option::is_some).await.ok()?.clone()
+            };
+            match tokio::time::timeout(LOST_GUEST_TIMEOUT, next).await {
+                Ok(next) => return next,
+                // A guest that boots again may take longer.
+                Err(_) if self.board.now().state == VmState::Starting => {}
+                Err(_) => return None,
+            }
+        }
     }
 }
 
@@ -84,7 +89,6 @@ pub(crate) fn supervise() -> Result<(), Failure> {
 async fn run() -> Result<(), Failure> {
     let dir = std::env::current_dir()?;
     let spec = read_launch_spec(&dir)?;
-    let lock_fd = environment::get(LOCK_FD_VARIABLE).unwrap_or_default().parse()?;
     let engine = EngineInUse {
         name: spec.engine.name.clone(),
         version: spec.engine.version.clone(),
@@ -96,7 +100,6 @@ async fn run() -> Result<(), Failure> {
         ownership: Ownership::new(spec.owner.is_some()),
         spec,
         dir,
-        lock_fd,
         board,
         guest: watch::Sender::new(None),
         orders,
@@ -117,7 +120,7 @@ async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
         launched = launch::launch(vm, &mut reporter) => Some(launched),
         _ = orders.recv() => None,
     };
-    let (host, machine) = match launched {
+    let (mut host, machine) = match launched {
         Some(Ok(up)) => up,
         Some(Err(error)) => return fail(vm, &mut reporter, &error),
         None => return cancel(vm, &mut reporter),
@@ -127,35 +130,31 @@ async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
     vm.ownership.expect_soon(vm.orders.clone());
     main_process::start(vm, machine.guest.clone());
     reporter.say(&LaunchEvent::Ready { status: vm.board.now() });
-    let end = watch_through_reboots(vm, &host, machine, orders).await;
+    let end = watch_through_reboots(vm, &mut host, machine, orders).await;
     vm.guest.send_replace(None);
     vm.board.end(end);
 }
 
 async fn watch_through_reboots(
     vm: &Vm,
-    host: &Host,
+    host: &mut Host,
     mut machine: Machine,
     orders: &mut mpsc::Receiver<Order>,
 ) -> VmEnd {
     loop {
-        match power::watch(vm, machine, orders).await {
+        match power::watch(vm, host, machine, orders).await {
             Outcome::Ended(end) => return end,
             Outcome::Reboot => vm.guest.send_replace(None),
         };
-        vm.board.enter(banger_api::vm::VmState::Starting);
+        vm.board.enter(VmState::Starting);
         let again = tokio::select! {
             again = launch::relaunch(vm, host) => again,
-            _ = orders.recv() => {
-                let cause = EndCause::Killed;
-                let reason = power::reason(cause, None);
-                return VmEnd { cause, reason, main: None, console_tail: Vec::new() };
-            }
+            Some(order) = orders.recv() => return order.end(),
         };
         match again {
             Ok(up) => {
                 vm.guest.send_replace(Some(up.guest.clone()));
-                vm.board.enter(banger_api::vm::VmState::Running);
+                vm.board.enter(VmState::Running);
                 machine = up;
             }
             Err(error) => return launch_failed(&error),

@@ -95,13 +95,14 @@ pub struct JailError {
 type Step = (&'static str, fn(&JailSpec) -> Result<(), StepError>);
 
 /// The way into the jail. After the last step only the exec is left.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("separate the namespaces", separate),
     ("mount the root", root::mount_root),
     ("show the files", root::show_files),
     ("show the devices", root::show_devices),
     ("close the root", root::close),
     ("set the limits", limit),
+    ("block the signals", block_signals),
     ("drop the privileges", user::drop_privileges),
 ];
 
@@ -161,6 +162,13 @@ fn limit(spec: &JailSpec) -> Result<(), StepError> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     setrlimit(Resource::RLIMIT_FSIZE, spec.max_file_bytes, spec.max_file_bytes)?;
     setrlimit(Resource::RLIMIT_NOFILE, 256, 256)?;
+    Ok(())
+}
+
+/// A host that goes down signals every process. The shim then stops its guest properly, for which
+/// the VMM must live; the shim ends it with SIGKILL. A program keeps the mask that it is given.
+fn block_signals(_: &JailSpec) -> Result<(), StepError> {
+    crate::process::block_polite_signals()?;
     Ok(())
 }
 

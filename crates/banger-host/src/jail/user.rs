@@ -1,5 +1,7 @@
 //! The jail's user: nobody in particular, with nothing to gain.
 
+use std::os::unix::fs::MetadataExt;
+
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, User, getegid, geteuid, setgroups, setresgid, setresuid};
@@ -9,8 +11,7 @@ use banger_api::shim::JailUser;
 
 use super::{JailSpec, StepError, proc_self};
 
-/// The system user that a VMM started by root becomes. Its group is `kvm` where there is one, so
-/// that it may open `/dev/kvm`.
+/// The system user that a VMM started by root becomes.
 pub const SYSTEM_USER: &str = "banger";
 
 /// What the jailed program sees as its own user and group. It maps to the user who runs banger, or
@@ -47,10 +48,21 @@ pub fn system_user() -> Result<Option<JailUser>, NoJailUser> {
         return Ok(None);
     }
     let user = User::from_name(SYSTEM_USER).ok().flatten().ok_or(NoJailUser)?;
-    Ok(Some(JailUser { uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
+    // The one group it has must be the one that may use KVM.
+    let gid = kvm_group().unwrap_or(user.gid.as_raw());
+    Ok(Some(JailUser { uid: user.uid.as_raw(), gid }))
+}
+
+/// The group that may open `/dev/kvm`, if that is a privilege of a group.
+fn kvm_group() -> Option<u32> {
+    const GROUP_READS_AND_WRITES: u32 = 0o060;
+    let device = std::fs::metadata("/dev/kvm").ok()?;
+    let open_to_group = device.mode() & GROUP_READS_AND_WRITES == GROUP_READS_AND_WRITES;
+    (open_to_group && device.gid() != 0).then(|| device.gid())
 }
 
 pub(super) fn drop_privileges(spec: &JailSpec) -> Result<(), StepError> {
+    leave_session_keyring();
     if let Some(user) = spec.user {
         setgroups(&[])?;
         let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
@@ -68,6 +80,17 @@ pub(super) fn drop_privileges(spec: &JailSpec) -> Result<(), StepError> {
     drop_bounding_set();
     prctl::set_no_new_privs()?;
     Ok(())
+}
+
+/// The session's keys (Kerberos tickets, keys of encrypted directories) stay outside: an own, empty
+/// keyring takes their place.
+fn leave_session_keyring() {
+    const JOIN_SESSION_KEYRING: libc::c_ulong = 1;
+    // SAFETY: with a null name this makes an anonymous keyring and touches no memory. It can fail
+    // only where the kernel has no keys at all.
+    unsafe {
+        libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>());
+    }
 }
 
 /// After this no exec can give a capability.

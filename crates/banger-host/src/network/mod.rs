@@ -18,6 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -63,6 +64,8 @@ pub struct Network {
     pub dns_tcp: TcpListener,
     /// The file that names the namespace.
     pub namespace: PathBuf,
+    /// The host's own addresses, as the rules have them.
+    host_addresses: Vec<Ipv4Addr>,
 }
 
 /// Why a VM's network could not be made.
@@ -106,13 +109,33 @@ impl Network {
     /// [`NetworkError`] names the step.
     pub fn create(vm_dir: &Path, vm_id: &str, policy: NetworkPolicy) -> Result<Self, NetworkError> {
         let namespace = namespace_file(vm_dir, vm_id)?;
-        let rules = ruleset::ruleset(policy, &host_addresses()?);
-        std::thread::spawn(move || Self::create_in_new_namespace(namespace, &rules))
+        let host_addresses = host_addresses()?;
+        std::thread::spawn(move || Self::create_in_new_namespace(namespace, policy, host_addresses))
             .join()
             .unwrap_or_else(|_| Err(step("make the network")(io::Error::other("thread panicked"))))
     }
 
-    fn create_in_new_namespace(namespace: PathBuf, rules: &str) -> Result<Self, NetworkError> {
+    /// Brings the rules up to date with the host's own addresses, which change with its networks.
+    /// To be called now and then; costs next to nothing when nothing has changed.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; the rules are then as they were.
+    pub fn refresh_rules(&mut self) -> Result<(), NetworkError> {
+        let now = host_addresses()?;
+        if now == self.host_addresses {
+            return Ok(());
+        }
+        let update = ruleset::update(&now);
+        in_namespace(&self.namespace, || load_rules(&update))?;
+        self.host_addresses = now;
+        Ok(())
+    }
+
+    fn create_in_new_namespace(
+        namespace: PathBuf,
+        policy: NetworkPolicy,
+        host_addresses: Vec<Ipv4Addr>,
+    ) -> Result<Self, NetworkError> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(step("create a network namespace"))?;
         let here = Path::new("/proc/thread-self/ns/net");
         mount(Some(here), &namespace, None::<&str>, MsFlags::MS_BIND, None::<&str>)
@@ -125,10 +148,10 @@ impl Network {
         }
         // Of the thread's network namespace, by the kernel's rules for /proc/sys/net.
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(step("enable forwarding"))?;
-        load_rules(rules)?;
+        load_rules(&ruleset::ruleset(policy, &host_addresses))?;
         let dns_udp = UdpSocket::bind((GATEWAY, 53)).map_err(step("bind the name server"))?;
         let dns_tcp = TcpListener::bind((GATEWAY, 53)).map_err(step("bind the name server"))?;
-        Ok(Self { tap, dns_udp, dns_tcp, namespace })
+        Ok(Self { tap, dns_udp, dns_tcp, namespace, host_addresses })
     }
 }
 
@@ -140,7 +163,8 @@ impl Network {
 pub fn start_uplink(namespace: &Path, log: File) -> Result<Child, NetworkError> {
     let pasta = find_program("pasta")
         .ok_or(NetworkError::Missing { program: "pasta", package: "passt" })?;
-    Command::new(pasta)
+    let mut command = Command::new(pasta);
+    command
         .args(["-f", "-q", "--config-net", "--no-map-gw"])
         .args(["-a", &UPLINK.to_string()])
         .args(["-n", &UPLINK_MASK.to_string()])
@@ -151,9 +175,16 @@ pub fn start_uplink(namespace: &Path, log: File) -> Result<Child, NetworkError> 
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .map_err(step("start pasta"))
+        .stderr(log);
+    // SAFETY: the closure allocates nothing and calls only what is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            crate::process::keep_only(&[])?;
+            // A guest that is being stopped with its host still has its network.
+            crate::process::block_polite_signals()
+        });
+    }
+    command.spawn().map_err(step("start pasta"))
 }
 
 /// Waits until the namespace has a default route, which pasta adds last.
@@ -162,26 +193,34 @@ pub fn start_uplink(namespace: &Path, log: File) -> Result<Child, NetworkError> 
 /// [`NetworkError::Uplink`] if pasta ends first or takes too long: the host has no network, or
 /// pasta's log says why.
 pub fn wait_for_uplink(namespace: &Path, pasta: &mut Child) -> Result<(), NetworkError> {
+    in_namespace(namespace, || {
+        let deadline = Instant::now() + UPLINK_TIMEOUT;
+        while !has_default_route()? {
+            if let Some(status) = pasta.try_wait().map_err(step("watch pasta"))? {
+                return Err(NetworkError::Uplink(format!("it ended with {status}")));
+            }
+            if Instant::now() > deadline {
+                return Err(NetworkError::Uplink("no default route appeared".to_owned()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    })
+}
+
+/// Does something in a network namespace, on a thread of its own: this process stays where it is.
+fn in_namespace(
+    namespace: &Path,
+    work: impl FnOnce() -> Result<(), NetworkError> + Send,
+) -> Result<(), NetworkError> {
     let namespace = File::open(namespace).map_err(step("open the network namespace"))?;
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                nix::sched::setns(&namespace, CloneFlags::CLONE_NEWNET)
-                    .map_err(step("enter the network namespace"))?;
-                let deadline = Instant::now() + UPLINK_TIMEOUT;
-                while !has_default_route()? {
-                    if let Some(status) = pasta.try_wait().map_err(step("watch pasta"))? {
-                        return Err(NetworkError::Uplink(format!("it ended with {status}")));
-                    }
-                    if Instant::now() > deadline {
-                        return Err(NetworkError::Uplink("no default route appeared".to_owned()));
-                    }
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Ok(())
-            })
-            .join()
-            .unwrap_or_else(|_| Err(NetworkError::Uplink("the waiting thread panicked".to_owned())))
+    let enter = move || {
+        nix::sched::setns(&namespace, CloneFlags::CLONE_NEWNET)
+            .map_err(step("enter the network namespace"))?;
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(enter).join()).unwrap_or_else(|_| {
+        Err(step("work in the network namespace")(io::Error::other("thread panicked")))
     })
 }
 

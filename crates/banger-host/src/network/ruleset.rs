@@ -14,14 +14,28 @@ use super::{GATEWAY, PREFIX, TAP};
 #[must_use]
 pub fn ruleset(policy: NetworkPolicy, host_addresses: &[Ipv4Addr]) -> String {
     let mut rules = String::from("table inet banger {\n");
-    rules.push_str(&forward_chain(policy, host_addresses));
+    rules.push_str("  set host {\n    type ipv4_addr;\n  }\n");
+    rules.push_str(&forward_chain(policy));
     rules.push_str(&input_chain());
     rules.push_str(&masquerade_chain());
     rules.push_str("}\n");
+    rules.push_str(&update(host_addresses));
     rules
 }
 
-fn forward_chain(policy: NetworkPolicy, host_addresses: &[Ipv4Addr]) -> String {
+/// What brings loaded rules up to date with the host's own addresses, in one step.
+#[must_use]
+pub fn update(host_addresses: &[Ipv4Addr]) -> String {
+    let mut update = String::from("flush set inet banger host\n");
+    if !host_addresses.is_empty() {
+        let set: Vec<String> = host_addresses.iter().map(Ipv4Addr::to_string).collect();
+        writeln!(update, "add element inet banger host {{ {} }}", set.join(", "))
+            .expect("writing to a string");
+    }
+    update
+}
+
+fn forward_chain(policy: NetworkPolicy) -> String {
     let mut chain = String::from(
         "  chain forward {\n    type filter hook forward priority filter; policy drop;\n",
     );
@@ -29,9 +43,8 @@ fn forward_chain(policy: NetworkPolicy, host_addresses: &[Ipv4Addr]) -> String {
     // First, so that no answer to something allowed can be mistaken for something forbidden.
     line(format!("iifname \"{TAP}\" ip daddr {{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16 }} drop"));
     line(format!("iifname \"{TAP}\" ip6 daddr fe80::/10 drop"));
-    if policy == NetworkPolicy::Default && !host_addresses.is_empty() {
-        let set: Vec<String> = host_addresses.iter().map(Ipv4Addr::to_string).collect();
-        line(format!("iifname \"{TAP}\" ip daddr {{ {} }} drop", set.join(", ")));
+    if policy == NetworkPolicy::Default {
+        line(format!("iifname \"{TAP}\" ip daddr @host drop"));
     }
     line(format!("iifname \"{TAP}\" accept"));
     line(format!("oifname \"{TAP}\" ct state established,related accept"));
@@ -75,9 +88,10 @@ mod tests {
     fn the_hosts_addresses_are_closed_unless_opened() {
         let host = [Ipv4Addr::new(192, 168, 1, 5), Ipv4Addr::new(172, 17, 0, 1)];
         let closed = ruleset(NetworkPolicy::Default, &host);
-        assert!(closed.contains("ip daddr { 192.168.1.5, 172.17.0.1 } drop"));
+        assert!(closed.contains("ip daddr @host drop"));
+        assert!(closed.contains("add element inet banger host { 192.168.1.5, 172.17.0.1 }"));
         let open = ruleset(NetworkPolicy::HostAccess, &host);
-        assert!(!open.contains("192.168.1.5"));
+        assert!(!open.contains("@host"));
         for rules in [closed, open] {
             assert!(rules.contains("169.254.0.0/16 } drop"));
             assert!(rules.contains("ct state invalid drop"));

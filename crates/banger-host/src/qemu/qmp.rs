@@ -17,7 +17,7 @@ const MAX_LINE: u64 = 1 << 20;
 /// How long QEMU may take to answer a command.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers and events that wait to be looked at.
-const QUEUE: usize = 64;
+pub const QUEUE: usize = 64;
 
 /// What QEMU tells unasked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Negotiates, and hands out the events, of which the oldest are dropped if nobody reads them.
+    /// Negotiates, and hands out the events; while [`QUEUE`] of them wait, further ones are dropped.
     ///
     /// # Errors
     /// [`QmpError`] if this is not QMP.
@@ -122,6 +122,8 @@ async fn sort_lines(
 ) {
     while let Ok(line) = read_line(&mut reader).await {
         let delivered = match event(&line) {
+            // Of no interest to anybody.
+            Some(Event::Other(_)) => true,
             // Events nobody waits for must not keep answers from arriving.
             Some(event) => {
                 !matches!(events.try_send(event), Err(mpsc::error::TrySendError::Closed(_)))

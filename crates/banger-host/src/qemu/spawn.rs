@@ -1,19 +1,20 @@
 //! Starting QEMU in its jail.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 
-use banger_api::shim::{COW_FILE, LaunchSpec, RUN_DIR};
+use banger_api::shim::{COW_FILE, LOCK_FILE, LaunchSpec, RUN_DIR};
 use banger_api::vm::Accelerator;
 
 use super::arguments::{self, Descriptors, guest_paths};
 use crate::jail::{JailMount, JailSpec};
+use crate::lock::OfdLock;
 
 /// Name of the agent's socket in the VM's run directory.
 pub const AGENT_SOCKET: &str = "agent.sock";
@@ -28,7 +29,9 @@ pub struct Vmm {
     /// The process.
     pub child: Child,
     /// The guest's console.
-    pub console: ChildStdout,
+    pub console: OwnedFd,
+    /// What the VMM itself says.
+    pub words: OwnedFd,
 }
 
 /// Why QEMU could not be started.
@@ -48,19 +51,12 @@ fn step<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> SpawnError 
 
 /// Starts QEMU in a jail and in a process namespace of its own, with its sockets listening.
 ///
-/// `lock` is the descriptor of the VM's lock, which the VMM keeps open: as long as it lives, the
-/// disks are not free.
+/// The VMM gets a share in the VM's lock: as long as it lives, the disks are not free.
 ///
 /// # Errors
 /// [`SpawnError`] names the step. What goes wrong inside the jail shows as an early end of the
-/// process and in `log`.
-pub fn spawn(
-    spec: &LaunchSpec,
-    vm_dir: &Path,
-    tap: BorrowedFd<'_>,
-    lock: RawFd,
-    log: File,
-) -> Result<Vmm, SpawnError> {
+/// process and in its words.
+pub fn spawn(spec: &LaunchSpec, vm_dir: &Path, tap: BorrowedFd<'_>) -> Result<Vmm, SpawnError> {
     let run = vm_dir.join(RUN_DIR);
     let agent = listening(&run, AGENT_SOCKET)?;
     let qmp = listening(&run, QMP_SOCKET)?;
@@ -68,26 +64,27 @@ pub fn spawn(
     let jail = jail_spec(spec, vm_dir, arguments::arguments(spec, fds));
     fs::create_dir_all(&jail.mount_point).map_err(step("create the jail's directory"))?;
     let jail = serde_json::to_vec(&jail).map_err(step("describe the jail"))?;
-    let inherited = [fds.tap, fds.agent, fds.qmp, lock];
+    let lock = OfdLock::share(&vm_dir.join(LOCK_FILE)).map_err(step("share the VM's lock"))?;
+    let inherited = [fds.tap, fds.agent, fds.qmp, lock.as_raw_fd()];
 
     // A new process namespace takes only children, and only those of the thread that asked for it.
     std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWPID).map_err(step("create the VMM's process namespace"))?;
-        spawn_jailed(&jail, inherited, log)
+        spawn_jailed(&jail, inherited)
     })
     .join()
     .unwrap_or_else(|_| Err(step("start the VMM")(io::Error::other("thread panicked"))))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the VMM lives as long as the VM")]
-fn spawn_jailed(jail: &[u8], inherited: [RawFd; 4], log: File) -> Result<Vmm, SpawnError> {
+fn spawn_jailed(jail: &[u8], inherited: [RawFd; 4]) -> Result<Vmm, SpawnError> {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg("jail")
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::from(log));
+        .stderr(Stdio::piped());
     // SAFETY: the closure allocates nothing and calls only what is async-signal-safe.
     unsafe {
         command.pre_exec(move || crate::process::keep_only(&inherited));
@@ -97,7 +94,8 @@ fn spawn_jailed(jail: &[u8], inherited: [RawFd; 4], log: File) -> Result<Vmm, Sp
         input.write_all(jail).map_err(step("describe the jail to its process"))?;
     }
     let console = child.stdout.take().expect("stdout was asked to be a pipe");
-    Ok(Vmm { child, console })
+    let words = child.stderr.take().expect("stderr was asked to be a pipe");
+    Ok(Vmm { child, console: console.into(), words: words.into() })
 }
 
 fn listening(run: &Path, name: &str) -> Result<OwnedFd, SpawnError> {

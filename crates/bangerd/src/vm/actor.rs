@@ -26,6 +26,7 @@ use banger_core::lifecycle::{
 use banger_host::clock;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::attach::Eye;
 use super::end::{Forced, How, end, kill_until_unlocked, unlocked};
@@ -79,6 +80,8 @@ pub struct Plans {
     keep: bool,
     /// Remove it.
     remove: bool,
+    /// Cancelled when the VM has ended: whoever still works on that can stop.
+    over: CancellationToken,
     waiting_for_end: Vec<Report>,
     waiting_for_removal: Vec<Report>,
     forced: Forced,
@@ -319,6 +322,7 @@ impl Actor {
 
     /// What comes after an end: nothing, or the removal.
     fn after_end(&self, status: VmStatus, mut plans: Plans, ran: bool) -> Phase {
+        plans.over.cancel();
         for report in plans.waiting_for_end.drain(..) {
             report.finish(Ok(()));
         }
@@ -372,8 +376,14 @@ impl Actor {
 
     fn begin_end(&self, how: How, plans: &Plans) {
         let (shims, dir) = (Arc::clone(&self.daemon.host.shims), self.dir.clone());
-        let forced = plans.forced.clone();
-        tokio::spawn(async move { end(shims, &dir, how, forced).await });
+        let (forced, over) = (plans.forced.clone(), plans.over.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = end(shims, &dir, how, forced) => {}
+                // The VM may be started again at once, and must not be taken for the one to end.
+                () = over.cancelled() => {}
+            }
+        });
     }
 
     async fn written_status(&self) -> Option<VmStatus> {
