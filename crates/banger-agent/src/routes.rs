@@ -83,7 +83,7 @@ async fn configure(
 async fn clock(request: Request) -> Result<StatusCode, Failure> {
     let body: SetClock = read(request).await?;
     configure::clock::set(body.time_unix_ns).map_err(|error| {
-        Problem::new(ErrorCode::Internal, "The guest's clock could not be set").because(&error)
+        Problem::new(ErrorCode::Internal, "the guest's clock could not be set").because(&error)
     })?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -102,7 +102,7 @@ async fn exec(
     let Some(settings) = agent.settings() else {
         return Err(Failure(Problem::new(
             ErrorCode::VmWrongState,
-            "The guest is not configured yet",
+            "the guest is not configured yet",
         )));
     };
     Ok(upgrade
@@ -131,7 +131,7 @@ async fn shut_down(
     let mut response = match shutdown::spawn(agent, body, delivered).await {
         Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
         Ok(Err(error)) => Failure(
-            Problem::new(ErrorCode::Internal, "The guest's disks are synced but still in use")
+            Problem::new(ErrorCode::Internal, "the guest's disks are synced but still in use")
                 .because(&error),
         )
         .into_response(),
@@ -143,16 +143,16 @@ async fn shut_down(
 }
 
 async fn no_route(request: Request) -> Failure {
-    let title = format!("The guest agent has no {} {}", request.method(), request.uri().path());
+    let title = format!("the guest agent has no {} {}", request.method(), request.uri().path());
     Failure(Problem::new(ErrorCode::NotFound, title))
 }
 
 fn going_down() -> Failure {
-    Failure(Problem::new(ErrorCode::VmWrongState, "The guest is going down"))
+    Failure(Problem::new(ErrorCode::VmWrongState, "the guest is going down"))
 }
 
 fn interrupted(error: impl std::error::Error) -> Failure {
-    Failure(Problem::new(ErrorCode::Internal, "The guest agent was interrupted").because(&error))
+    Failure(Problem::new(ErrorCode::Internal, "the guest agent was interrupted").because(&error))
 }
 
 /// Reads a body of bounded size as JSON.

@@ -148,10 +148,14 @@ async fn read_to_end<S: AsyncRead + Unpin>(stream: &mut S) {
     while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
 }
 
+/// The host keeps to the limits. It may know of a stream's end, and open the next, some time before
+/// the agent does, and one stream too many would end all of them.
+const TOLERANCE: usize = 4;
+
 fn config() -> yamux::Config {
     let mut config = yamux::Config::default();
-    config.set_max_num_streams(MAX_STREAMS);
-    config.set_max_connection_receive_window(Some(CONNECTION_WINDOW));
+    config.set_max_num_streams(TOLERANCE * MAX_STREAMS);
+    config.set_max_connection_receive_window(Some(TOLERANCE * CONNECTION_WINDOW));
     config
 }
 

@@ -149,28 +149,27 @@ async fn drive(
     let mut waiting: Option<oneshot::Sender<Opened>> = None;
     poll_fn(|context| {
         loop {
+            // First: it also forgets the streams that were closed, which makes place for new ones.
+            match connection.poll_next_inbound(context) {
+                // Only the host opens streams. The guest's is dropped, which resets it.
+                Poll::Ready(Some(Ok(_))) => continue,
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
             if waiting.is_none() {
                 match requests.poll_recv(context) {
                     Poll::Ready(Some(request)) => waiting = Some(request),
                     Poll::Ready(None) => return Poll::Ready(()),
-                    Poll::Pending => {}
+                    Poll::Pending => return Poll::Pending,
                 }
             }
-            if let Some(request) = waiting.take() {
-                match connection.poll_new_outbound(context) {
-                    Poll::Ready(Ok(stream)) => {
-                        // Whoever asked may have gone; the stream then closes at once.
-                        let _ = request.send(Ok(stream.compat()));
-                        continue;
-                    }
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => waiting = Some(request),
+            match connection.poll_new_outbound(context) {
+                Poll::Ready(Ok(stream)) => {
+                    let request = waiting.take().expect("one was just waiting");
+                    // Whoever asked may have gone; the stream then closes at once.
+                    let _ = request.send(Ok(stream.compat()));
                 }
-            }
-            match connection.poll_next_inbound(context) {
-                // Only the host opens streams. The guest's is dropped, which resets it.
-                Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
             }
         }

@@ -67,7 +67,7 @@ pub async fn run(agent: &Arc<Agent>, request: Configure) -> Result<Configured, P
     if let Some(settings) = agent.settings()
         && settings.machine_id != request.machine_id
     {
-        let title = "The guest is already configured as another VM";
+        let title = "the guest is already configured as another VM";
         return Err(Problem::new(ErrorCode::VmWrongState, title));
     }
     agent.set_settings(None);
@@ -87,7 +87,7 @@ fn problem(error: &ConfigureError) -> Problem {
         ConfigureError::Invalid { .. } => ErrorCode::InvalidArgument,
         ConfigureError::Step { .. } | ConfigureError::NoInterface => ErrorCode::BootFailed,
     };
-    Problem::new(code, "The guest could not be configured").because(error)
+    Problem::new(code, "the guest could not be configured").because(error)
 }
 
 fn apply(request: Configure) -> Result<(Settings, Vec<String>), ConfigureError> {

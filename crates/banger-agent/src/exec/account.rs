@@ -40,10 +40,10 @@ pub struct Account {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
     /// Neither a name in `/etc/passwd` nor a number.
-    #[error("The VM has no user {0:?}")]
+    #[error("the VM has no user {0:?}")]
     NoUser(String),
     /// Neither a name in `/etc/group` nor a number.
-    #[error("The VM has no group {0:?}")]
+    #[error("the VM has no group {0:?}")]
     NoGroup(String),
 }
 

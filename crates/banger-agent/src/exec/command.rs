@@ -101,7 +101,7 @@ fn login_shell(account: &Account, exists: impl Fn(&Path) -> bool) -> Result<Argv
         .into_iter()
         .find(|shell| exists(Path::new(shell)))
         .ok_or_else(|| {
-            Problem::new(ErrorCode::ExecNotFound, "The VM's image has no shell")
+            Problem::new(ErrorCode::ExecNotFound, "the VM's image has no shell")
                 .cause(match account.shell.as_str() {
                     LAST_RESORT => format!("there is no {LAST_RESORT}"),
                     shell => format!("there is neither {shell} nor {LAST_RESORT}"),
@@ -307,6 +307,6 @@ mod tests {
         }
         let nobody = ExecRequest { user: Some("nobody".to_owned()), ..ExecRequest::default() };
         let problem = plan(&nobody, &Settings::default(), &accounts()).expect_err("refused");
-        assert_eq!(problem.title, "The VM has no user \"nobody\"");
+        assert_eq!(problem.title, "the VM has no user \"nobody\"");
     }
 }

@@ -11,7 +11,7 @@ use super::spawn::SpawnError;
 
 /// The guest is out of something that every command needs.
 pub fn resource(what: &str, error: &io::Error) -> Problem {
-    Problem::new(ErrorCode::ExecFailed, format!("The guest cannot make {what}")).because(error)
+    Problem::new(ErrorCode::ExecFailed, format!("the guest cannot make {what}")).because(error)
 }
 
 /// What to answer for a command that could not be started.
@@ -48,7 +48,7 @@ fn program(command: &Command, error: &io::Error) -> Problem {
 
 fn not_found(command: &Command) -> Problem {
     let name = &command.program_name;
-    let title = format!("The VM has no program {name:?}");
+    let title = format!("the VM has no program {name:?}");
     let problem = Problem::new(ErrorCode::ExecNotFound, title);
     let there = command.programs.iter().filter_map(|path| path.to_str().ok());
     // Paths relative to the working directory are not looked at again from here.
@@ -72,7 +72,7 @@ fn exists(path: &str) -> bool {
 fn directory(command: &Command, error: &io::Error) -> Problem {
     let path = command.workdir.path.to_string_lossy();
     let title = match error.raw_os_error() {
-        Some(libc::ENOENT) => format!("The VM has no directory {path:?}"),
+        Some(libc::ENOENT) => format!("the VM has no directory {path:?}"),
         Some(libc::ENOTDIR) => format!("{path:?} is not a directory in the VM"),
         Some(libc::EACCES) => format!("User {} may not enter {path:?}", command.user),
         _ => {

@@ -76,7 +76,7 @@ async fn lost(client: &Client, vm: &Vm, error: SessionError) -> Failure {
     let end = asked.ok().and_then(Result::ok).and_then(|vm| vm.status.end);
     let Some(VmEnd { reason, console_tail, .. }) = end else { return error.into() };
     problem.causes.push(reason);
-    problem.causes.extend(console_tail);
+    problem.causes.extend(console_tail.into_iter().map(|line| format!("console: {line}")));
     if vm.spec.remove_on_exit {
         return problem.into();
     }
