@@ -119,12 +119,12 @@ fn a_killed_cli_leaves_no_process_and_a_finished_one_does() {
     host.finish();
 }
 
-/// "many execs at once"
+/// "many execs at once": more than the stream to the guest has places for
 #[test]
 fn many_execs_at_once() {
     let host = Host::new();
     let vm = host.running_vm("many");
-    let running: Vec<_> = (0..24)
+    let running: Vec<_> = (0..80)
         .map(|n| {
             (n, host.banger(["exec", &vm, "--", "sh", "-c", &format!("cat; echo {n}")]).spawn())
         })
