@@ -189,6 +189,22 @@ fn proxies_reach_the_guest() {
     host.finish();
 }
 
+/// "extra CAs reach the guest": what the host trusts besides, the guest's programs trust as well.
+#[test]
+fn extra_authorities_reach_the_guest() {
+    const LINE: &str = "YmFuZ2VyIHRlc3QgYXV0aG9yaXR5";
+    let host = Host::new();
+    let file = host.scratch.join("authority.pem");
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{LINE}\n-----END CERTIFICATE-----\n");
+    std::fs::write(&file, pem).expect("the scratch directory is there");
+    host.banger(["run", "--rm", "--", "grep", "-x", LINE, "/etc/ssl/certs/ca-certificates.crt"])
+        .env("BANGER_EXTRA_CA_FILE", &file)
+        .run()
+        .assert_ok()
+        .assert_stdout(&format!("{LINE}\n"));
+    host.finish();
+}
+
 /// "`run` with no argument … then gives a shell": without a terminal the shell reads stdin.
 #[test]
 fn run_without_a_command_is_a_shell() {
