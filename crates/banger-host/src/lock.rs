@@ -26,13 +26,7 @@ impl OfdLock {
     /// # Errors
     /// If the file cannot be opened, or the file system knows no locks.
     pub fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
+        let file = open(path)?;
         match fcntl(&file, libc::F_OFD_SETLK, libc::F_WRLCK, EXCLUSIVE) {
             Ok(_) if is_shared(&file)? => Ok(None),
             Ok(_) => Ok(Some(Self { file })),
@@ -56,13 +50,7 @@ impl OfdLock {
     /// # Errors
     /// As [`OfdLock::try_acquire`].
     pub fn acquire(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
+        let file = open(path)?;
         loop {
             match fcntl(&file, libc::F_OFD_SETLKW, libc::F_WRLCK, EXCLUSIVE) {
                 Ok(_) => return Ok(Self { file }),
@@ -97,6 +85,10 @@ pub fn is_locked(path: &Path) -> io::Result<bool> {
 fn is_shared(file: &File) -> io::Result<bool> {
     let shared = fcntl(file, libc::F_OFD_GETLK, libc::F_WRLCK, SHARED)?;
     Ok(i32::from(shared.l_type) != libc::F_UNLCK)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 fn would_block(error: &io::Error) -> bool {
