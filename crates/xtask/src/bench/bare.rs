@@ -13,6 +13,15 @@ use crate::tree;
 /// What its first process prints last.
 const LAST_WORDS: &str = "bare boot done";
 
+/// How the kernel is booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// As banger does: the uncompressed kernel with banger's arguments.
+    AsBanger,
+    /// As it is packaged: the bzImage, which unpacks and tests itself.
+    AsPackaged,
+}
+
 /// A prepared bare boot.
 #[derive(Debug)]
 pub(super) struct BareBoot {
@@ -23,14 +32,21 @@ pub(super) struct BareBoot {
 impl BareBoot {
     /// Compiles the first process and puts it over the agent in a copy of the VM's initramfs: of
     /// two files with one name in an initramfs the kernel takes the later.
-    pub(super) fn prepare(spec: &LaunchSpec, scratch: &Path) -> Result<Self, ChoreFailure> {
+    pub(super) fn prepare(
+        spec: &LaunchSpec,
+        scratch: &Path,
+        manner: Manner,
+    ) -> Result<Self, ChoreFailure> {
         let init = compile(scratch)?;
         let mut bytes = read(Path::new(&spec.initramfs))?;
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes.extend(cpio_of("init", &read(&init)?));
         let initramfs = scratch.join("bare-initramfs");
         std::fs::write(&initramfs, bytes).map_err(on_file("write", &initramfs))?;
-        Ok(Self { program: spec.engine.binary.clone(), arguments: arguments(spec, &initramfs) })
+        Ok(Self {
+            program: spec.engine.binary.clone(),
+            arguments: arguments(spec, &initramfs, manner),
+        })
     }
 
     /// Boots once, and says how long it took from start to exit.
@@ -63,7 +79,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ChoreFailure> {
 }
 
 /// As the shim starts QEMU, without drives, network and agent.
-fn arguments(spec: &LaunchSpec, initramfs: &Path) -> Vec<String> {
+fn arguments(spec: &LaunchSpec, initramfs: &Path, manner: Manner) -> Vec<String> {
     let (accelerator, cpu) = match spec.engine.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
         Accelerator::Tcg => ("tcg,thread=multi", "max"),
@@ -71,6 +87,14 @@ fn arguments(spec: &LaunchSpec, initramfs: &Path) -> Vec<String> {
     let mut kernel = "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on 8250.nr_uarts=1 \
                       i8042.noaux i8042.nokbd"
         .to_owned();
+    let packaged = Path::new(&spec.kernel).with_file_name("vmlinuz");
+    let image = match manner {
+        Manner::AsBanger => {
+            kernel.push_str(" cryptomgr.notests no_timer_check");
+            spec.kernel.clone()
+        }
+        Manner::AsPackaged => packaged.to_string_lossy().into_owned(),
+    };
     if let Some(khz) = spec.engine.tsc_khz {
         kernel.push_str(&format!(" tsc_early_khz={khz}"));
     }
@@ -84,7 +108,7 @@ fn arguments(spec: &LaunchSpec, initramfs: &Path) -> Vec<String> {
         ["-cpu", cpu],
         ["-smp", &cpus],
         ["-m", &memory],
-        ["-kernel", &spec.kernel],
+        ["-kernel", &image],
         ["-initrd", &initramfs],
         ["-append", &kernel],
         ["-display", "none"],
