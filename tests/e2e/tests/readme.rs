@@ -54,13 +54,9 @@ fn the_tour_of_the_readme_works() {
     let unpack = ["run", "--rm", "--", "sh", "-c", "tar x -C /tmp && cat /tmp/passwd"];
     let here = std::fs::read_to_string("/etc/passwd").expect("readable for all");
     host.banger(unpack).stdin(archive.stdout).run().assert_ok().assert_stdout(&here);
-    host.banger(["run", "-d", "--name", "web", "--", "python3", "-m", "http.server"])
-        .run()
-        .assert_ok();
-    host.banger(["exec", "web", "--", "ps", "aux"])
-        .run()
-        .assert_ok()
-        .assert_stdout_has("http.server");
+    let forever = "while date; do sleep 5; done";
+    host.banger(["run", "-d", "--name", "web", "--", "sh", "-c", forever]).run().assert_ok();
+    host.banger(["exec", "web", "--", "ps", "aux"]).run().assert_ok().assert_stdout_has(forever);
     host.banger(["shell", "web"]).stdin("hostname\n").run().assert_ok().assert_stdout_has("web");
     host.banger(["ls"]).run().assert_ok().assert_stdout_has("running");
     host.banger(["stop", "web"]).run().assert_ok();

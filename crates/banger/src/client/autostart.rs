@@ -96,7 +96,7 @@ async fn start(
             Some(started) => check_alive(started)?,
         }
         if Instant::now() > deadline {
-            return Err(too_late(process.as_ref()));
+            return Err(too_late(dirs, process.as_ref()));
         }
         tokio::time::sleep(INTERVAL).await;
     }
@@ -119,8 +119,8 @@ fn check_alive(process: &mut DaemonProcess) -> Result<(), Failure> {
     Err(problem.hint("banger daemon logs, banger doctor").into())
 }
 
-fn too_late(process: Option<&DaemonProcess>) -> Failure {
-    let Some(started) = process else { return silent() };
+fn too_late(dirs: &StateDirs, process: Option<&DaemonProcess>) -> Failure {
+    let Some(started) = process else { return silent(dirs) };
     let limit = START_LIMIT.as_secs();
     let title = format!("the daemon was started and does not serve after {limit} seconds");
     let mut problem = Problem::new(ErrorCode::DaemonUnavailable, title);
@@ -129,9 +129,15 @@ fn too_late(process: Option<&DaemonProcess>) -> Failure {
 }
 
 /// It holds its lock, so it lives, and its socket is gone or dead, so it cannot be asked to end.
-fn silent() -> Failure {
+fn silent(dirs: &StateDirs) -> Failure {
     let title = "a daemon runs that does not serve its socket";
+    let socket = dirs.api_socket();
     Problem::new(ErrorCode::DaemonUnavailable, title)
+        .cause(format!(
+            "nobody listens on {}; it may have been started with another runtime directory \
+             (XDG_RUNTIME_DIR, BANGER_RUNTIME_DIR)",
+            socket.display()
+        ))
         .hint("pkill -x bangerd, then try again; VMs go on running")
         .into()
 }
@@ -165,7 +171,7 @@ pub async fn stop_daemon(dirs: &StateDirs) -> Result<Stopped, Failure> {
     if !is_alive(dirs)? && connect(dirs).await.is_err() {
         return Ok(Stopped::Already);
     }
-    let stream = connect(dirs).await.map_err(|_| silent())?;
+    let stream = connect(dirs).await.map_err(|_| silent(dirs))?;
     http::json::<(), _, _>(stream, Method::POST, "/v1/daemon/stop", None::<&()>).await?;
     let deadline = Instant::now() + STOP_LIMIT;
     while is_alive(dirs)? {

@@ -46,7 +46,8 @@ while [ -d $BANGER_DATA_DIR ]; do sleep 0.05; done";
 fn serve_after_mark(dirs: &StateDirs) -> tokio::task::JoinHandle<()> {
     let (mark, runtime) = (dirs.data.join("starts"), dirs.runtime.clone());
     tokio::spawn(async move {
-        while !mark.exists() {
+        // The shell makes the file first and fills it then.
+        while std::fs::metadata(&mark).map_or(0, |mark| mark.len()) == 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let listener = banger_host::connect::listen_async(&runtime, "api.sock").expect("bind");
