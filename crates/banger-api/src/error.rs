@@ -38,6 +38,16 @@ pub enum ErrorCode {
     KernelCorrupt,
     /// Fetching or building an image or a kernel failed.
     PullFailed,
+    /// The registry wants other credentials, or none of that name is there for them.
+    RegistryDenied,
+    /// The registry cannot be reached, or keeps failing.
+    RegistryUnavailable,
+    /// What came as an image is none, is unsafe, or is too large.
+    ImageInvalid,
+    /// A signature is missing, or is not of the wanted key.
+    SignatureInvalid,
+    /// The kernel lacks what a guest needs.
+    KernelUnsuitable,
     /// No such operation, or long forgotten.
     OperationNotFound,
     /// Somebody cancelled it.
@@ -95,6 +105,11 @@ impl ErrorCode {
             Self::KernelInUse => "kernel_in_use",
             Self::KernelCorrupt => "kernel_corrupt",
             Self::PullFailed => "pull_failed",
+            Self::RegistryDenied => "registry_denied",
+            Self::RegistryUnavailable => "registry_unavailable",
+            Self::ImageInvalid => "image_invalid",
+            Self::SignatureInvalid => "signature_invalid",
+            Self::KernelUnsuitable => "kernel_unsuitable",
             Self::OperationNotFound => "operation_not_found",
             Self::Cancelled => "cancelled",
             Self::HostDiskFull => "host_disk_full",
@@ -122,7 +137,7 @@ impl ErrorCode {
     pub fn http_status(self) -> u16 {
         match self {
             Self::InvalidArgument => 400,
-            Self::PermissionDenied => 403,
+            Self::PermissionDenied | Self::RegistryDenied => 403,
             Self::VmNotFound
             | Self::ImageNotFound
             | Self::KernelNotFound
@@ -135,7 +150,8 @@ impl ErrorCode {
             | Self::KernelInUse
             | Self::Cancelled => 409,
             Self::GuestTimeout => 504,
-            Self::GuestProtocol => 502,
+            Self::GuestProtocol | Self::RegistryUnavailable => 502,
+            Self::ImageInvalid | Self::SignatureInvalid | Self::KernelUnsuitable => 422,
             Self::HostDiskFull => 507,
             _ => 500,
         }

@@ -32,6 +32,27 @@ pub struct CatalogKernel {
     pub description: String,
     /// Where it would come from.
     pub source: String,
+    /// Roughly how much host disk it takes.
+    #[serde(default)]
+    pub size_hint_bytes: u64,
     /// Whether it is already here.
     pub local: bool,
+}
+
+/// Body of `POST /v1/kernels/import`: make a kernel of local files. Answers 202 with an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ImportKernel {
+    /// The new kernel's name.
+    pub name: String,
+    /// A bzImage, a vmlinux (ELF), or a Debian package with a kernel in it. Absolute, as all paths
+    /// here.
+    pub kernel: String,
+    /// Directory of its modules, `…/lib/modules/<release>`, or one that has exactly one such below
+    /// it. Everything that a guest needs is built in if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules: Option<String>,
+    /// Its build configuration, where the kernel does not carry it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
 }

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
-use crate::image::Image;
+use crate::image::{Image, Pushed};
 use crate::kernel::Kernel;
 use crate::vm::Vm;
 
@@ -54,6 +54,8 @@ pub enum OperationResult {
     Image(Image),
     /// A kernel, now local.
     Kernel(Kernel),
+    /// An image, now in a registry.
+    Pushed(Pushed),
     /// Nothing to show.
     Nothing,
 }
@@ -90,6 +92,10 @@ pub struct Progress {
     pub stage: String,
     /// The stage for people: `building Debian root filesystem`.
     pub message: String,
+    /// Which of the things that this stage does at the same time, for people: a layer's short
+    /// digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
     /// Units done, where they can be counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<u64>,
@@ -117,6 +123,7 @@ pub enum ProgressUnit {
 impl Progress {
     /// A stage that just began, without a count.
     pub fn stage(stage: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { stage: stage.into(), message: message.into(), done: None, total: None, unit: None }
+        let (stage, message) = (stage.into(), message.into());
+        Self { stage, message, item: None, done: None, total: None, unit: None }
     }
 }

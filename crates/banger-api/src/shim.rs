@@ -24,7 +24,7 @@ use crate::error::Problem;
 use crate::exec::ExecRequest;
 use crate::operation::Progress;
 use crate::version::ProtocolRange;
-use crate::vm::{Accelerator, NetworkPolicy, OwnerPolicy, VmStatus};
+use crate::vm::{Accelerator, InitMode, NetworkPolicy, OwnerPolicy, VmStatus};
 
 /// File in the VM's directory with its [`LaunchSpec`].
 pub const LAUNCH_FILE: &str = "launch.json";
@@ -93,6 +93,12 @@ pub struct LaunchSpec {
     /// Additional certificate authorities, PEM.
     #[serde(default)]
     pub ca_certificates: Vec<String>,
+    /// What is the guest's first process.
+    #[serde(default)]
+    pub init: InitMode,
+    /// Signal that asks the main process to end, by name or number; None is SIGTERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
     /// The main process, its output going to `main.log`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main: Option<ExecRequest>,

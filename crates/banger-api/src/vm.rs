@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::exec::ExecEnd;
+use crate::image::{PullPolicy, RegistryAccess};
 
 /// The states of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -84,8 +85,24 @@ pub struct VmSpec {
     /// Default working directory of commands; None takes the image's, else the user's home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
+    /// What is the guest's first process; None takes the image's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitMode>,
+    /// What commands of `run` are arguments of. None takes the image's `ENTRYPOINT`; a created VM
+    /// always says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// What `run` runs if it is given no command: the image's `CMD`, unless the entrypoint was
+    /// replaced. Set by the daemon.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub default_command: Vec<String>,
+    /// Signal that asks the main process to end, by name or number; None takes the image's
+    /// `STOPSIGNAL`, else SIGTERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
     /// The main process of a detached VM: started with it, shown by `logs`; when it ends, the VM
-    /// stops. Empty: the VM runs until it is stopped.
+    /// stops. Empty: the VM runs until it is stopped. In a request it is the command alone; a
+    /// created VM has the whole, entrypoint included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
     /// Limit of the main process; None is no limit.
@@ -100,6 +117,29 @@ pub struct VmSpec {
     /// Labels, for filters and scripts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+/// What is the first process in the guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum InitMode {
+    /// Banger's agent: any image boots.
+    #[default]
+    Agent,
+    /// The image's own `/sbin/init`, with the agent beside it.
+    System,
+}
+
+impl InitMode {
+    /// The mode in one lower-case word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::System => "system",
+        }
+    }
 }
 
 /// Which engine runs a VM.
@@ -284,6 +324,16 @@ pub struct CreateVm {
     /// Start it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartVm>,
+    /// Run what a detached `run` runs as the VM's main process: the entrypoint with the
+    /// specification's command, or with the image's.
+    #[serde(default)]
+    pub main: bool,
+    /// When to fetch the image.
+    #[serde(default)]
+    pub pull: PullPolicy,
+    /// How to talk to registries.
+    #[serde(default)]
+    pub registry: RegistryAccess,
 }
 
 /// Body of `POST /v1/vms/{vm}/start`. Answers 202 with an operation; `already running` succeeds.

@@ -53,7 +53,6 @@ pub(crate) struct KernelEntry {
     pub(crate) description: String,
     pub(crate) source: String,
     /// Roughly what it takes on the host.
-    #[expect(dead_code, reason = "the API has no place for it yet")]
     pub(crate) size_mib: u64,
     /// Free space that making it needs.
     pub(crate) build_mib: u64,

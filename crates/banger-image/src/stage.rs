@@ -42,6 +42,7 @@ impl Stage<'_, '_> {
         (self.reporter.out)(Progress {
             stage: self.name.to_owned(),
             message,
+            item: None,
             done: Some(percent),
             total: Some(100),
             unit: Some(ProgressUnit::Percent),

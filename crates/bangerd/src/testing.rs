@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use banger_api::Problem;
+use banger_api::image::{PullPolicy, RegistryAccess};
 use banger_api::operation::{Operation, OperationEvent, OperationResult};
 use banger_api::vm::{CreateVm, StartVm, Vm};
 use banger_core::filter::Filter;
@@ -81,7 +82,14 @@ impl World {
 
 /// A request to make, and perhaps start, a VM.
 pub fn request(name: &str, start: bool) -> CreateVm {
-    CreateVm { name: Some(name.to_owned()), spec: any_spec(), start: start.then(StartVm::default) }
+    CreateVm {
+        name: Some(name.to_owned()),
+        spec: any_spec(),
+        start: start.then(StartVm::default),
+        main: false,
+        pull: PullPolicy::Missing,
+        registry: RegistryAccess::default(),
+    }
 }
 
 /// Begins to make a VM.

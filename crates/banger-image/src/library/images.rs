@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use banger_api::image::{CatalogImage, Image, ImageConfig};
 use banger_api::operation::Progress;
+use banger_api::vm::InitMode;
 use banger_core::suggest::nearest;
 use banger_host::clock::now_ms;
 use banger_host::command::Cancel;
@@ -102,6 +103,8 @@ impl Library {
             description: entry.description.clone(),
             source: entry.source.clone(),
             kernel: entry.kernel.clone(),
+            init: InitMode::Agent,
+            user_defined: false,
             size_hint_bytes: entry.size_mib << 20,
             local: self.images.digest_of(&entry.name).is_some(),
         };
@@ -251,6 +254,9 @@ fn describe(entry: &ImageEntry, made_of: String, disk: &Path) -> Result<Manifest
         source: entry.source.clone(),
         created_at_ms: now_ms(),
         config: ImageConfig::default(),
+        oci: None,
+        kernel: Some(entry.kernel.clone()),
+        init: InitMode::Agent,
     };
     Ok(Manifest { image, disk_uuid: uuid_of(&made_of), made_of })
 }

@@ -82,6 +82,7 @@ impl Library {
             name: entry.name.clone(),
             description: entry.description.clone(),
             source: entry.source.clone(),
+            size_hint_bytes: entry.size_mib << 20,
             local: self.kernels.digest_of(&entry.name).is_some(),
         };
         Catalog::get().kernels.iter().map(show).collect()

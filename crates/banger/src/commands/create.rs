@@ -1,6 +1,7 @@
 //! `banger create`: a VM that is not started.
 
 use banger_api::ErrorCode;
+use banger_api::image::{PullPolicy, RegistryAccess};
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::vm::CreateVm;
 use clap::Args;
@@ -38,7 +39,14 @@ impl Create {
         let what = crate::guest_command::split(self.shape.image.as_deref(), &self.words, escaped);
         let mut spec = self.shape.spec(what.image.as_deref());
         spec.command = what.command;
-        let request = CreateVm { name: self.shape.name, spec, start: None };
+        let request = CreateVm {
+            name: self.shape.name,
+            spec,
+            start: None,
+            main: false,
+            pull: PullPolicy::Missing,
+            registry: RegistryAccess::default(),
+        };
         let mut interrupts = Interrupts::listen();
         let client = Client::ready(ui).await?;
         let operation: Operation = client.post("/v1/vms", &request).await?;

@@ -82,7 +82,8 @@ pub async fn remove(path: &str, names: &[String], ui: &Ui) -> Result<u8, Failure
 pub async fn pull(path: &str, what: Pull, ui: &Ui) -> Result<u8, Failure> {
     let mut interrupts = Interrupts::listen();
     let client = Client::ready(ui).await?;
-    let request = PullRequest { name: what.name.clone(), refresh: what.refresh };
+    let request =
+        PullRequest { name: what.name.clone(), refresh: what.refresh, ..PullRequest::default() };
     let operation: Operation = client.post(&format!("{path}/pull"), &request).await?;
     let followed = follow(&client, &operation, Patience::Lease, (ui, &mut interrupts)).await?;
     match &followed.result {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use banger_api::ErrorCode;
 use banger_api::exec::ExecRequest;
+use banger_api::image::{PullPolicy, RegistryAccess};
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::vm::{CreateVm, OwnerPolicy, StartVm, Vm, VmState};
 use banger_host::http::Lines;
@@ -106,7 +107,14 @@ impl Run {
             (false, false) => Some(OwnerPolicy::Stop),
         };
         let start = StartVm { owner, session_env: guest_session::session_env(ui) };
-        CreateVm { name: self.shape.name.clone(), spec, start: Some(start) }
+        CreateVm {
+            name: self.shape.name.clone(),
+            spec,
+            start: Some(start),
+            main: self.detach,
+            pull: PullPolicy::Missing,
+            registry: RegistryAccess::default(),
+        }
     }
 
     /// The command, run by the VM's owner.

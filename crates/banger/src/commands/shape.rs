@@ -111,6 +111,10 @@ impl Shape {
             user: self.user.clone(),
             workdir: self.workdir.clone(),
             command: Vec::new(),
+            init: None,
+            entrypoint: None,
+            default_command: Vec::new(),
+            stop_signal: None,
             timeout_ms: None,
             remove_on_exit: false,
             network: match self.net {

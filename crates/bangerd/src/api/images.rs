@@ -48,7 +48,7 @@ pub(super) async fn pull(
     State(daemon): State<Arc<Daemon>>,
     Body(request): Body<PullRequest>,
 ) -> Result<Accepted, Failure> {
-    let PullRequest { name, refresh } = request;
+    let PullRequest { name, refresh, .. } = request;
     pull::check_in_catalog(&daemon, Kind::Image, &name).await?;
     pull::check_space(&daemon).await?;
     let all = Arc::clone(&daemon);

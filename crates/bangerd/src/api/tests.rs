@@ -230,7 +230,8 @@ async fn a_daemon_that_ends_tells_its_clients_first() {
 async fn two_pulls_at_once_do_the_work_once() {
     let served = Served::new().await;
     served.world.machine.slow_pulls.store(true, Ordering::SeqCst);
-    let pull = PullRequest { name: "debian-bookworm".into(), refresh: true };
+    let pull =
+        PullRequest { name: "debian-bookworm".into(), refresh: true, ..PullRequest::default() };
     let first: Operation = served.post("/v1/images/pull", &pull).await.expect("begin");
     let second: Operation = served.post("/v1/images/pull", &pull).await.expect("begin");
     let third: Operation = served.post("/v1/images/pull", &pull).await.expect("begin");
@@ -254,7 +255,7 @@ async fn unused_images_go_and_unknown_ones_are_not_pulled() {
         served.delete(&format!("/v1/images/{}", images[0].digest)).await.expect("rm");
     let images: Vec<Image> = served.get("/v1/images").await.expect("list");
     assert_eq!(images, []);
-    let pull = PullRequest { name: "nonsense".into(), refresh: false };
+    let pull = PullRequest { name: "nonsense".into(), refresh: false, ..PullRequest::default() };
     let refused: Result<Operation, _> = served.post("/v1/images/pull", &pull).await;
     assert_eq!(refused.expect_err("unknown").code, ErrorCode::ImageNotFound);
 }

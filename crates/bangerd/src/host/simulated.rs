@@ -13,7 +13,7 @@ use banger_api::image::{CatalogImage, Image, ImageConfig};
 use banger_api::kernel::{CatalogKernel, Kernel};
 use banger_api::operation::Progress;
 use banger_api::shim::{EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, STATUS_FILE};
-use banger_api::vm::{Accelerator, EndCause, EngineChoice, StopVm, VmState, VmStatus};
+use banger_api::vm::{Accelerator, EndCause, EngineChoice, InitMode, StopVm, VmState, VmStatus};
 use banger_api::{ErrorCode, Problem};
 use banger_core::lifecycle::{fresh, plain_end};
 use banger_core::spec::HostCapacity;
@@ -216,6 +216,9 @@ fn image(version: usize) -> Image {
         source: "a test".into(),
         created_at_ms: 1,
         config: ImageConfig { workdir: Some("/srv".into()), ..ImageConfig::default() },
+        oci: None,
+        kernel: None,
+        init: InitMode::Agent,
     }
 }
 
@@ -276,8 +279,10 @@ impl Artifacts for Seen {
             description: "a test".into(),
             source: "a test".into(),
             kernel: "debian-cloud".into(),
+            init: InitMode::Agent,
             size_hint_bytes: 1,
             local: false,
+            user_defined: false,
         }]
     }
 
@@ -315,6 +320,7 @@ impl Artifacts for Seen {
             name: "debian-cloud".into(),
             description: "a test".into(),
             source: "a test".into(),
+            size_hint_bytes: 1,
             local: false,
         }]
     }

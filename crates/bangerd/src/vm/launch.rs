@@ -121,6 +121,8 @@ impl Launch {
             user: spec.user.clone().or_else(|| config.user.clone()),
             workdir: spec.workdir.clone().or_else(|| config.workdir.clone()),
             ca_certificates,
+            init: spec.init.unwrap_or(needs.image.image.init),
+            stop_signal: spec.stop_signal.clone().or_else(|| config.stop_signal.clone()),
             main: main_process(&self.row),
             owner: self.request.owner,
             jail_user: needs.jail_user,

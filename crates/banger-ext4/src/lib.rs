@@ -1,0 +1,13 @@
+//! ext4 disks without mounting them: filling a freshly made one with a tree of files, and reading
+//! the tree of one.
+//!
+//! Root filesystems come as streams of tar entries and go to a disk image. Going through a directory
+//! of the host would cost every byte twice, need a user namespace for owners, and trust the host's
+//! kernel with paths that strangers chose. Here a path is only ever a key in a [`Tree`].
+//!
+//! `mke2fs` makes the empty file system, so its layout, features and journal are e2fsprogs' own;
+//! this crate only adds files to it.
+
+mod tree;
+
+pub use tree::{Content, Extent, Kind, Metadata, Node, NodeId, Timestamp, Tree, TreeError};
