@@ -6,6 +6,7 @@
 
 pub mod doctor;
 pub mod duration;
+pub mod entrypoint;
 pub mod filter;
 pub mod id;
 pub mod lifecycle;

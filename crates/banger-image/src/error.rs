@@ -70,6 +70,12 @@ pub enum LibraryError {
         /// The most similar name that exists.
         nearest: Option<String>,
     },
+    /// A name that nothing can have.
+    #[error("{name:?} cannot be a name")]
+    BadName {
+        /// The name.
+        name: String,
+    },
     /// Its files are not as they were made.
     #[error("{kind} {name} is damaged: {reason}")]
     Corrupt {
@@ -77,6 +83,14 @@ pub enum LibraryError {
         kind: Kind,
         /// Its name.
         name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The user's catalog cannot be used.
+    #[error("the catalog {} makes no sense: {reason}", path.display())]
+    Catalog {
+        /// The file.
+        path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
@@ -107,6 +121,7 @@ impl LibraryError {
             }
             Self::Io { .. } => ErrorCode::Internal,
             Self::NotFound { kind, .. } => kind.not_found(),
+            Self::BadName { .. } | Self::Catalog { .. } => ErrorCode::InvalidArgument,
             Self::Corrupt { kind, .. } => kind.corrupt(),
             Self::Remove { source, .. } => source.code(ErrorCode::Internal),
         }
@@ -124,7 +139,7 @@ impl LibraryError {
             Self::Io { .. } if self.code() == ErrorCode::HostDiskFull => {
                 Some("banger system df".to_owned())
             }
-            Self::Io { .. } => None,
+            Self::Io { .. } | Self::BadName { .. } | Self::Catalog { .. } => None,
         }
     }
 }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use banger_api::image::{CatalogImage, Image, ImageConfig};
 use banger_api::operation::Progress;
-use banger_api::vm::InitMode;
 use banger_core::suggest::nearest;
 use banger_host::clock::now_ms;
 use banger_host::command::Cancel;
@@ -101,14 +100,14 @@ impl Library {
         let show = |entry: &ImageEntry| CatalogImage {
             name: entry.name.clone(),
             description: entry.description.clone(),
-            source: entry.source.clone(),
+            source: entry.source_text(),
             kernel: entry.kernel.clone(),
-            init: InitMode::Agent,
-            user_defined: false,
+            init: entry.init,
+            user_defined: entry.user_defined,
             size_hint_bytes: entry.size_mib << 20,
             local: self.images.digest_of(&entry.name).is_some(),
         };
-        Catalog::get().images.iter().map(show).collect()
+        Catalog::built_in().images.iter().map(show).collect()
     }
 
     /// Make an image of the catalog local. One that is here and whole is taken as it is, unless
@@ -123,7 +122,7 @@ impl Library {
         on_progress: &mut dyn FnMut(Progress),
         cancel: &Cancel,
     ) -> Result<Image, PullError> {
-        let entry = Catalog::get().image(name).ok_or_else(|| unknown_image(name))?;
+        let entry = Catalog::built_in().image(name).ok_or_else(|| unknown_image(name))?;
         if let (false, Some(local)) = (refresh, self.whole_image(name)) {
             return Ok(local.image);
         }
@@ -161,7 +160,10 @@ impl Library {
         reporter: &mut Reporter<'_>,
         cancel: &Cancel,
     ) -> Result<Image, PullError> {
-        let tree = bootstrap(&entry.debian, &work.subdir("debian")?, reporter, cancel)?;
+        let crate::catalog::ImageSource::Debian(debian) = entry.source() else {
+            return Err(unknown_image(&entry.name));
+        };
+        let tree = bootstrap(debian, &work.subdir("debian")?, reporter, cancel)?;
         reporter.stage("image.unpack", "measuring the root filesystem");
         let made_of = recipe_of(&tree_digest(&tree, cancel)?);
         if let Some(image) = self.still_current(entry, &made_of)? {
@@ -226,7 +228,7 @@ impl Library {
 }
 
 fn unknown_image(name: &str) -> PullError {
-    let known = Catalog::get().images.iter().map(|entry| entry.name.as_str());
+    let known = Catalog::built_in().images.iter().map(|entry| entry.name.as_str());
     let nearest = nearest(name, known).map(str::to_owned);
     PullError::Unknown { kind: Kind::Image, name: name.to_owned(), nearest }
 }
@@ -251,12 +253,12 @@ fn describe(entry: &ImageEntry, made_of: String, disk: &Path) -> Result<Manifest
         disk_sha256,
         disk_bytes: DISK_BYTES,
         allocated_bytes: allocated_bytes(disk).map_err(LibraryError::io("measure", disk))?,
-        source: entry.source.clone(),
+        source: entry.source_text(),
         created_at_ms: now_ms(),
         config: ImageConfig::default(),
         oci: None,
         kernel: Some(entry.kernel.clone()),
-        init: InitMode::Agent,
+        init: entry.init,
     };
     Ok(Manifest { image, disk_uuid: uuid_of(&made_of), made_of })
 }

@@ -81,11 +81,11 @@ impl Library {
         let show = |entry: &KernelEntry| CatalogKernel {
             name: entry.name.clone(),
             description: entry.description.clone(),
-            source: entry.source.clone(),
+            source: entry.source_text(),
             size_hint_bytes: entry.size_mib << 20,
             local: self.kernels.digest_of(&entry.name).is_some(),
         };
-        Catalog::get().kernels.iter().map(show).collect()
+        Catalog::built_in().kernels.iter().map(show).collect()
     }
 
     /// Make a kernel of the catalog local. One that is here and whole is taken as it is, unless
@@ -100,7 +100,7 @@ impl Library {
         on_progress: &mut dyn FnMut(Progress),
         cancel: &Cancel,
     ) -> Result<Kernel, PullError> {
-        let entry = Catalog::get().kernel(name).ok_or_else(|| unknown_kernel(name))?;
+        let entry = Catalog::built_in().kernel(name).ok_or_else(|| unknown_kernel(name))?;
         if let (false, Some(local)) = (refresh, self.whole_kernel(name)) {
             return Ok(local.kernel);
         }
@@ -200,7 +200,7 @@ fn local_kernel(dir: &Path, manifest: Manifest) -> LocalKernel {
 }
 
 fn unknown_kernel(name: &str) -> PullError {
-    let known = Catalog::get().kernels.iter().map(|entry| entry.name.as_str());
+    let known = Catalog::built_in().kernels.iter().map(|entry| entry.name.as_str());
     let nearest = nearest(name, known).map(str::to_owned);
     PullError::Unknown { kind: Kind::Kernel, name: name.to_owned(), nearest }
 }

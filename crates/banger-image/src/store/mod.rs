@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! sha256-<hex>/…      a published thing
-//! by-name/<name>      link to the version in use
+//! by-name/<name>      link to the version in use; a `/` of the name is written `%2F`
 //! tmp-<random>/…      work under way, or what a killed process left of it
 //! tmp-<random>.lock   locked while the work is under way
 //! .lock               locked while work begins and while leftovers are removed
@@ -20,6 +20,7 @@
 mod tests;
 mod work;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -34,6 +35,10 @@ use banger_host::random;
 use crate::error::{LibraryError, PullError};
 pub(crate) use work::{WorkDir, remove_any_tree};
 
+/// What stands for a `/` in the file of a name. No name has a `%`.
+const SLASH: &str = "%2F";
+/// Longest file name; what is put around a name of a lock fits too.
+const MAX_FILE_NAME: usize = 240;
 /// How often a pull that waits for another one looks whether it is done.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -85,10 +90,7 @@ impl Store {
 
     /// The digest that a name stands for.
     pub(crate) fn digest_of(&self, name: &str) -> Option<String> {
-        if !is_safe_name(name) {
-            return None;
-        }
-        let target = fs::read_link(self.names_dir().join(name)).ok()?;
+        let target = fs::read_link(self.names_dir().join(file_name(name)?)).ok()?;
         let digest = target.file_name()?.to_str()?.replacen('-', ":", 1);
         self.path_of(&digest).filter(|path| path.is_dir()).map(|_| digest)
     }
@@ -105,7 +107,7 @@ impl Store {
         cancel: &Cancel,
         on_wait: &mut dyn FnMut(),
     ) -> Result<OfdLock, PullError> {
-        let path = self.dir.join(format!("pull-{name}.lock"));
+        let path = self.dir.join(format!("pull-{}.lock", name.replace('/', SLASH)));
         let mut told = false;
         loop {
             match OfdLock::try_acquire(&path).map_err(PullError::io("lock", &path))? {
@@ -135,9 +137,11 @@ impl Store {
     /// Make `name` stand for `digest`.
     pub(crate) fn set_name(&self, name: &str, digest: &str) -> Result<(), LibraryError> {
         let names = self.names_dir();
-        let link = names.join(name);
+        let file =
+            file_name(name).ok_or_else(|| LibraryError::BadName { name: name.to_owned() })?;
+        let link = names.join(file);
         // Nobody else has this name for it, so that two processes cannot spoil each other's link.
-        let temporary = names.join(format!(".{name}-{}", random::hex::<6>()));
+        let temporary = names.join(format!(".{}", random::hex::<12>()));
         let target = format!("../{}", digest.replacen(':', "-", 1));
         symlink(target, &temporary)
             .and_then(|()| fs::rename(&temporary, &link))
@@ -165,22 +169,48 @@ impl Store {
         }
     }
 
-    fn remove_names_of(&self, digest: &str) -> Result<(), LibraryError> {
-        let names = self.names_dir();
-        for entry in fs::read_dir(&names).map_err(LibraryError::io("list", &names))? {
-            let entry = entry.map_err(LibraryError::io("list", &names))?;
-            let stands_for = self.digest_of(&entry.file_name().to_string_lossy());
-            if stands_for.as_deref() == Some(digest) {
-                fs::remove_file(entry.path()).map_err(LibraryError::io("remove", &entry.path()))?;
+    /// All names and what they stand for, in the order of the names.
+    pub(crate) fn names(&self) -> Result<BTreeMap<String, String>, LibraryError> {
+        let dir = self.names_dir();
+        let mut names = BTreeMap::new();
+        for entry in fs::read_dir(&dir).map_err(LibraryError::io("list", &dir))? {
+            let entry = entry.map_err(LibraryError::io("list", &dir))?;
+            let name = entry.file_name().to_string_lossy().replace(SLASH, "/");
+            if let Some(digest) = self.digest_of(&name) {
+                names.insert(name, digest);
             }
         }
-        sync_dir(&names).map_err(LibraryError::io("write", &names))
+        Ok(names)
+    }
+
+    /// Forget a name; what it stood for stays.
+    pub(crate) fn remove_name(&self, name: &str) -> Result<(), LibraryError> {
+        let dir = self.names_dir();
+        let Some(file) = file_name(name) else { return Ok(()) };
+        let link = dir.join(file);
+        match fs::remove_file(&link) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(LibraryError::io("remove", &link)(error))
+            }
+            _ => sync_dir(&dir).map_err(LibraryError::io("write", &dir)),
+        }
+    }
+
+    fn remove_names_of(&self, digest: &str) -> Result<(), LibraryError> {
+        for (name, stands_for) in self.names()? {
+            if stands_for == digest {
+                self.remove_name(&name)?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// Whether a name stays inside its directory.
-fn is_safe_name(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with('.') && !name.contains('/')
+/// The file of a name; None if it would leave its directory, or has no room in it.
+fn file_name(name: &str) -> Option<String> {
+    let file = name.replace('/', SLASH);
+    let fits = !file.is_empty() && file.len() <= MAX_FILE_NAME;
+    (fits && !file.starts_with('.') && !file.contains('\0')).then_some(file)
 }
 
 fn is_taken(error: &io::Error) -> bool {
