@@ -11,6 +11,7 @@ pub mod filter;
 pub mod id;
 pub mod lifecycle;
 pub mod name;
+pub mod reference;
 pub mod size;
 pub mod spec;
 pub mod suggest;
