@@ -129,7 +129,9 @@ fn what_is_wrong_is_said() {
 fn references() -> impl Strategy<Value = String> {
     let host = "(|docker\\.io/|localhost/|[a-z]{1,3}\\.[A-Z0-9]{1,3}/|h:[1-9][0-9]{0,3}/|\\[::[1-9a-f]\\](:5000)?/)";
     let part = "[a-z0-9]{1,4}((\\.|_|__|-{1,3})[a-z0-9]{1,3}){0,2}";
-    let repository = format!("{part}(/{part}){{0,2}}");
+    // With a dot the first part could be a host.
+    let first = "[a-z0-9]{1,4}((_|__|-{1,3})[a-z0-9]{1,3}){0,2}";
+    let repository = format!("{first}(/{part}){{0,2}}");
     let tag = "(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,8})?";
     let digest = "(@sha256:[0-9a-f]{64})?";
     let repository = string_regex(&repository).expect("an expression");
