@@ -11,7 +11,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A lock held by this process, and by every process that inherits its descriptor.
@@ -57,6 +57,20 @@ impl OfdLock {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Whether `path` is the file that is locked. Where locked files may be removed, another one can
+    /// be there by the time the lock is taken; then it is worth nothing.
+    ///
+    /// # Errors
+    /// If the files cannot be looked at.
+    pub fn is_on(&self, path: &Path) -> io::Result<bool> {
+        let locked = self.file.metadata()?;
+        match std::fs::metadata(path) {
+            Ok(there) => Ok((there.dev(), there.ino()) == (locked.dev(), locked.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -130,6 +144,18 @@ mod tests {
         assert!(is_locked(&path).expect("ask"), "the duplicate still holds it");
         drop(second);
         assert!(!is_locked(&path).expect("ask"));
+    }
+
+    #[test]
+    fn a_lock_knows_whether_its_file_is_still_there() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("lock");
+        let lock = OfdLock::try_acquire(&path).expect("open").expect("free");
+        assert!(lock.is_on(&path).expect("look"));
+        std::fs::remove_file(&path).expect("remove");
+        assert!(!lock.is_on(&path).expect("look"));
+        std::fs::write(&path, "").expect("another file");
+        assert!(!lock.is_on(&path).expect("look"));
     }
 
     #[test]
