@@ -6,12 +6,16 @@
 //! (magic, valid flag, version, chunk size, little-endian 32-bit each), then areas of metadata, each
 //! followed by the chunks it describes.
 
+mod flatten;
+
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use banger_api::shim::JailUser;
+
+pub use flatten::flatten;
 
 /// `SnAp`, the first four bytes of a used store.
 const MAGIC: u32 = 0x7041_6e53;

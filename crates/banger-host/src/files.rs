@@ -5,6 +5,18 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+
+/// A new file without a name in `dir`: it is gone when the last who has it open is. Mode 0600.
+///
+/// # Errors
+/// Of the file system.
+pub fn nameless(dir: &Path) -> io::Result<File> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    Ok(open(dir, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
+}
+
 /// Makes `path` hold `bytes`, durably: a reader sees the old contents or the new, also after a
 /// power cut. Mode 0600.
 ///
