@@ -12,6 +12,7 @@ pub mod id;
 pub mod lifecycle;
 pub mod name;
 pub mod reference;
+pub mod signal;
 pub mod size;
 pub mod spec;
 pub mod suggest;
