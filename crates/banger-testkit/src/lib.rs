@@ -23,6 +23,7 @@ mod host;
 mod invocation;
 mod leftovers;
 mod prepared;
+pub mod registry;
 mod terminal;
 pub mod wait;
 
