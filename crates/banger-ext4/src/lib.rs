@@ -8,6 +8,30 @@
 //! `mke2fs` makes the empty file system, so its layout, features and journal are e2fsprogs' own;
 //! this crate only adds files to it.
 
+mod bitmap;
+mod checksum;
+mod contents;
+mod directory;
+mod disk;
+mod error;
+mod extents;
+mod fields;
+mod finish;
+mod groups;
+mod inode;
+mod numbers;
+mod superblock;
+mod table;
 mod tree;
+mod writer;
 
-pub use tree::{Content, Extent, Kind, Metadata, Node, NodeId, Timestamp, Tree, TreeError};
+pub use error::{Error, Place};
+pub use tree::{
+    Content, Extent, Kind, MAX_LINKS, MAX_NAME, Metadata, Node, NodeId, Timestamp, Tree, TreeError,
+};
+pub use writer::Writer;
+
+/// Size of the blocks of the disks that are written.
+pub(crate) const BLOCK: u64 = 4096;
+/// The same, for sizes in memory.
+pub(crate) const BLOCK_BYTES: usize = 4096;

@@ -11,6 +11,12 @@ pub const MAX_LINKS: u32 = 65_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(u32);
 
+impl NodeId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Seconds and nanoseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp {
@@ -149,6 +155,11 @@ impl Tree {
     #[must_use]
     pub fn len(&self) -> usize {
         self.nodes.len() - self.free.len()
+    }
+
+    /// The indices of all nodes are below it.
+    pub(crate) fn bound(&self) -> usize {
+        self.nodes.len()
     }
 
     /// Never: there is the root.

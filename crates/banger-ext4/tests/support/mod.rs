@@ -1,0 +1,126 @@
+//! Disks to test with, and e2fsprogs to judge them.
+
+#![allow(dead_code, reason = "each test uses some of it")]
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use banger_ext4::{Content, Error, Kind, Metadata, NodeId, Timestamp, Tree, Writer};
+use banger_host::command::{Cancel, Tool};
+
+/// As banger-image makes them.
+const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,\
+                        flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+const UUID: &str = "01234567-89ab-8def-8123-456789abcdef";
+
+/// A disk in a directory of its own.
+pub struct Disk {
+    dir: tempfile::TempDir,
+}
+
+impl Disk {
+    /// An empty file system of that many KiB.
+    pub fn new(kib: u64) -> Self {
+        Self::with(kib, &["-J", "size=4"], FEATURES)
+    }
+
+    /// One without a journal.
+    pub fn without_journal(kib: u64) -> Self {
+        Self::with(kib, &[], &format!("{FEATURES},^has_journal"))
+    }
+
+    /// One with other options and features.
+    pub fn with(kib: u64, options: &[&str], features: &str) -> Self {
+        let disk = Self { dir: tempfile::tempdir().expect("a directory") };
+        Tool::new("mke2fs")
+            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0", "-O", features])
+            .args(["-i", "16384"])
+            .args(options)
+            .args(["-L", "test", "-U", UUID, "-E"])
+            .arg(format!("hash_seed={UUID},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0"))
+            .arg(disk.path())
+            .arg(format!("{kib}k"))
+            .run(&Cancel::new())
+            .expect("mke2fs makes a disk");
+        disk
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("disk")
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn file(&self) -> File {
+        File::options().read(true).write(true).open(self.path()).expect("it is there")
+    }
+
+    pub fn writer(&self) -> Writer {
+        Writer::open(self.file()).expect("it is as mke2fs makes them")
+    }
+
+    /// Have e2fsck judge it.
+    pub fn check(&self) {
+        let checked = Tool::new("e2fsck").args(["-f", "-n"]).arg(self.path()).run(&Cancel::new());
+        if let Err(error) = checked {
+            panic!("{error:?}");
+        }
+    }
+
+    /// What debugfs answers.
+    pub fn debugfs(&self, request: &str) -> String {
+        let run = Tool::new("debugfs").args(["-R", request]).arg(self.path()).run(&Cancel::new());
+        run.expect("debugfs runs").text()
+    }
+
+    /// How much of the file system's file exists.
+    pub fn taken(&self) -> u64 {
+        banger_host::files::allocated_bytes(&self.path()).expect("it is there")
+    }
+}
+
+pub fn metadata(mode: u16) -> Metadata {
+    let mtime = Timestamp { seconds: 1_700_000_000, nanoseconds: 123_456_789 };
+    Metadata { mode, uid: 1000, gid: 70_000, mtime, ..Metadata::default() }
+}
+
+pub fn directory() -> Kind {
+    Kind::Directory(std::collections::BTreeMap::new())
+}
+
+/// A tree that is being made, with the writer for its contents.
+pub struct Making {
+    pub tree: Tree,
+    pub writer: Writer,
+}
+
+impl Making {
+    pub fn new(disk: &Disk) -> Self {
+        Self { tree: Tree::new(), writer: disk.writer() }
+    }
+
+    pub fn content(&mut self, bytes: &[u8]) -> Content {
+        self.writer.write(&mut &bytes[..], bytes.len() as u64).expect("there is room")
+    }
+
+    pub fn file(&mut self, parent: NodeId, name: &str, bytes: &[u8]) -> NodeId {
+        let content = self.content(bytes);
+        self.add(parent, name, Kind::File(content))
+    }
+
+    pub fn directory(&mut self, parent: NodeId, name: &str) -> NodeId {
+        self.add(parent, name, directory())
+    }
+
+    pub fn add(&mut self, parent: NodeId, name: &str, kind: Kind) -> NodeId {
+        let mode = if matches!(kind, Kind::Symlink(_)) { 0o777 } else { 0o640 };
+        self.tree.insert(parent, name.as_bytes(), metadata(mode), kind).expect("it is free")
+    }
+
+    pub fn finish(self) -> Result<Tree, Error> {
+        self.writer.finish(&self.tree)?;
+        Ok(self.tree)
+    }
+}
