@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::boot::RootOutcome;
 use crate::exec::cgroup::Cgroups;
+use crate::init::Init;
 use crate::reaper::Reaper;
 
 /// The agent's state, one per guest.
@@ -17,6 +18,7 @@ use crate::reaper::Reaper;
 pub struct Agent {
     reaper: Arc<Reaper>,
     cgroups: Arc<Cgroups>,
+    init: Init,
     root: watch::Receiver<Option<RootOutcome>>,
     settings: Mutex<Option<Arc<Settings>>>,
     configuring: tokio::sync::Mutex<()>,
@@ -39,15 +41,15 @@ pub struct Settings {
 
 impl Agent {
     /// An unconfigured agent whose root disk is being set up.
-    pub fn new(root: watch::Receiver<Option<RootOutcome>>) -> Arc<Self> {
-        Self::with_cgroups(root, Cgroups::new())
-    }
-
-    /// The same over another way to hold a command's processes together.
-    pub fn with_cgroups(root: watch::Receiver<Option<RootOutcome>>, cgroups: Cgroups) -> Arc<Self> {
+    pub fn new(
+        root: watch::Receiver<Option<RootOutcome>>,
+        init: Init,
+        cgroups: Cgroups,
+    ) -> Arc<Self> {
         Arc::new(Self {
             reaper: Arc::default(),
             cgroups: Arc::new(cgroups),
+            init,
             root,
             settings: Mutex::new(None),
             configuring: tokio::sync::Mutex::new(()),
@@ -64,6 +66,11 @@ impl Agent {
     /// Where commands are held.
     pub fn cgroups(&self) -> &Arc<Cgroups> {
         &self.cgroups
+    }
+
+    /// The guest's first process.
+    pub fn init(&self) -> &Init {
+        &self.init
     }
 
     /// Waits for the root disk.

@@ -12,13 +12,14 @@ const MAX_FILE: u64 = 8 * 1024 * 1024;
 ///
 /// Whatever is there is replaced, not followed: an image's `/etc/resolv.conf` is often a link to
 /// nowhere. Nothing is written if the file already says so, which saves a restarted VM the disk
-/// space. Missing parent directories are made.
+/// space. Missing parent directories are made. An empty directory is replaced, too: images made from
+/// running containers have some where a file was mounted.
 pub fn put(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     if is_already(path, contents) {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+        ensure_dir(parent)?;
     }
     let beside = beside(path);
     let _ = fs::remove_file(&beside);
@@ -31,14 +32,48 @@ pub fn put(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
             fs::remove_file(&beside)?;
             fs::write(path, contents)
         }
+        Err(error) if error.raw_os_error() == Some(libc::EISDIR) => {
+            fs::remove_dir(path)?;
+            fs::rename(&beside, path)
+        }
         other => other,
     }
+}
+
+/// Makes a directory and those that it lies in.
+///
+/// Where an image has a link to nowhere, its target is made. Where it has what can be no directory,
+/// that is replaced.
+pub fn ensure_dir(path: &Path) -> io::Result<()> {
+    if fs::create_dir_all(path).is_ok() {
+        return Ok(());
+    }
+    let mut dir = PathBuf::new();
+    for component in path.components() {
+        dir.push(component);
+        if dir.is_dir() {
+            continue;
+        }
+        if let Ok(target) = fs::read_link(&dir) {
+            let from = dir.parent().unwrap_or(Path::new("/"));
+            if fs::create_dir_all(from.join(target)).is_ok() && dir.is_dir() {
+                continue;
+            }
+        }
+        if fs::symlink_metadata(&dir).is_ok() {
+            fs::remove_file(&dir)?;
+        }
+        fs::create_dir(&dir)?;
+    }
+    Ok(())
 }
 
 /// Reads at most a few megabytes of a file as text; bytes that are not UTF-8 are replaced.
 pub fn read_text(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    // An image may have a pipe there, which nobody ever writes to.
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    file.take(MAX_FILE).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -71,6 +106,44 @@ mod tests {
         assert!(fs::symlink_metadata(&path).expect("there").is_file());
         assert_eq!(read_text(&path).expect("read"), "nameserver 1.2.3.4\n");
         assert!(!dir.path().join("run").exists());
+    }
+
+    #[test]
+    fn a_directory_is_made_whatever_is_in_its_place() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path();
+        symlink("usr/lib", root.join("lib")).expect("a link to nowhere");
+        symlink("loop", root.join("loop")).expect("a loop");
+        fs::write(root.join("file"), "").expect("a file");
+        for path in ["lib/modules/6.1", "loop/a", "file/b/c", "new/d", "new/d"] {
+            ensure_dir(&root.join(path)).expect(path);
+            assert!(root.join(path).is_dir(), "{path}");
+        }
+        assert!(root.join("usr/lib/modules/6.1").is_dir(), "the link is kept");
+        assert!(fs::symlink_metadata(root.join("lib")).expect("there").is_symlink());
+    }
+
+    #[test]
+    fn an_empty_directory_becomes_a_file_and_a_full_one_does_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("hosts");
+        fs::create_dir(&path).expect("a directory");
+        put(&path, b"x", 0o644).expect("written");
+        assert_eq!(read_text(&path).expect("read"), "x");
+        let full = dir.path().join("full");
+        fs::create_dir_all(full.join("inner")).expect("directories");
+        put(&full, b"x", 0o644).expect_err("refused");
+        assert!(full.join("inner").is_dir());
+    }
+
+    #[test]
+    fn a_pipe_in_place_of_a_file_reads_as_empty() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("passwd");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        assert_eq!(read_text(&path).expect("read"), "");
+        put(&path, b"x", 0o644).expect("replaced");
+        assert_eq!(read_text(&path).expect("read"), "x");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! As `/init` of the initramfs it loads the modules the host put beside it, joins the image and
 //! the VM's own copy-on-write file into a root disk ([`boot`]), and then serves the host's requests
 //! over one virtio-serial port ([`port`], [`session`], [`routes`]) until the VM goes down
-//! ([`shutdown`]). It needs nothing of the image: no shell, no library, no file.
+//! ([`shutdown`]). It needs nothing of the image: no shell, no library, no file. Where the image's
+//! own init shall be the first process, the agent steps aside for it ([`init`]).
 //!
 //! One thread runs everything that waits; blocking work (mounting, syncing) goes to threads that
 //! end with it. The agent never calls the C library's user, group or host name functions: a static
@@ -16,6 +17,7 @@ mod configure;
 mod console;
 mod exec;
 mod files;
+mod init;
 mod port;
 mod preamble;
 mod processes;
@@ -32,15 +34,25 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use banger_api::agent::ShutdownAction;
+use banger_api::vm::InitMode;
 
 use crate::agent::Agent;
+use crate::exec::cgroup::Cgroups;
+use crate::init::Init;
 use crate::port::Port;
 
 fn main() -> ExitCode {
-    if std::process::id() != 1 {
+    let init = if std::process::id() == 1 {
+        if boot::wanted_init() == InitMode::System {
+            init::first::split();
+        }
+        Init::agent()
+    } else if let Some(first) = init::first::inherited() {
+        Init::beside(first)
+    } else {
         console::say("this is the first process of a banger VM and does nothing elsewhere");
         return ExitCode::FAILURE;
-    }
+    };
     console::bound_memory();
     let boot = boot::begin();
     let device = port::open_device();
@@ -58,7 +70,7 @@ fn main() -> ExitCode {
         }
     };
     let action = runtime.block_on(async {
-        let agent = Agent::new(boot.into_root());
+        let agent = Agent::new(boot.into_root(), init, Cgroups::new());
         serve(&agent, device).await
     });
     shutdown::act(action)

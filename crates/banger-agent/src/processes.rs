@@ -28,10 +28,11 @@ pub fn all() -> Vec<Process> {
         .collect()
 }
 
-/// The processes of the user space that are still at work, the first one excepted.
+/// The processes of the user space that are still at work, except the first one and this one.
 pub fn at_work() -> Vec<Process> {
+    let agent = std::process::id().cast_signed();
     let mut processes = all();
-    processes.retain(|process| process.pid != 1 && !process.kernel && !process.ended);
+    processes.retain(|it| it.pid != 1 && it.pid != agent && !it.kernel && !it.ended);
     processes
 }
 

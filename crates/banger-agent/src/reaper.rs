@@ -67,6 +67,12 @@ impl Reaper {
         receiver
     }
 
+    /// The end of a child that somebody waits for already; None if no such child runs.
+    pub fn watch(&self, pid: i32) -> Option<Ended> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.get(&pid).map(watch::Sender::subscribe)
+    }
+
     /// Waits until some process has been collected.
     pub async fn collected(&self) {
         self.collected.notified().await;

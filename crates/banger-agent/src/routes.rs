@@ -1,6 +1,7 @@
 //! The agent's HTTP interface, as [`banger_api::agent`] lists it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::to_bytes;
 use axum::extract::ws::WebSocketUpgrade;
@@ -11,7 +12,10 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use banger_api::agent::{Configure, Configured, Hello, MAX_BODY, SetClock, Shutdown};
+use banger_api::agent::{
+    AwaitSystem, Configure, Configured, Hello, MAX_BODY, SYSTEM_INIT_FEATURE, SetClock, Shutdown,
+    SystemStatus,
+};
 use banger_api::error::PROBLEM_MEDIA_TYPE;
 use banger_api::exec::{MAX_PAYLOAD, MAX_REQUEST};
 use banger_api::version::AGENT_PROTOCOL;
@@ -51,6 +55,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
     Router::new()
         .route("/v1/hello", get(hello))
         .route("/v1/configure", post(configure))
+        .route("/v1/await-system", post(await_system))
         .route("/v1/clock", post(clock))
         .route("/v1/exec", get(exec))
         .route("/v1/sync", post(sync))
@@ -64,7 +69,7 @@ async fn hello(State(agent): State<Arc<Agent>>) -> Json<Hello> {
     Json(Hello {
         protocol: AGENT_PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: Vec::new(),
+        features: vec![SYSTEM_INIT_FEATURE.to_owned()],
         kernel_release: kernel_release(),
         configured: agent.settings().is_some(),
     })
@@ -78,6 +83,15 @@ async fn configure(
     // In a task of its own: a host that hangs up must not leave the guest half configured.
     let done = tokio::spawn(async move { configure::run(&agent, body).await });
     Ok(Json(done.await.map_err(interrupted)??))
+}
+
+async fn await_system(
+    State(agent): State<Arc<Agent>>,
+    request: Request,
+) -> Result<Json<SystemStatus>, Failure> {
+    let body: AwaitSystem = read(request).await?;
+    let state = agent.init().await_up(Duration::from_millis(body.limit_ms)).await;
+    Ok(Json(SystemStatus { state }))
 }
 
 async fn clock(request: Request) -> Result<StatusCode, Failure> {

@@ -176,6 +176,7 @@ async fn serve_stream(stream: yamux::Stream, agent: Arc<Agent>) {
 mod tests {
     use super::*;
     use crate::exec::cgroup::Cgroups;
+    use crate::init::Init;
     use crate::testing::{Host, greet_and_wait};
     use tokio::net::UnixStream;
     use tokio::sync::watch;
@@ -183,7 +184,7 @@ mod tests {
     fn connection() -> UnixStream {
         let (mut guest, host) = UnixStream::pair().expect("a pair");
         let (_, root) = watch::channel(Some(Ok(Vec::new())));
-        let agent = Agent::with_cgroups(root, Cgroups::by_descent());
+        let agent = Agent::new(root, Init::agent(), Cgroups::by_descent());
         tokio::spawn(async move { serve(&mut guest, &agent).await });
         host
     }

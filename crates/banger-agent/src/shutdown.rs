@@ -1,11 +1,14 @@
 //! Going down: polite signals, firm signals, everything synced and unmounted, then the machine off.
+//!
+//! Where the image's own init is the first process it is asked to do all of that. It mostly ends the
+//! machine before its grace period is over; the agent does the rest where it does not.
 
 use std::ffi::CString;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
-use banger_api::agent::{Shutdown, ShutdownAction};
+use banger_api::agent::{Shutdown, ShutdownAction, StopMain};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
@@ -13,10 +16,13 @@ use nix::unistd::{Pid, sync};
 use tokio::time::Instant;
 
 use crate::agent::Agent;
+use crate::init::down;
 use crate::{console, processes};
 
 /// Longest grace that is honoured; the host has given up long before.
 const MAX_GRACE: Duration = Duration::from_secs(3600);
+/// What is left for everybody else, however long the main process took.
+const LEAST_GRACE: Duration = Duration::from_millis(500);
 /// How long killed processes may take to vanish: one may hang in the kernel.
 const KILL_WAIT: Duration = Duration::from_secs(2);
 /// How often the process list is read again when no end was noticed (a process whose parent is not
@@ -61,9 +67,22 @@ pub enum ShutdownError {
 /// Ends all processes, and syncs and unmounts all disks. The caller has begun the shutdown with
 /// [`Agent::begin_shutdown`] and ends it with [`Agent::end`].
 pub async fn run(agent: &Agent, request: Shutdown) -> Result<(), ShutdownError> {
-    ask_processes_to_end();
     let grace = Duration::from_millis(request.grace_ms).min(MAX_GRACE);
-    if !wait_until_gone(agent, grace).await {
+    let began = Instant::now();
+    let system = agent.init().is_handed_over();
+    if let Some(main) = request.main {
+        // The image's services get their share, too.
+        let limit = if system { grace / 2 } else { grace };
+        end_main(agent, main, limit).await;
+    }
+    let left = grace.saturating_sub(began.elapsed()).max(LEAST_GRACE.min(grace));
+    let gone = if system {
+        end_system(agent, request.action, left).await
+    } else {
+        ask_processes_to_end();
+        wait_until_gone(agent, left).await
+    };
+    if !gone {
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
         if !wait_until_gone(agent, KILL_WAIT).await {
             console::say("some processes do not end even when killed");
@@ -84,6 +103,33 @@ pub fn act(action: ShutdownAction) -> ! {
         console::say(&format!("the machine does not go down: {error}"));
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// Asks the main process to end and waits for that.
+async fn end_main(agent: &Agent, main: StopMain, limit: Duration) {
+    const LAST_SIGNAL: i32 = 64;
+    let pid = i32::try_from(main.pid).unwrap_or(0);
+    // Only a child that still runs: any other number may be anybody's.
+    let Some(mut ended) = agent.reaper().watch(pid) else { return };
+    if !(1..=LAST_SIGNAL).contains(&main.signal) {
+        return;
+    }
+    // SAFETY: plain system calls. `nix` has no names for real-time signals.
+    unsafe {
+        libc::kill(pid, main.signal);
+        // A stopped process must run to obey.
+        libc::kill(pid, libc::SIGCONT);
+    }
+    let _ = tokio::time::timeout(limit, ended.wait_for(Option::is_some)).await;
+}
+
+/// Asks the image's init to end everything and the machine. Comes back only if it does not.
+async fn end_system(agent: &Agent, action: ShutdownAction, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    down::ask(agent, action, limit).await;
+    tokio::time::sleep_until(deadline).await;
+    console::say("the image's init did not end the machine in time");
+    false
 }
 
 fn ask_processes_to_end() {

@@ -1,10 +1,12 @@
-//! What the first process does with signals: the conventions of small init programs, so that the
-//! image's own `poweroff`, `halt` and `reboot` work.
+//! What the agent does with signals. As the first process it keeps the conventions of small init
+//! programs, so that the image's own `poweroff`, `halt` and `reboot` work. Beside another first
+//! process it ignores what that one sends to everybody on the way down.
 
 use std::sync::Arc;
 
 use banger_api::agent::{Shutdown, ShutdownAction};
 use nix::sys::reboot::set_cad_enabled;
+use nix::sys::signal::{SigHandler, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::Agent;
@@ -25,8 +27,12 @@ const REQUESTS: [(libc::c_int, ShutdownAction); 8] = [
     (39, ShutdownAction::Reboot),
 ];
 
-/// Obeys signals from now on. All others stay ignored, as the kernel has it for the first process.
+/// Obeys or ignores signals from now on. As the first process all others stay ignored, as the kernel
+/// has it.
 pub fn listen(agent: &Arc<Agent>) {
+    if agent.init().is_separate() {
+        return ignore();
+    }
     // Ctrl-Alt-Del then arrives as SIGINT instead of resetting the machine under the disks.
     let _ = set_cad_enabled(false);
     for (number, action) in REQUESTS {
@@ -43,12 +49,19 @@ pub fn listen(agent: &Arc<Agent>) {
                 if !agent.begin_shutdown() {
                     continue;
                 }
-                let request = Shutdown { action, grace_ms: GRACE_MS };
+                let request = Shutdown { action, grace_ms: GRACE_MS, main: None };
                 if let Err(error) = shutdown::run(&agent, request).await {
                     console::say_error("going down", &error);
                 }
                 agent.end(action);
             }
         });
+    }
+}
+
+fn ignore() {
+    for number in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
+        // SAFETY: a signal that is ignored runs no handler.
+        let _ = unsafe { nix::sys::signal::signal(number, SigHandler::SigIgn) };
     }
 }

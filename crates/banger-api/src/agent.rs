@@ -6,12 +6,16 @@
 //! |---|---|---|
 //! | `GET /v1/hello` | | [`Hello`] |
 //! | `POST /v1/configure` | [`Configure`] | [`Configured`] |
+//! | `POST /v1/await-system` | [`AwaitSystem`] | [`SystemStatus`]; see [`SYSTEM_INIT_FEATURE`] |
 //! | `POST /v1/clock` | [`SetClock`] | 204 |
 //! | `GET /v1/exec` | WebSocket, see [`crate::exec`] | |
 //! | `POST /v1/sync` | | 204 once everything written is on the disks |
 //! | `POST /v1/shutdown` | [`Shutdown`] | 204 once everything is synced and unmounted; then it acts |
 //!
 //! Errors are [`crate::Problem`]s. Until `configure` has succeeded, `exec` answers 409.
+//!
+//! **Additions** do not change the protocol's version. A new field has a default that means what
+//! was before it; a new route is announced by a name in [`Hello::features`].
 //!
 //! **The stream.** On QEMU the agent is at the end of one virtio-serial port, [`PORT_NAME`]. Every
 //! connection begins with [`PREAMBLE`] and [`NONCE_LEN`] random bytes from the shim; the agent
@@ -42,6 +46,13 @@ pub const MAX_BODY: usize = 1024 * 1024;
 pub const BOOT_MODULES_DIR: &str = "/modules";
 /// Kernel argument with the size of the root disk in 512-byte sectors.
 pub const ROOT_SECTORS_ARG: &str = "banger.root_sectors";
+/// Kernel argument with the guest's first process, as [`crate::vm::InitMode::as_str`] has it;
+/// without it the agent stays the first process.
+pub const INIT_ARG: &str = "banger.init";
+
+/// In [`Hello::features`]: the agent obeys [`INIT_ARG`] and [`Shutdown::main`], and answers
+/// `await-system`.
+pub const SYSTEM_INIT_FEATURE: &str = "system-init";
 
 /// Answer of `GET /v1/hello`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +73,8 @@ pub struct Hello {
 /// Body of `POST /v1/configure`: everything that makes this guest this VM.
 ///
 /// The order in which the agent applies it is fixed: entropy, clock, machine-id, hostname, network,
-/// the rest. If any of it fails the answer is an error and the guest stays unconfigured.
+/// the rest; where the image's own init becomes the first process, that is the last step. If any of
+/// it fails the answer is an error and the guest stays unconfigured.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configure {
     /// At least 32 random bytes, in hex, added to the kernel's pool before anything else.
@@ -138,6 +150,35 @@ pub struct Configured {
     pub warnings: Vec<String>,
 }
 
+/// Body of `POST /v1/await-system`: answered as soon as the image's own init has started everything
+/// that it starts at boot, or tells nothing of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitSystem {
+    /// How long the answer may wait.
+    pub limit_ms: u64,
+}
+
+/// Answer of `POST /v1/await-system`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SystemStatus {
+    /// How far it is.
+    pub state: SystemState,
+}
+
+/// How far the image's own init is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SystemState {
+    /// It has started everything. Some of it may have failed.
+    Up,
+    /// It still starts things.
+    Starting,
+    /// It runs, and is not of a kind that tells.
+    Silent,
+    /// There is none: the agent is the first process.
+    None,
+}
+
 /// Body of `POST /v1/clock`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetClock {
@@ -152,6 +193,18 @@ pub struct Shutdown {
     pub action: ShutdownAction,
     /// How long processes may take between SIGTERM and SIGKILL.
     pub grace_ms: u64,
+    /// The main process, which is asked to end before all others and in its own way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<StopMain>,
+}
+
+/// How a main process is asked to end. While it does, everything else goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopMain {
+    /// What [`crate::exec::ServerControl::Started`] said.
+    pub pid: u32,
+    /// The signal that it gets.
+    pub signal: i32,
 }
 
 /// What a shutdown ends in.

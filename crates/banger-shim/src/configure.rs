@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use banger_api::agent::{Configure, Configured, Drive, GuestNetwork, Hello, MAX_BODY, SetClock};
+use banger_api::agent::{
+    AwaitSystem, Configure, Configured, Drive, GuestNetwork, Hello, MAX_BODY, SYSTEM_INIT_FEATURE,
+    SetClock, SystemState, SystemStatus,
+};
 use banger_api::shim::LaunchSpec;
 use banger_api::version::AGENT_PROTOCOL;
+use banger_api::vm::InitMode;
 use banger_host::http::{self, HttpError};
 use banger_host::logs::printable;
 use banger_host::{clock, network, random};
@@ -13,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::dns;
+use crate::exec;
 use crate::failure::LaunchError;
 use crate::guest::Guest;
 
@@ -41,12 +46,35 @@ pub(crate) async fn configure(
             ours: AGENT_PROTOCOL.to_string(),
         });
     }
+    let knows_system_init = hello.features.iter().any(|name| name == SYSTEM_INIT_FEATURE);
+    if spec.init == InitMode::System && !knows_system_init {
+        return Err(LaunchError::NoSystemInit { version: plain(&hello.version) });
+    }
     let body = configuration(spec);
     let configured: Configured =
         ask(guest, Method::POST, "/v1/configure", Some(&body), CONFIGURE_TIMEOUT)
             .await
-            .map_err(LaunchError::Configure)?;
+            .map_err(refused)?;
     Ok(configured.warnings.iter().take(MAX_WARNINGS).map(|warning| plain(warning)).collect())
+}
+
+fn refused(error: HttpError) -> LaunchError {
+    match error {
+        HttpError::Problem(problem) => LaunchError::Refused(exec::plain(problem)),
+        other => LaunchError::Configure(other),
+    }
+}
+
+/// Waits until the image's own init has started everything, for at most `limit`. False if it still
+/// starts things then.
+pub(crate) async fn await_system(guest: &Guest, limit: Duration) -> Result<bool, LaunchError> {
+    let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    let body = AwaitSystem { limit_ms };
+    let patience = limit.saturating_add(ANSWER_TIMEOUT);
+    let status: SystemStatus = ask(guest, Method::POST, "/v1/await-system", Some(&body), patience)
+        .await
+        .map_err(LaunchError::Configure)?;
+    Ok(status.state != SystemState::Starting)
 }
 
 /// A guest's text without what could command a terminal, and not too long.

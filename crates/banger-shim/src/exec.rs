@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message as GuestMessage};
 
 use crate::guest::{Guest, GuestStream};
+use crate::main_process::MainPid;
 
 type GuestSocket = WebSocketStream<GuestStream>;
 
@@ -48,14 +49,19 @@ pub(crate) enum StreamEnd {
     GuestLost,
 }
 
-/// Carries an exec between a client and the guest.
-pub(crate) async fn relay(mut client: WebSocket, guest: &Guest) -> StreamEnd {
+/// Carries an exec between a client and the guest. `main` is told of the program if it is the VM's
+/// main process.
+pub(crate) async fn relay(
+    mut client: WebSocket,
+    guest: &Guest,
+    main: Option<&MainPid>,
+) -> StreamEnd {
     let opened = match first_message(&mut client).await {
         Ok(request) => open(guest, &request).await,
         Err(problem) => Err(problem),
     };
     match opened {
-        Ok(socket) => carry(client, socket).await,
+        Ok(socket) => carry(client, socket, main).await,
         Err(problem) => {
             // A client that is gone does not need to know.
             let _ = send_failure(&mut client, problem).await;
@@ -74,11 +80,11 @@ async fn first_message(client: &mut WebSocket) -> Result<ExecRequest, Problem> {
     }
 }
 
-async fn carry(client: WebSocket, guest: GuestSocket) -> StreamEnd {
+async fn carry(client: WebSocket, guest: GuestSocket, main: Option<&MainPid>) -> StreamEnd {
     let (mut to_client, from_client) = client.split();
     let (to_guest, mut from_guest) = guest.split();
     let end = tokio::select! {
-        end = carry_down(&mut from_guest, &mut to_client) => end,
+        end = carry_down(&mut from_guest, &mut to_client, main) => end,
         // The client hung up. Dropping the guest's stream makes the agent kill the command.
         () = carry_up(from_client, to_guest) => StreamEnd::ClientGone,
     };
@@ -114,6 +120,7 @@ async fn carry_up(
 async fn carry_down(
     from_guest: &mut SplitStream<GuestSocket>,
     to_client: &mut SplitSink<WebSocket, ClientMessage>,
+    main: Option<&MainPid>,
 ) -> StreamEnd {
     loop {
         let frame = match next_frame(from_guest).await {
@@ -124,6 +131,10 @@ async fn carry_down(
             }
         };
         let end = match ServerFrame::decode(&frame) {
+            Ok(ServerFrame::Control(ServerControl::Started { pid })) => {
+                main.inspect(|main| main.started(pid));
+                None
+            }
             Ok(ServerFrame::Control(ServerControl::Exit(end))) => Some(end),
             Ok(ServerFrame::Control(ServerControl::Failed(problem))) => {
                 let end = ExecEnd::Exited(failure_code(problem.code));
@@ -171,7 +182,7 @@ fn lost() -> Problem {
 }
 
 /// A guest's problem without anything that could command a terminal.
-fn plain(problem: Problem) -> Problem {
+pub(crate) fn plain(problem: Problem) -> Problem {
     let clean = |text: String| {
         printable(text.as_bytes()).chars().take(MAX_PROBLEM_TEXT).collect::<String>()
     };

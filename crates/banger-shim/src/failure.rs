@@ -51,9 +51,18 @@ pub(crate) enum LaunchError {
         /// The shim's range.
         ours: String,
     },
+    /// The guest's agent is of a release that knows no other first process than itself.
+    #[error("the guest's agent {version} cannot start the image's own init")]
+    NoSystemInit {
+        /// The agent's release.
+        version: String,
+    },
     /// The guest could not be configured.
     #[error("the guest could not be configured")]
     Configure(#[source] HttpError),
+    /// The guest's agent said why it cannot become this VM.
+    #[error("{0}")]
+    Refused(Problem),
     /// Something of the host.
     #[error("cannot {what}")]
     Host {
@@ -85,24 +94,28 @@ impl LaunchError {
             Self::Network(NetworkError::Missing { .. }) => ErrorCode::HostProgramMissing,
             Self::Panic { .. } => ErrorCode::GuestPanic,
             Self::Silent { .. } => ErrorCode::GuestTimeout,
-            Self::Protocol { .. } => ErrorCode::GuestProtocol,
+            Self::Protocol { .. } | Self::NoSystemInit { .. } => ErrorCode::GuestProtocol,
             _ => ErrorCode::BootFailed,
         }
     }
 
     fn hint(&self, vm: &str) -> Option<String> {
         match self {
+            Self::Refused(Problem { hint: Some(hint), .. }) => Some(hint.clone()),
             Self::Network(NetworkError::Missing { package, .. }) => {
                 Some(format!("sudo apt-get install {package}"))
             }
             Self::Network(_) => Some("banger doctor".to_owned()),
             Self::Disk(_) => Some(format!("banger rm {vm}")),
-            Self::Panic { .. } | Self::PoweredOff | Self::Silent { .. } | Self::Configure(_) => {
-                Some(format!("banger logs --console {vm}"))
-            }
+            Self::Panic { .. }
+            | Self::PoweredOff
+            | Self::Silent { .. }
+            | Self::Configure(_)
+            | Self::Refused(_) => Some(format!("banger logs --console {vm}")),
             Self::Vmm(_) | Self::VmmEnded { .. } | Self::Control(_) => {
                 Some("banger doctor".to_owned())
             }
+            Self::NoSystemInit { .. } => Some("use --init agent".to_owned()),
             Self::Protocol { .. } | Self::Host { .. } => None,
         }
     }

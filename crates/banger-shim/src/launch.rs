@@ -9,9 +9,10 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use banger_api::shim::{CONSOLE_FILE, RUN_DIR, SHIM_LOG_FILE, VMM_LOG_FILE};
+use banger_api::vm::{Accelerator, InitMode};
 use banger_host::cow::{self, Header};
 use banger_host::network::{self, Network};
 use banger_host::process::Watched;
@@ -20,7 +21,7 @@ use banger_host::{connect, qemu};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::configure::configure;
+use crate::configure::{await_system, configure};
 use crate::console::{Log, Recording, new_log};
 use crate::dns;
 use crate::failure::{LaunchError, host};
@@ -28,6 +29,11 @@ use crate::guest::Guest;
 use crate::power;
 use crate::supervise::{Reporter, Vm};
 
+/// Longest wait for an image's own init with hardware virtualisation. What takes longer waits for
+/// something that does not come.
+const SYSTEM_LIMIT: Duration = Duration::from_secs(30);
+/// How much of the time that a boot may take is left when that wait is over, at least.
+const SYSTEM_MARGIN: Duration = Duration::from_secs(5);
 /// How long a VMM may take to end after a connection to it broke, to be taken for the reason.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -75,7 +81,13 @@ pub(crate) async fn launch(
     reporter.step("vm.vmm", "starting the VMM");
     let booting = start_vmm(vm, &host)?;
     let uplink = start_uplink(&host, &vm.dir)?;
-    reporter.step("vm.boot", "booting the guest");
+    reporter.step(
+        "vm.boot",
+        match vm.spec.init {
+            InitMode::Agent => "booting the guest",
+            InitMode::System => "booting the guest and its services",
+        },
+    );
     let machine = bring_up(vm, booting).await?;
     await_uplink(vm, uplink).await;
     Ok((host, machine))
@@ -131,7 +143,7 @@ fn start_vmm(vm: &Vm, machine: &Host) -> Result<Booting, LaunchError> {
 async fn bring_up(vm: &Vm, mut booting: Booting) -> Result<Machine, LaunchError> {
     let limit = Duration::from_millis(vm.spec.boot_timeout_ms);
     let outcome = tokio::select! {
-        result = tokio::time::timeout(limit, reach_guest(vm)) => Some(result),
+        result = tokio::time::timeout(limit, reach_guest(vm, Instant::now() + limit)) => Some(result),
         _ = booting.vmm.wait() => None,
     };
     match outcome {
@@ -152,12 +164,35 @@ async fn bring_up(vm: &Vm, mut booting: Booting) -> Result<Machine, LaunchError>
 }
 
 /// Connects to the VMM and the guest, and makes the guest this VM.
-async fn reach_guest(vm: &Vm) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchError> {
+async fn reach_guest(
+    vm: &Vm,
+    deadline: Instant,
+) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchError> {
     let (qmp, events, guest) = greet(vm).await?;
     for warning in configure(&guest, &vm.spec).await? {
         vm.board.warn(warning);
     }
+    if vm.spec.init == InitMode::System {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let limit = system_limit(vm.spec.engine.accelerator, left);
+        if !await_system(&guest, limit).await? {
+            vm.board.warn(format!(
+                "the guest's services still start after {} s: banger exec {} -- systemctl list-jobs",
+                limit.as_secs(),
+                vm.spec.name
+            ));
+        }
+    }
     Ok((qmp, events, guest))
+}
+
+/// How long the image's own init is waited for, of the time that is left for the boot.
+fn system_limit(accelerator: Accelerator, left: Duration) -> Duration {
+    let left = left.saturating_sub(SYSTEM_MARGIN);
+    match accelerator {
+        Accelerator::Kvm => left.min(SYSTEM_LIMIT),
+        Accelerator::Tcg => left,
+    }
 }
 
 /// Connects to the VMM and to the guest's agent.
@@ -218,4 +253,18 @@ fn shim_log(vm_dir: &Path) -> Result<File, LaunchError> {
         .append(true)
         .open(vm_dir.join(SHIM_LOG_FILE))
         .map_err(host("open the shim's log"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_get_what_the_boot_leaves_them() {
+        let seconds = Duration::from_secs;
+        assert_eq!(system_limit(Accelerator::Tcg, seconds(80)), seconds(75));
+        assert_eq!(system_limit(Accelerator::Kvm, seconds(80)), SYSTEM_LIMIT);
+        assert_eq!(system_limit(Accelerator::Kvm, seconds(12)), seconds(7));
+        assert_eq!(system_limit(Accelerator::Tcg, seconds(1)), Duration::ZERO);
+    }
 }

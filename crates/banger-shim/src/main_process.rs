@@ -1,6 +1,8 @@
-//! The main process of a detached VM: run once the guest is up, its output in `main.log`.
+//! The main process of a VM: the program that a detached VM runs once the guest is up, its output in
+//! `main.log`; or the command of the client that owns the VM.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use banger_api::Problem;
 use banger_api::exec::{ExecEnd, ExecRequest, ServerControl, ServerFrame};
@@ -11,6 +13,27 @@ use crate::exec::{failure_code, next_frame, open};
 use crate::guest::Guest;
 use crate::power::Order;
 use crate::supervise::Vm;
+
+/// The main process as the guest numbers it, for as long as it runs.
+#[derive(Debug, Default)]
+pub(crate) struct MainPid(AtomicU32);
+
+impl MainPid {
+    /// It runs.
+    pub(crate) fn started(&self, pid: u32) {
+        self.0.store(pid, Ordering::Relaxed);
+    }
+
+    /// It has ended, or nobody knows any more.
+    pub(crate) fn ended(&self) {
+        self.started(0);
+    }
+
+    /// Its number.
+    pub(crate) fn get(&self) -> Option<u32> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+}
 
 /// Starts it, if the VM has one. When it ends, the VM is told to stop.
 pub(crate) fn start(vm: &Arc<Vm>, guest: Guest) {
@@ -25,6 +48,7 @@ pub(crate) fn start(vm: &Arc<Vm>, guest: Guest) {
             }
         };
         let end = run(&vm, guest, &request, &mut log).await;
+        vm.main_pid.ended();
         // A VM that does not take orders any more is ending.
         let _ = vm.orders.send(Order::MainEnded(end)).await;
     });
@@ -55,6 +79,7 @@ async fn follow(
         let frame = next_frame(&mut socket).await?;
         match ServerFrame::decode(&frame) {
             Ok(ServerFrame::Stdout(bytes) | ServerFrame::Stderr(bytes)) => write(vm, log, bytes),
+            Ok(ServerFrame::Control(ServerControl::Started { pid })) => vm.main_pid.started(pid),
             Ok(ServerFrame::Control(ServerControl::Exit(end))) => return Ok(end),
             Ok(ServerFrame::Control(ServerControl::Failed(problem))) => {
                 return Ok(failed(vm, log, &problem));

@@ -12,9 +12,11 @@
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use banger_api::agent::{Shutdown, ShutdownAction};
+use banger_api::agent::{Shutdown, ShutdownAction, StopMain};
 use banger_api::exec::ExecEnd;
-use banger_api::vm::{EndCause, NetworkPolicy, OwnerPolicy, VmEnd, VmState};
+use banger_api::shim::LaunchSpec;
+use banger_api::vm::{EndCause, InitMode, NetworkPolicy, OwnerPolicy, VmEnd, VmState};
+use banger_core::signal;
 use banger_host::http::HttpError;
 use banger_host::qemu::qmp::Event;
 use banger_host::{files, logs};
@@ -41,6 +43,9 @@ const REGAIN_PAUSE: Duration = Duration::from_secs(1);
 const REGAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Grace of a stop that nobody gave one.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
+/// What asks a program to end that nobody named a signal for.
+const SIGTERM: i32 = 15;
 
 /// What a running machine can be told.
 #[derive(Debug, Clone, Copy)]
@@ -163,7 +168,8 @@ impl Watch<'_> {
         self.vm.board.enter(VmState::Stopping);
         // Processes that ignore SIGTERM must leave time for the sync.
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) / 4 * 3;
-        let request = Shutdown { action: ShutdownAction::PowerOff, grace_ms };
+        let main = self.vm.main_pid.get().and_then(|pid| stop_main(&self.vm.spec, pid));
+        let request = Shutdown { action: ShutdownAction::PowerOff, grace_ms, main };
         let limit = grace.saturating_add(ANSWER_GRACE);
         let told = configure::tell(&self.machine.guest, "/v1/shutdown", &request, limit);
         let (deadline, vmm) = (tokio::time::sleep(limit), &mut self.machine.vmm);
@@ -275,6 +281,24 @@ impl Watch<'_> {
     }
 }
 
+/// How the main process is asked to end. None if it gets SIGTERM along with all others.
+fn stop_main(spec: &LaunchSpec, pid: u32) -> Option<StopMain> {
+    let named = spec.stop_signal.as_deref().and_then(|name| match signal::parse(name) {
+        Ok(number) => Some(number),
+        Err(error) => {
+            // The daemon takes no such specification; one of another release may have.
+            tracing::warn!(%error, "the main process gets SIGTERM");
+            None
+        }
+    });
+    match (named, spec.init) {
+        (Some(signal), _) => Some(StopMain { pid, signal }),
+        // Before the services that it may use.
+        (None, InitMode::System) => Some(StopMain { pid, signal: SIGTERM }),
+        (None, InitMode::Agent) => None,
+    }
+}
+
 /// The result of an attempt to regain the guest; never, if there is none.
 async fn attempt(regaining: &mut Option<JoinHandle<Option<Guest>>>) -> Option<Guest> {
     match regaining {
@@ -324,5 +348,41 @@ pub(crate) fn describe_vmm_end(status: std::io::Result<ExitStatus>, words: &Tail
     match words.lines().last() {
         Some(last) => format!("the VMM ended with {how}: {last}"),
         None => format!("the VMM ended with {how}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(init: &str, stop_signal: &str) -> LaunchSpec {
+        let json = json!({
+            "vm_id": "0123456789ab", "name": "box", "machine_id": "0".repeat(32),
+            "engine": {
+                "name": "qemu", "version": "7.2.22", "binary": "/usr/bin/qemu-system-x86_64",
+                "libraries": [], "data_dirs": [], "accelerator": "tcg"
+            },
+            "cpus": 1, "memory_mib": 128, "kernel": "/k", "kernel_release": "6.1", "initramfs": "/i",
+            "root_image": "/r", "root_image_bytes": 1, "disk_bytes": 1, "durable": true,
+            "network": "default", "boot_timeout_ms": 1, "init": init, "stop_signal": stop_signal
+        });
+        serde_json::from_value(json).expect("a launch spec")
+    }
+
+    #[test]
+    fn a_main_process_ends_in_the_way_that_its_image_names() {
+        let cases = [
+            ("agent", "SIGQUIT", Some(3)),
+            ("agent", "SIGRTMIN+3", Some(37)),
+            ("agent", "nonsense", None),
+            ("system", "10", Some(10)),
+            ("system", "nonsense", Some(SIGTERM)),
+        ];
+        for (init, name, signal) in cases {
+            let want = signal.map(|signal| StopMain { pid: 7, signal });
+            assert_eq!(stop_main(&spec(init, name), 7), want, "{init} {name}");
+        }
+        let unnamed = LaunchSpec { stop_signal: None, ..spec("agent", "") };
+        assert_eq!(stop_main(&unnamed, 7), None);
     }
 }

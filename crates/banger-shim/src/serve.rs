@@ -122,8 +122,9 @@ async fn run_command(
             if owner {
                 vm.ownership.arrive();
             }
-            let end = exec::relay(client, &guest).await;
+            let end = exec::relay(client, &guest, owner.then_some(&vm.main_pid)).await;
             if owner {
+                vm.main_pid.ended();
                 owner_gone(&vm, end).await;
             }
         })

@@ -17,6 +17,7 @@ use crate::board::Board;
 use crate::failure::LaunchError;
 use crate::guest::Guest;
 use crate::launch::{self, Host, Machine};
+use crate::main_process::MainPid;
 use crate::ownership::Ownership;
 use crate::power::{self, Order, Outcome};
 use crate::{Failure, main_process, read_launch_spec, serve};
@@ -41,6 +42,8 @@ pub(crate) struct Vm {
     pub(crate) guest: watch::Sender<Option<Guest>>,
     /// Where orders go.
     pub(crate) orders: mpsc::Sender<Order>,
+    /// The main process, while it runs.
+    pub(crate) main_pid: MainPid,
     /// The client that the VM belongs to.
     pub(crate) ownership: Ownership,
     /// Told when a log has grown.
@@ -103,6 +106,7 @@ async fn run() -> Result<(), Failure> {
         board,
         guest: watch::Sender::new(None),
         orders,
+        main_pid: MainPid::default(),
         logged: Notify::new(),
     });
     let server = serve::start(Arc::clone(&vm))?;
@@ -146,6 +150,7 @@ async fn watch_through_reboots(
             Outcome::Ended(end) => return end,
             Outcome::Reboot => vm.guest.send_replace(None),
         };
+        vm.main_pid.ended();
         vm.board.enter(VmState::Starting);
         let again = tokio::select! {
             again = launch::relaunch(vm, host) => again,

@@ -1,12 +1,13 @@
 //! From the kernel's hand-over to a guest with its own `/`.
 //!
-//! The first process mounts what it needs to see devices, then a thread loads the modules of the
+//! The agent mounts what it needs to see devices, then a thread loads the modules of the
 //! initramfs and joins the root disk, while the main thread opens the port to the host and begins
 //! to serve. The two meet once: the thread leaves the initramfs only after the port is open,
 //! because the port is found through the initramfs's `/dev` and `/sys`.
 //!
 //! A boot that fails leaves an agent that answers `hello`; `configure` then tells the reason.
 
+mod arguments;
 mod device_mapper;
 mod disks;
 mod modules;
@@ -16,6 +17,8 @@ mod uevents;
 
 use std::sync::mpsc;
 
+use banger_api::agent::INIT_ARG;
+use banger_api::vm::InitMode;
 use banger_api::{ErrorCode, Problem};
 use tokio::sync::watch;
 
@@ -33,9 +36,17 @@ pub struct Boot {
     root: watch::Receiver<Option<RootOutcome>>,
 }
 
-/// Prepares this process and begins the boot.
-pub fn begin() -> Boot {
+/// Mounts what everything else needs, and says what the host wants as the first process.
+pub fn wanted_init() -> InitMode {
     mounts::mount_initial();
+    match arguments::value(INIT_ARG) {
+        Some(mode) if mode == InitMode::System.as_str() => InitMode::System,
+        _ => InitMode::Agent,
+    }
+}
+
+/// Prepares this process and begins the boot. To be called after [`wanted_init`].
+pub fn begin() -> Boot {
     prepare_process();
     let (port_open, port_opened) = mpsc::channel();
     let (done, root) = watch::channel(None);

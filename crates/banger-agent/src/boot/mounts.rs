@@ -1,13 +1,13 @@
 //! The file systems of every guest that are not on a disk.
 
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::console;
+use crate::{console, files};
 
 /// A file system of the kernel and where it goes.
 struct Mount {
@@ -99,18 +99,16 @@ pub fn furnish_root() -> io::Result<Vec<String>> {
     Ok(warnings)
 }
 
-/// Makes a directory that everybody may write to, unless there is one.
+/// Makes a directory with that mode, unless there is one.
 fn ensure_dir(path: &str, mode: u32) {
-    if fs::DirBuilder::new().mode(mode).create(path).is_ok() {
-        // The mask of this process applies to creation only.
+    if !Path::new(path).is_dir() && files::ensure_dir(Path::new(path)).is_ok() {
         let _ = fs::set_permissions(path, fs::Permissions::from_mode(mode));
     }
 }
 
+/// The mount point is made where the image has none: it then lies on the VM's own part of the disk.
 fn mount_one(it: &Mount) -> io::Result<()> {
-    if !Path::new(it.target).is_dir() {
-        fs::create_dir_all(it.target)?;
-    }
+    files::ensure_dir(Path::new(it.target))?;
     match mount(Some(it.kind), it.target, Some(it.kind), it.flags, Some(it.options)) {
         Ok(()) | Err(Errno::EBUSY) => Ok(()),
         Err(error) => Err(error.into()),

@@ -17,6 +17,7 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 use std::os::fd::AsRawFd;
 
+use super::arguments;
 use super::device_mapper::{DeviceMapper, MapError, Target};
 use super::disks::{Disk, Ext4Size};
 use super::mounts;
@@ -78,14 +79,8 @@ pub fn set_up(port_opened: &mpsc::Receiver<()>) -> Result<Vec<String>, RootError
 
 /// The size that the host asks for; never less than the image, which cannot be cut.
 fn wanted_sectors(image: &Disk) -> u64 {
-    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    sectors_argument(&line).unwrap_or(0).max(image.sectors)
-}
-
-fn sectors_argument(line: &str) -> Option<u64> {
-    line.split_ascii_whitespace()
-        .filter_map(|word| word.split_once('='))
-        .find_map(|(name, value)| (name == ROOT_SECTORS_ARG).then(|| value.parse().ok())?)
+    let wanted = arguments::value(ROOT_SECTORS_ARG).and_then(|value| value.parse().ok());
+    wanted.unwrap_or(0).max(image.sectors)
 }
 
 fn join(image: &Disk, store: &Disk, sectors: u64) -> Result<Disk, MapError> {
@@ -179,19 +174,6 @@ mod tests {
 
     fn disk(number: &str, sectors: u64) -> Disk {
         Disk { name: String::new(), number: number.to_owned(), sectors }
-    }
-
-    #[test]
-    fn the_argument_is_found_among_others() {
-        let cases = [
-            ("quiet banger.root_sectors=4096 panic=-1", Some(4096)),
-            ("banger.root_sectors=no", None),
-            ("xbanger.root_sectors=1", None),
-            ("", None),
-        ];
-        for (line, want) in cases {
-            assert_eq!(sectors_argument(line), want, "{line}");
-        }
     }
 
     #[test]

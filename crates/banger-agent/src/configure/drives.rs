@@ -38,7 +38,7 @@ fn mount_modules(
     if nix::sys::utsname::uname().is_ok_and(|running| running.release() != release) {
         warnings.push(format!("the modules are of kernel {release}, which does not run"));
     }
-    std::fs::create_dir_all(&target).map_err(ConfigureError::step("making /lib/modules"))?;
+    files::ensure_dir(&target).map_err(ConfigureError::step("making /lib/modules"))?;
     if is_mounted(device) {
         return Ok(());
     }

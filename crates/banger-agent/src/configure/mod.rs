@@ -1,8 +1,9 @@
 //! Making this guest the VM that the host says it is.
 //!
-//! The order is fixed: entropy, clock, machine-id, hostname, network, drives, certificates, and
-//! only then the settings by which commands may run. It fails closed: after the first step that
-//! fails the guest is unconfigured, and no command runs in it.
+//! The order is fixed: entropy, clock, machine-id, hostname, network, drives, certificates, host
+//! keys, the image's own init if it shall be the first process, and only then the settings by which
+//! commands may run. It fails closed: after the first step that fails the guest is unconfigured, and
+//! no command runs in it.
 //!
 //! A configured guest takes `configure` again only as the same VM (the same machine-id): a shim
 //! that lost the answer may ask once more, and everything is applied anew. Another machine-id is
@@ -13,17 +14,22 @@ pub mod clock;
 mod certificates;
 mod drives;
 mod entropy;
+mod host_keys;
 mod identity;
 mod network;
 mod resolver;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use banger_api::agent::{Configure, Configured};
 use banger_api::{ErrorCode, Problem};
 
 use crate::agent::{Agent, Settings};
+use crate::console;
+use crate::init::HandOverError;
 
 /// Why a guest could not be configured. The sources say because of what.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +53,9 @@ pub enum ConfigureError {
     /// There is no network interface.
     #[error("the guest has no network interface")]
     NoInterface,
+    /// The image's init could not become the first process.
+    #[error(transparent)]
+    Init(#[from] HandOverError),
 }
 
 impl ConfigureError {
@@ -71,30 +80,68 @@ pub async fn run(agent: &Arc<Agent>, request: Configure) -> Result<Configured, P
         return Err(Problem::new(ErrorCode::VmWrongState, title));
     }
     agent.set_settings(None);
-    let applied = tokio::task::spawn_blocking(move || apply(request)).await;
-    let (settings, more) = applied
-        .map_err(|error| {
-            Problem::new(ErrorCode::Internal, "Configuring was interrupted").because(&error)
-        })?
-        .map_err(|error| problem(&error))?;
-    agent.set_settings(Some(settings));
-    warnings.extend(more);
+    let applied = blocking(move || apply(request)).await?;
+    warnings.extend(applied.warnings);
+    if applied.keys_removed || agent.init().is_separate() {
+        let made = host_keys::ensure(agent).await;
+        warnings.extend(made.err().map(|problem| format!("no ssh host keys: {problem}")));
+    }
+    let init = Arc::clone(agent);
+    blocking(move || Ok(hand_over(&init)?)).await?;
+    agent.set_settings(Some(applied.settings));
     Ok(Configured { warnings })
+}
+
+/// Does a step that blocks.
+async fn blocking<T: Send + 'static>(
+    step: impl FnOnce() -> Result<T, ConfigureError> + Send + 'static,
+) -> Result<T, Problem> {
+    let done = tokio::task::spawn_blocking(step).await.map_err(|error| {
+        Problem::new(ErrorCode::Internal, "Configuring was interrupted").because(&error)
+    })?;
+    done.map_err(|error| problem(&error))
 }
 
 fn problem(error: &ConfigureError) -> Problem {
     let code = match error {
         ConfigureError::Invalid { .. } => ErrorCode::InvalidArgument,
-        ConfigureError::Step { .. } | ConfigureError::NoInterface => ErrorCode::BootFailed,
+        _ => ErrorCode::BootFailed,
     };
-    Problem::new(code, "the guest could not be configured").because(error)
+    let problem = Problem::new(code, "the guest could not be configured").because(error);
+    match error {
+        ConfigureError::Init(_) => problem.hint(
+            "use --init agent, or an image whose /sbin/init starts a system, such as systemd's",
+        ),
+        _ => problem,
+    }
 }
 
-fn apply(request: Configure) -> Result<(Settings, Vec<String>), ConfigureError> {
+/// Makes the image's init the first process, if that is wanted.
+fn hand_over(agent: &Agent) -> Result<(), HandOverError> {
+    if agent.init().is_separate()
+        && let Err(error) = agent.cgroups().hold_agent()
+    {
+        // Its init will sort it in with its own, which most commands do not notice.
+        console::say(&format!("the agent has no cgroup of its own: {error}"));
+    }
+    agent.init().hand_over()
+}
+
+/// What applying a request gave.
+struct Applied {
+    settings: Settings,
+    warnings: Vec<String>,
+    /// The image had ssh host keys, which are gone now.
+    keys_removed: bool,
+}
+
+fn apply(request: Configure) -> Result<Applied, ConfigureError> {
     check_environment(&request.env)?;
     let mut warnings = Vec::new();
     entropy::add(&request.entropy_hex)?;
     clock::set(request.time_unix_ns).map_err(ConfigureError::step("setting the clock"))?;
+    let keys_removed = host_keys::forget_foreign(&request.machine_id)
+        .map_err(ConfigureError::step("removing the image's ssh host keys"))?;
     identity::set_machine_id(&request.machine_id)?;
     identity::set_hostname(&request.hostname)?;
     network::bring_up_loopback()?;
@@ -104,6 +151,9 @@ fn apply(request: Configure) -> Result<(Settings, Vec<String>), ConfigureError> 
     }
     drives::mount_all(&request.drives, &mut warnings)?;
     let trust = certificates::install(&request.ca_certificates, &mut warnings)?;
+    if let Some(dir) = &request.workdir {
+        ensure_workdir(Path::new(dir), &mut warnings);
+    }
     let mut env = trust;
     env.extend(request.env);
     let settings = Settings {
@@ -112,7 +162,18 @@ fn apply(request: Configure) -> Result<(Settings, Vec<String>), ConfigureError> 
         user: request.user,
         workdir: request.workdir,
     };
-    Ok((settings, warnings))
+    Ok(Applied { settings, warnings, keys_removed })
+}
+
+/// An image may name a directory that it does not have; then it is made, as other tools make it. A
+/// relative one lies in the home of whoever runs a command there.
+fn ensure_workdir(dir: &Path, warnings: &mut Vec<String>) {
+    if !dir.is_absolute() || dir.exists() {
+        return;
+    }
+    if let Err(error) = fs::create_dir_all(dir) {
+        warnings.push(format!("the working directory {} cannot be made: {error}", dir.display()));
+    }
 }
 
 fn check_environment(env: &BTreeMap<String, String>) -> Result<(), ConfigureError> {

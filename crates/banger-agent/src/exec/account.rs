@@ -123,14 +123,14 @@ impl Account {
         Some(Self { uid, gid, groups: Vec::new(), name: Some(name.to_owned()), home, shell })
     }
 
+    /// As containers have it: in group 0, at home in `/`.
     fn without_entry(uid: u32, name: Option<&str>) -> Self {
-        let home = if uid == 0 { "/root" } else { "/" };
         Self {
             uid,
             gid: 0,
             groups: Vec::new(),
             name: name.map(str::to_owned),
-            home: home.to_owned(),
+            home: "/".to_owned(),
             shell: DEFAULT_SHELL.to_owned(),
         }
     }
@@ -188,7 +188,7 @@ mod tests {
         let account = accounts().resolve("31337").expect("a number");
         assert_eq!((account.uid, account.gid, account.name), (31337, 0, None));
         assert_eq!(account.home, "/");
-        assert_eq!(Accounts::default().resolve("root").expect("always").home, "/root");
+        assert_eq!(Accounts::default().resolve("root").expect("always").home, "/");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::console;
 
 /// Parent of all commands' cgroups.
 const BASE: &str = "/sys/fs/cgroup/banger";
+/// The agent's own, where it is not the first process.
+const AGENT: &str = "agent";
 /// How deep a command's own cgroups are removed after it.
 const MAX_DEPTH: usize = 32;
 
@@ -45,6 +47,15 @@ impl Cgroups {
 
     fn under(base: Option<PathBuf>) -> Self {
         Self { base, next: AtomicU64::new(1), retired: Mutex::default() }
+    }
+
+    /// Puts the agent itself beside the groups of commands: an init that sorts the processes it finds
+    /// leaves alone what is in a cgroup already.
+    pub fn hold_agent(&self) -> io::Result<()> {
+        let Some(base) = &self.base else { return Ok(()) };
+        let dir = base.join(AGENT);
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("cgroup.procs"), "0")
     }
 
     /// Makes an empty group.

@@ -8,6 +8,7 @@ use banger_api::exec::ExecRequest;
 use banger_api::{ErrorCode, Problem};
 
 use super::account::{Account, Accounts};
+use super::failure;
 use crate::agent::Settings;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -64,11 +65,9 @@ pub fn plan(
     settings: &Settings,
     accounts: &Accounts,
 ) -> Result<Command, Problem> {
-    let user = request.user.as_ref().or(settings.user.as_ref()).map_or("root", String::as_str);
-    let account = accounts.resolve(user).map_err(|error| {
-        Problem::new(ErrorCode::ExecFailed, error.to_string())
-            .hint("name a user of the VM's /etc/passwd, or give a number, with -u")
-    })?;
+    let user = request.user.as_ref().or(settings.user.as_ref()).map_or("", String::as_str);
+    let user = if user.is_empty() { "root" } else { user };
+    let account = accounts.resolve(user).map_err(|error| failure::no_account(&error, accounts))?;
     let env = environment(request, settings, &account);
     let argv = match request.argv.is_empty() {
         true => login_shell(&account, Path::exists)?,
@@ -87,6 +86,25 @@ pub fn plan(
     })
 }
 
+/// A program of the agent's own choice, as root, in `/`.
+///
+/// # Errors
+/// Of texts with NUL bytes.
+pub fn plain(argv: &[&str]) -> Result<Command, Problem> {
+    let words = argv.iter().map(|&word| word.to_owned()).collect();
+    let env = ["HOME=/root".to_owned(), format!("PATH={DEFAULT_PATH}")];
+    Ok(Command {
+        programs: c_strings(candidates(argv.first().copied().unwrap_or_default(), DEFAULT_PATH))?,
+        argv: c_strings(words)?,
+        env: c_strings(env.into())?,
+        workdir: Workdir { path: c"/".to_owned(), required: true },
+        credentials: None,
+        program_name: argv.first().copied().unwrap_or_default().to_owned(),
+        path: DEFAULT_PATH.to_owned(),
+        user: "root".to_owned(),
+    })
+}
+
 /// A program and its arguments, which begin with its name.
 #[derive(Debug, PartialEq, Eq)]
 struct Argv {
@@ -97,16 +115,20 @@ struct Argv {
 /// The user's shell, told by its name that it is a login shell.
 fn login_shell(account: &Account, exists: impl Fn(&Path) -> bool) -> Result<Argv, Problem> {
     const LAST_RESORT: &str = "/bin/sh";
+    // What services have in place of a shell, which only says no or nothing at all.
+    let is_shell = |shell: &str| !shell.ends_with("/nologin") && !shell.ends_with("/false");
     let shell = [account.shell.as_str(), LAST_RESORT]
         .into_iter()
-        .find(|shell| exists(Path::new(shell)))
+        .find(|shell| is_shell(shell) && exists(Path::new(shell)))
         .ok_or_else(|| {
-            Problem::new(ErrorCode::ExecNotFound, "the VM's image has no shell")
+            Problem::new(ErrorCode::ExecNotFound, "the image has no shell")
                 .cause(match account.shell.as_str() {
-                    LAST_RESORT => format!("there is no {LAST_RESORT}"),
-                    shell => format!("there is neither {shell} nor {LAST_RESORT}"),
+                    shell if is_shell(shell) && shell != LAST_RESORT => {
+                        format!("there is neither {shell} nor {LAST_RESORT}")
+                    }
+                    _ => format!("there is no {LAST_RESORT}"),
                 })
-                .hint("name a program that the image has")
+                .hint("give a command: banger run IMAGE -- CMD")
         })?;
     let name = shell.rsplit('/').next().unwrap_or(shell);
     Ok(Argv { program: shell.to_owned(), argv: vec![format!("-{name}")] })
@@ -265,6 +287,11 @@ mod tests {
         assert_eq!(shell.argv, ["-sh"]);
         let problem = login_shell(&account, |_| false).expect_err("none");
         assert_eq!(problem.code, ErrorCode::ExecNotFound);
+        assert_eq!(problem.causes, ["there is neither /bin/zsh nor /bin/sh"]);
+        for shell in ["/usr/sbin/nologin", "/bin/false"] {
+            let service = Account { shell: shell.to_owned(), ..account.clone() };
+            assert_eq!(login_shell(&service, |_| true).expect("a shell").argv, ["-sh"]);
+        }
     }
 
     #[test]
@@ -308,5 +335,8 @@ mod tests {
         let nobody = ExecRequest { user: Some("nobody".to_owned()), ..ExecRequest::default() };
         let problem = plan(&nobody, &Settings::default(), &accounts()).expect_err("refused");
         assert_eq!(problem.title, "the VM has no user \"nobody\"");
+        assert_eq!(problem.causes, ["no line of its /etc/passwd has that name"]);
+        let problem = plan(&nobody, &Settings::default(), &Accounts::default()).expect_err("none");
+        assert_eq!(problem.causes, ["its image has no /etc/passwd"]);
     }
 }

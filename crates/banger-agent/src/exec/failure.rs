@@ -3,15 +3,33 @@
 use std::io;
 use std::path::Path;
 
+use banger_api::exec::ExecEnd;
 use banger_api::{ErrorCode, Problem};
 
+use super::account::{AccountError, Accounts};
 use super::child::Step;
 use super::command::Command;
+use super::interpreter;
 use super::spawn::SpawnError;
 
 /// The guest is out of something that every command needs.
 pub fn resource(what: &str, error: &io::Error) -> Problem {
     Problem::new(ErrorCode::ExecFailed, format!("the guest cannot make {what}")).because(error)
+}
+
+/// There is nobody of that name to run as.
+pub fn no_account(error: &AccountError, accounts: &Accounts) -> Problem {
+    let (file, text) = match error {
+        AccountError::NoUser(_) => ("/etc/passwd", &accounts.passwd),
+        AccountError::NoGroup(_) => ("/etc/group", &accounts.group),
+    };
+    let cause = match text.is_empty() {
+        true => format!("its image has no {file}"),
+        false => format!("no line of its {file} has that name"),
+    };
+    Problem::new(ErrorCode::ExecFailed, error.to_string())
+        .cause(cause)
+        .hint("name one that it has, or give a number, with -u")
 }
 
 /// What to answer for a command that could not be started.
@@ -21,6 +39,16 @@ pub fn problem(command: &Command, error: &SpawnError) -> Problem {
         SpawnError::Child { step: Step::Directory, source } => directory(command, source),
         _ => Problem::new(ErrorCode::ExecFailed, "The command could not be started").because(error),
     }
+}
+
+/// What to say of a program of the agent's own choice that failed.
+pub fn bad_end(command: &Command, end: ExecEnd) -> Problem {
+    let how = match end {
+        ExecEnd::Exited(code) => format!("it exited with {code}"),
+        ExecEnd::Signaled(number) => format!("signal {number} killed it"),
+        ExecEnd::TimedOut => "it took too long".to_owned(),
+    };
+    Problem::new(ErrorCode::ExecFailed, format!("{} failed", command.program_name)).cause(how)
 }
 
 fn program(command: &Command, error: &io::Error) -> Problem {
@@ -54,7 +82,10 @@ fn not_found(command: &Command) -> Problem {
     // Paths relative to the working directory are not looked at again from here.
     if let Some(path) = there.into_iter().find(|path| path.starts_with('/') && exists(path)) {
         return problem
-            .cause(format!("{path} is there, but the loader or interpreter it names is not"))
+            .cause(match interpreter::named_in(Path::new(path)) {
+                Some(needed) => format!("{path} is there, but {needed:?} that it needs is not"),
+                None => format!("{path} is there, but the loader or interpreter it names is not"),
+            })
             .hint("install what it needs in the VM, or use a program built for its image");
     }
     if name.contains('/') {

@@ -8,7 +8,7 @@
 //! | [`cgroup`] | what holds a command's processes together |
 //! | [`spawn`], [`child`] | the fork, and what the new process does before it becomes the program |
 //! | [`input`], [`output`] | the two directions of the stream while it runs |
-//! | [`failure`] | why it did not start, for people |
+//! | [`failure`], [`interpreter`] | why it did not start, for people |
 
 mod account;
 pub mod cgroup;
@@ -16,6 +16,7 @@ mod child;
 mod command;
 mod failure;
 mod input;
+mod interpreter;
 mod output;
 mod spawn;
 mod stdio;
@@ -104,6 +105,37 @@ async fn start(
             agent.cgroups().retire(group);
             Err(failure::problem(&command, &error))
         }
+    }
+}
+
+/// Runs a program of the image as root, without input or output, until it has ended or `limit` is
+/// over; then it is killed.
+///
+/// # Errors
+/// The problem that kept it from starting, or what it ended with unless that is success.
+pub async fn run_quietly(agent: &Agent, argv: &[&str], limit: Duration) -> Result<(), Problem> {
+    let command = command::plain(argv)?;
+    let ends =
+        stdio::nothing().map_err(|error| failure::resource("the command's streams", &error))?;
+    let group = agent
+        .cgroups()
+        .create()
+        .map_err(|error| failure::resource("the command's cgroup", &error))?;
+    let spawned = spawn::spawn(agent.reaper(), &command, ends, &group).await;
+    let ended = match spawned {
+        Ok(mut child) => match timeout(limit, output::wait(&mut child.ended)).await {
+            Ok(end) => Ok(end),
+            Err(_) => {
+                group.kill(child.pid);
+                Ok(ExecEnd::TimedOut)
+            }
+        },
+        Err(error) => Err(failure::problem(&command, &error)),
+    };
+    agent.cgroups().retire(group);
+    match ended? {
+        ExecEnd::Exited(0) => Ok(()),
+        other => Err(failure::bad_end(&command, other)),
     }
 }
 

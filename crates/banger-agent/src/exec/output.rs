@@ -79,7 +79,8 @@ pub async fn pump(
     Ok(end)
 }
 
-async fn wait(ended: &mut Ended) -> ExecEnd {
+/// Waits until a command has ended.
+pub async fn wait(ended: &mut Ended) -> ExecEnd {
     // The reaper outlives every command, so there is always an end to be had.
     let end = ended.wait_for(Option::is_some).await.ok().and_then(|end| *end);
     end.unwrap_or(ExecEnd::Signaled(libc::SIGKILL))

@@ -67,6 +67,17 @@ impl Streams {
     }
 }
 
+/// Streams that lead nowhere.
+pub fn nothing() -> io::Result<ChildEnds> {
+    let null: OwnedFd = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open("/dev/null")?
+        .into();
+    Ok(ChildEnds { stdio: [null.try_clone()?, null.try_clone()?, null], terminal: false })
+}
+
 fn open_pipes(stdin: bool) -> io::Result<(Streams, ChildEnds)> {
     let (stdout, child_stdout) = pipe2(OFlag::O_CLOEXEC)?;
     let (stderr, child_stderr) = pipe2(OFlag::O_CLOEXEC)?;

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use crate::agent::{Agent, Settings};
 use crate::exec::cgroup::Cgroups;
+use crate::init::Init;
 use crate::reaper::Scope;
 use crate::session;
 use crate::testing::{Exec, Frame, Host};
@@ -22,7 +23,7 @@ const TEN_MEGABYTES: usize = 10_000_000;
 
 fn unconfigured() -> Arc<Agent> {
     let (_, root) = watch::channel(Some(Ok(Vec::new())));
-    let agent = Agent::with_cgroups(root, Cgroups::by_descent());
+    let agent = Agent::new(root, Init::agent(), Cgroups::by_descent());
     agent.reaper().start(Scope::Registered, agent.cgroups());
     agent
 }

@@ -2,9 +2,9 @@
 
 use std::os::fd::RawFd;
 
-use banger_api::agent::{PORT_NAME, ROOT_SECTORS_ARG};
+use banger_api::agent::{INIT_ARG, PORT_NAME, ROOT_SECTORS_ARG};
 use banger_api::shim::LaunchSpec;
-use banger_api::vm::Accelerator;
+use banger_api::vm::{Accelerator, InitMode};
 
 use crate::network::GUEST_MAC;
 
@@ -118,6 +118,9 @@ pub fn kernel_arguments(spec: &LaunchSpec) -> String {
         "i8042.nokbd".to_owned(),
         format!("{ROOT_SECTORS_ARG}={}", spec.disk_bytes / 512),
     ];
+    if spec.init != InitMode::Agent {
+        words.push(format!("{INIT_ARG}={}", spec.init.as_str()));
+    }
     if let (Accelerator::Tcg, Some(khz)) = (spec.engine.accelerator, spec.engine.tsc_khz) {
         // microvm has no PIT and no PM timer to calibrate the TSC against. Under tcg the kernel's
         // own try fails now and then, and it then waits for a tick that never comes. With kvm the
