@@ -9,6 +9,8 @@
 //! blocking pool.
 
 mod apt;
+#[allow(dead_code, reason = "the library begins to use it")]
+mod blobs;
 mod bzimage;
 mod catalog;
 mod cpio;
