@@ -3,13 +3,15 @@
 use crate::BLOCK_BYTES;
 use crate::checksum::Checksum;
 use crate::fields::{set_u16, set_u32};
+use crate::index;
+use crate::name_hash::NameHash;
 use crate::tree::Kind;
 
 /// What is before the name of an entry.
 pub(crate) const ENTRY_HEADER_BYTES: usize = 8;
 /// A block ends with its checksum, in what looks like an entry.
 pub(crate) const TAIL_BYTES: usize = 12;
-const TAIL_TYPE: u8 = 0xde;
+pub(crate) const TAIL_TYPE: u8 = 0xde;
 /// What is left for entries.
 const ENTRIES_BYTES: usize = BLOCK_BYTES - TAIL_BYTES;
 
@@ -66,9 +68,9 @@ impl EntryBlock {
         Self { bytes: [0; BLOCK_BYTES], last: 0, end: 0 }
     }
 
-    /// Whether an entry fits.
-    pub(crate) fn fits(&self, entry: &Entry<'_>) -> bool {
-        self.end + entry.bytes() <= ENTRIES_BYTES
+    /// How much of it is in use.
+    pub(crate) fn len(&self) -> usize {
+        self.end
     }
 
     /// Add an entry that fits.
@@ -103,21 +105,34 @@ fn length(bytes: usize) -> u16 {
     u16::try_from(bytes).expect("at most a block of 4096")
 }
 
-/// The blocks of a directory without an index.
-pub(crate) fn linear<'a>(
-    (inode, parent): (u32, u32),
-    entries: impl Iterator<Item = Entry<'a>>,
+/// The blocks of a directory with those inodes, its own and its parent's, and whether they have an
+/// index: directories of one block need none.
+pub(crate) fn blocks(
+    inodes: [u32; 2],
+    entries: &[Entry<'_>],
+    hash: Option<&NameHash>,
     inode_seed: Checksum,
-) -> Vec<u8> {
+) -> (Vec<u8>, bool) {
+    let dots = [Entry::directory(b".", inodes[0]), Entry::directory(b"..", inodes[1])];
+    let bytes: usize = dots.iter().chain(entries).map(Entry::bytes).sum();
+    let indexed = hash
+        .filter(|_| bytes > ENTRIES_BYTES)
+        .and_then(|hash| index::indexed(&dots, entries, hash, inode_seed));
+    match indexed {
+        Some(blocks) => (blocks, true),
+        None => (linear(dots.iter().chain(entries), inode_seed), false),
+    }
+}
+
+fn linear<'a>(entries: impl Iterator<Item = &'a Entry<'a>>, inode_seed: Checksum) -> Vec<u8> {
     let mut blocks = Vec::with_capacity(BLOCK_BYTES);
     let mut block = EntryBlock::new();
-    let dots = [Entry::directory(b".", inode), Entry::directory(b"..", parent)];
-    for entry in dots.into_iter().chain(entries) {
-        if !block.fits(&entry) {
+    for entry in entries {
+        if block.len() + entry.bytes() > ENTRIES_BYTES {
             let full = std::mem::replace(&mut block, EntryBlock::new());
             blocks.extend_from_slice(&full.seal(inode_seed));
         }
-        block.push(&entry);
+        block.push(entry);
     }
     blocks.extend_from_slice(&block.seal(inode_seed));
     blocks

@@ -7,15 +7,15 @@ use crate::error::Error;
 use crate::fields::{set_u16, set_u32, set_u32_halves, set_u48_parts};
 use crate::tree::Extent;
 
-const MAGIC: u16 = 0xf30a;
-const HEADER_BYTES: usize = 12;
-const ENTRY_BYTES: usize = 12;
+pub(crate) const MAGIC: u16 = 0xf30a;
+pub(crate) const HEADER_BYTES: usize = 12;
+pub(crate) const ENTRY_BYTES: usize = 12;
 /// Entries in an inode.
 const ROOT_ENTRIES: usize = 4;
 /// Entries in a block, which has a checksum after them.
 const BLOCK_ENTRIES: usize = (BLOCK_BYTES - HEADER_BYTES - 4) / ENTRY_BYTES;
 /// Blocks of one extent: more would say that they are not initialised.
-const MAX_BLOCKS: u32 = 32_768;
+pub(crate) const MAX_BLOCKS: u32 = 32_768;
 
 type Entry = [u8; ENTRY_BYTES];
 

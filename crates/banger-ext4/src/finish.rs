@@ -7,10 +7,12 @@ use crate::disk::{Disk, Run};
 use crate::error::Error;
 use crate::fields::set_u32;
 use crate::inode::{Inode, flags, format};
+use crate::name_hash::NameHash;
 use crate::numbers::{LOST_FOUND, LOST_FOUND_NAME, Numbered, Numbers, ROOT};
 use crate::table::TableWriter;
 use crate::tree::{Content, Extent, Kind, MAX_LINKS, Tree};
 use crate::writer::Writer;
+use crate::xattr::{self, Stored, Xattrs};
 use crate::{BLOCK, BLOCK_BYTES, extents};
 
 /// Longest symbolic link that is in its inode.
@@ -31,7 +33,7 @@ pub(crate) fn finish(writer: Writer, tree: &Tree) -> Result<(), Error> {
     let Writer { mut disk, mut superblock, mut groups, seed, before, .. } = writer;
     disk.set_used(used);
     let table = TableWriter::new(disk.file(), &groups, superblock.inodes_per_group)?;
-    let mut finisher = Finisher { disk, tree, numbers, table, seed };
+    let mut finisher = Finisher { disk, tree, numbers, table, seed, hash: superblock.name_hash() };
     finisher.write_inodes()?;
     let Finisher { mut disk, table, numbers, .. } = finisher;
     disk.release_unused()?;
@@ -78,6 +80,7 @@ struct Finisher<'a> {
     numbers: Numbers,
     table: TableWriter,
     seed: Checksum,
+    hash: Option<NameHash>,
 }
 
 impl Finisher<'_> {
@@ -130,7 +133,20 @@ impl Finisher<'_> {
             Kind::Socket => format::SOCKET,
         };
         inode.mode |= format;
+        self.xattrs(&mut inode, &node.metadata.xattrs)?;
         Ok(inode)
+    }
+
+    fn xattrs(&mut self, inode: &mut Inode, xattrs: &Xattrs) -> Result<(), Error> {
+        let stored = Stored::new(xattrs)?;
+        inode.xattrs = stored.inode;
+        if let Some(mut bytes) = stored.block {
+            inode.xattr_block = self.disk.allocate_one()?;
+            inode.blocks += 1;
+            xattr::seal(&mut bytes, inode.xattr_block, self.seed);
+            self.disk.put(inode.xattr_block, &*bytes)?;
+        }
+        Ok(())
     }
 
     /// Say in an inode where its blocks are.
@@ -156,12 +172,17 @@ impl Finisher<'_> {
         });
         let kept = (number == ROOT && !numbers.has_lost_found())
             .then(|| Entry::directory(LOST_FOUND_NAME, LOST_FOUND));
-        let mut subdirectories = 0;
-        let entries =
-            children.chain(kept).inspect(|entry| subdirectories += u32::from(entry.is_directory()));
-        let blocks = directory::linear((number, parent), entries, self.seed.of_inode(number, 0));
-        let links = 2 + subdirectories;
+        let entries: Vec<Entry<'_>> = children.chain(kept).collect();
+        let subdirectories = entries.iter().filter(|entry| entry.is_directory()).count();
+        // Each has a `..`, and the directory has a name and a `.`.
+        let links = u32::try_from(2 + subdirectories).unwrap_or(u32::MAX);
         inode.links = self::links(if links > MAX_LINKS { UNCOUNTED_LINKS } else { links });
+        let inodes = [number, parent];
+        let seed = self.seed.of_inode(number, 0);
+        let (blocks, has_index) = directory::blocks(inodes, &entries, self.hash.as_ref(), seed);
+        if has_index {
+            inode.flags |= flags::INDEX;
+        }
         inode.bytes = blocks.len() as u64;
         let extents = store(&mut self.disk, &blocks)?;
         self.map(inode, number, &extents)

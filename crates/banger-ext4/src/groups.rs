@@ -247,7 +247,7 @@ fn descriptor_copy_blocks(superblock: &Superblock, number: u64) -> u64 {
 }
 
 /// `sparse_super`: groups 0 and 1 and the powers of 3, 5 and 7 have copies.
-fn has_superblock(number: u64) -> bool {
+pub(crate) fn has_superblock(number: u64) -> bool {
     let power_of = |base: u64| {
         std::iter::successors(Some(base), |power| power.checked_mul(base))
             .take_while(|power| *power <= number)

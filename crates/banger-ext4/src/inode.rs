@@ -35,6 +35,9 @@ pub(crate) mod format {
 pub(crate) mod flags {
     /// The directory has an index.
     pub(crate) const INDEX: u32 = 0x1000;
+    pub(crate) const ENCRYPTED: u32 = 0x800;
+    pub(crate) const XATTR_VALUE: u32 = 0x20_0000;
+    pub(crate) const INLINE_DATA: u32 = 0x1000_0000;
     /// Blocks are mapped by extents.
     pub(crate) const EXTENTS: u32 = 0x8_0000;
 }

@@ -8,6 +8,7 @@
 //! `mke2fs` makes the empty file system, so its layout, features and journal are e2fsprogs' own;
 //! this crate only adds files to it.
 
+mod acl;
 mod bitmap;
 mod checksum;
 mod contents;
@@ -18,18 +19,24 @@ mod extents;
 mod fields;
 mod finish;
 mod groups;
+mod index;
 mod inode;
+mod name_hash;
 mod numbers;
+mod reader;
 mod superblock;
 mod table;
 mod tree;
 mod writer;
+mod xattr;
 
 pub use error::{Error, Place};
+pub use reader::{Limits, Reader};
 pub use tree::{
     Content, Extent, Kind, MAX_LINKS, MAX_NAME, Metadata, Node, NodeId, Timestamp, Tree, TreeError,
 };
 pub use writer::Writer;
+pub use xattr::check_xattrs;
 
 /// Size of the blocks of the disks that are written.
 pub(crate) const BLOCK: u64 = 4096;

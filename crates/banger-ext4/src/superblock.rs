@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 use crate::checksum::Checksum;
 use crate::error::{Error, Place};
 use crate::fields::{set_u32, set_u64_halves, u16_at, u32_at, u64_of};
+use crate::index::HASH_VERSION;
+use crate::name_hash::NameHash;
 
 /// Size of a superblock.
 const BYTES: usize = 1024;
@@ -15,8 +17,8 @@ const OFFSET: u64 = 1024;
 const MAGIC: u16 = 0xef53;
 const CHECKSUM_AT: usize = 0x3fc;
 
-/// Inode of the root directory.
-pub(crate) const ROOT_INODE: u32 = 2;
+/// A feature that nobody needs to know: directories may have indices.
+const DIR_INDEX: u32 = 0x20;
 
 /// Features that a program must know to read the file system.
 pub(crate) mod incompat {
@@ -48,21 +50,27 @@ pub(crate) mod ro_compat {
     pub(crate) const SPARSE_SUPER: u32 = 0x1;
     pub(crate) const LARGE_FILE: u32 = 0x2;
     pub(crate) const HUGE_FILE: u32 = 0x8;
+    pub(crate) const UNINIT_BG: u32 = 0x10;
     pub(crate) const DIR_NLINK: u32 = 0x20;
     pub(crate) const EXTRA_ISIZE: u32 = 0x40;
     pub(crate) const METADATA_CSUM: u32 = 0x400;
+    pub(crate) const QUOTA: u32 = 0x100;
+    pub(crate) const READONLY: u32 = 0x1000;
+    pub(crate) const PROJECT: u32 = 0x2000;
+    pub(crate) const VERITY: u32 = 0x8000;
+    pub(crate) const ORPHAN_PRESENT: u32 = 0x1_0000;
     pub(crate) const NAMES: &[(u32, &str)] = &[
         (0x4, "btree_dir"),
-        (0x10, "uninit_bg"),
+        (UNINIT_BG, "uninit_bg"),
         (0x80, "snapshot"),
-        (0x100, "quota"),
+        (QUOTA, "quota"),
         (0x200, "bigalloc"),
         (0x800, "replica"),
-        (0x1000, "read-only"),
-        (0x2000, "project"),
+        (READONLY, "read-only"),
+        (PROJECT, "project"),
         (0x4000, "shared_blocks"),
-        (0x8000, "verity"),
-        (0x1_0000, "orphan_present"),
+        (VERITY, "verity"),
+        (ORPHAN_PRESENT, "orphan_present"),
     ];
 }
 
@@ -184,11 +192,19 @@ impl Superblock {
         u32_at(&self.raw, 0x54)
     }
 
-    /// How the names in large directories are hashed: the version, the seed, and whether bytes are
-    /// signed.
-    pub(crate) fn hash(&self) -> (u8, [u32; 4], bool) {
+    /// How names are hashed for the indices of directories. None if there are no indices, or not of
+    /// a kind that is known.
+    pub(crate) fn name_hash(&self) -> Option<NameHash> {
+        let is_known = u32_at(&self.raw, 0x5c) & DIR_INDEX != 0 && self.raw[0xfc] == HASH_VERSION;
+        // What the kernel that makes the first index would find out otherwise: whether bytes are
+        // signed on its machine.
+        let signed = match u32_at(&self.raw, 0x160) & 3 {
+            1 => true,
+            2 => false,
+            _ => return None,
+        };
         let seed = [0xec, 0xf0, 0xf4, 0xf8].map(|at| u32_at(&self.raw, at));
-        (self.raw[0xfc], seed, u32_at(&self.raw, 0x160) & 1 != 0)
+        is_known.then(|| NameHash::new(seed, signed))
     }
 
     pub(crate) fn free_inodes(&self) -> u32 {

@@ -11,6 +11,7 @@ use crate::disk::{Disk, Run};
 use crate::error::Error;
 use crate::groups::{DESCRIPTOR_BYTES, Groups};
 use crate::numbers::{LOST_FOUND, ROOT};
+use crate::reader::Reader;
 use crate::superblock::{Superblock, incompat, ro_compat, unknown_feature};
 use crate::tree::{Content, Tree};
 use crate::{BLOCK, BLOCK_BYTES, finish, inode};
@@ -127,6 +128,15 @@ impl Writer {
         }
     }
 
+    /// Write the contents of a file of another disk, without its holes.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn copy(&mut self, reader: &Reader, content: &Content) -> Result<Content, Error> {
+        let chunks = reader.chunks(content);
+        self.write_sparse(content.bytes, &chunks, &mut reader.data(content))
+    }
+
     /// Use the blocks of contents that no file of the final tree will have for something else.
     pub fn release(&mut self, dropped: Vec<Content>) {
         for extent in dropped.into_iter().flat_map(|content| content.extents) {
@@ -176,9 +186,9 @@ fn check_supported(superblock: &Superblock) -> Result<Checksum, Error> {
     if superblock.block_bytes as usize != BLOCK_BYTES
         || usize::from(superblock.inode_bytes) != inode::BYTES
         || usize::from(superblock.descriptor_bytes) != DESCRIPTOR_BYTES
-        || superblock.blocks_per_group % 64 != 0
+        || !superblock.blocks_per_group.is_multiple_of(64)
         || superblock.blocks_per_group > 8 * superblock.block_bytes
-        || superblock.inodes_per_group % 16 != 0
+        || !superblock.inodes_per_group.is_multiple_of(16)
     {
         return unsupported("blocks, inodes or groups of another size");
     }

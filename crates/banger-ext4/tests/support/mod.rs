@@ -2,10 +2,14 @@
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use banger_ext4::{Content, Error, Kind, Metadata, NodeId, Timestamp, Tree, Writer};
+use banger_ext4::{
+    Content, Error, Kind, Limits, Metadata, NodeId, Reader, Timestamp, Tree, Writer,
+};
 use banger_host::command::{Cancel, Tool};
 
 /// As banger-image makes them.
@@ -87,7 +91,7 @@ pub fn metadata(mode: u16) -> Metadata {
 }
 
 pub fn directory() -> Kind {
-    Kind::Directory(std::collections::BTreeMap::new())
+    Kind::Directory(BTreeMap::new())
 }
 
 /// A tree that is being made, with the writer for its contents.
@@ -123,4 +127,49 @@ impl Making {
         self.writer.finish(&self.tree)?;
         Ok(self.tree)
     }
+}
+
+/// Limits that no test reaches.
+pub const LIMITS: Limits = Limits { nodes: 1 << 20, memory: 1 << 30, contents: 1 << 44 };
+
+/// Read the disk.
+pub fn read(disk: &Disk) -> (Reader, Tree) {
+    let reader = Reader::open(disk.file()).expect("it is sound");
+    let tree = reader.tree(&LIMITS).expect("it is sound");
+    (reader, tree)
+}
+
+/// Everything about a tree that can be compared: by path, what is there, with the contents of files,
+/// and for hard links the first path of the file.
+pub fn describe(
+    tree: &Tree,
+    contents: &dyn Fn(&Content) -> Vec<u8>,
+) -> BTreeMap<Vec<u8>, (Metadata, Kind, Vec<u8>, Vec<u8>)> {
+    let mut described = BTreeMap::new();
+    let mut first = BTreeMap::new();
+    let mut pending = vec![(Vec::new(), Tree::ROOT)];
+    while let Some((path, id)) = pending.pop() {
+        let node = tree.node(id);
+        let (kind, bytes) = match &node.kind {
+            Kind::Directory(_) => (directory(), Vec::new()),
+            Kind::File(content) => {
+                (Kind::File(Content { bytes: content.bytes, extents: vec![] }), contents(content))
+            }
+            other => (other.clone(), Vec::new()),
+        };
+        let first = first.entry(id).or_insert_with(|| path.clone()).clone();
+        described.insert(path.clone(), (node.metadata.clone(), kind, bytes, first));
+        // In the reverse order, so that the first path of a file is the same for equal trees.
+        for (name, id) in tree.entries(id).into_iter().flatten().rev() {
+            pending.push(([&path[..], b"/", name].concat(), *id));
+        }
+    }
+    described
+}
+
+/// Read all of a file.
+pub fn contents(reader: &Reader, content: &Content) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    reader.contents(content).read_to_end(&mut bytes).expect("it is on the disk");
+    bytes
 }
