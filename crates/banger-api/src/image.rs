@@ -36,6 +36,9 @@ pub struct Image {
     /// How it wants to be run as a system.
     #[serde(default)]
     pub init: InitMode,
+    /// Whether a newer version has taken its name: it is here for the VMs that use it.
+    #[serde(default)]
+    pub superseded: bool,
 }
 
 /// The OCI image that an image was made of.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use banger_api::vm::VmSpec;
 use banger_api::{ErrorCode, Problem};
 
+use crate::signal::{self, UnknownSignal};
 use crate::size;
 
 /// The image of `banger run` without an image.
@@ -111,6 +112,9 @@ pub enum SpecError {
     /// A limit of no time at all.
     #[error("a timeout of 0 would end the command before it began")]
     NoTime,
+    /// No signal has that name.
+    #[error(transparent)]
+    Signal(#[from] UnknownSignal),
     /// The image's name is missing.
     #[error("no image is named")]
     NoImage,
@@ -174,6 +178,9 @@ pub fn check(spec: &VmSpec, host: &HostCapacity) -> Result<(), SpecError> {
     }
     if spec.timeout_ms == Some(0) {
         return Err(SpecError::NoTime);
+    }
+    if let Some(name) = &spec.stop_signal {
+        signal::parse(name)?;
     }
     check_environment(&spec.env)?;
     check_labels(&spec.labels)?;

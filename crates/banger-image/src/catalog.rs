@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use banger_api::vm::InitMode;
+use banger_core::reference::Reference;
 use banger_core::spec::DEFAULT_KERNEL;
 use serde::Deserialize;
 
@@ -140,9 +141,12 @@ impl ImageEntry {
 
     fn check(&self) -> Result<(), String> {
         let name = &self.name;
+        Reference::parse(name).map_err(|error| format!("image {name:?}: {error}"))?;
         match (&self.debian, &self.oci, &self.file) {
             (Some(_), None, None) => Ok(()),
-            (None, Some(_), None) => Ok(()),
+            (None, Some(oci), None) => Reference::parse(&oci.reference)
+                .map(drop)
+                .map_err(|error| format!("image {name}: {error}")),
             (None, None, Some(file)) => {
                 let digits = file.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
                 if digits && file.sha256.len() == 64 {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use banger_api::{ErrorCode, Problem};
+use banger_core::reference::ReferenceError;
 use banger_host::command::ToolError;
 
 /// The two kinds of things that a library holds.
@@ -86,6 +87,14 @@ pub enum LibraryError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A name that no image can have, here or in a registry.
+    #[error("{name:?} is not the name of an image")]
+    Reference {
+        /// The name.
+        name: String,
+        /// Why not.
+        source: ReferenceError,
+    },
     /// The user's catalog cannot be used.
     #[error("the catalog {} makes no sense: {reason}", path.display())]
     Catalog {
@@ -121,7 +130,9 @@ impl LibraryError {
             }
             Self::Io { .. } => ErrorCode::Internal,
             Self::NotFound { kind, .. } => kind.not_found(),
-            Self::BadName { .. } | Self::Catalog { .. } => ErrorCode::InvalidArgument,
+            Self::BadName { .. } | Self::Reference { .. } | Self::Catalog { .. } => {
+                ErrorCode::InvalidArgument
+            }
             Self::Corrupt { kind, .. } => kind.corrupt(),
             Self::Remove { source, .. } => source.code(ErrorCode::Internal),
         }
@@ -139,6 +150,7 @@ impl LibraryError {
             Self::Io { .. } if self.code() == ErrorCode::HostDiskFull => {
                 Some("banger system df".to_owned())
             }
+            Self::Reference { .. } => Some("banger image catalog".to_owned()),
             Self::Io { .. } | Self::BadName { .. } | Self::Catalog { .. } => None,
         }
     }
@@ -193,6 +205,12 @@ pub enum PullError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A signature is wanted where there are none.
+    #[error("{name} is not an image of a registry, so nobody signed it with that key")]
+    NoSignatures {
+        /// The image.
+        name: String,
+    },
     /// The library's own files failed it.
     #[error(transparent)]
     Library(#[from] LibraryError),
@@ -213,6 +231,11 @@ impl PullError {
         move |source| Self::Library(library(source))
     }
 
+    /// What came is not what it should be.
+    pub(crate) fn unexpected(what: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self::Unexpected { what: what.into(), reason: reason.to_string() }
+    }
+
     /// The kind of failure.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
@@ -223,6 +246,7 @@ impl PullError {
             Self::NoKeyring { .. } => ErrorCode::HostProgramMissing,
             Self::Tool { source, .. } => source.code(ErrorCode::PullFailed),
             Self::NoDebianSource | Self::Unexpected { .. } => ErrorCode::PullFailed,
+            Self::NoSignatures { .. } => ErrorCode::SignatureInvalid,
             Self::Library(error) => error.code(),
         }
     }
@@ -242,7 +266,7 @@ impl PullError {
             }
             Self::Tool { source, .. } => source.hint(),
             Self::Library(error) => error.hint(),
-            Self::Cancelled | Self::Unexpected { .. } => None,
+            Self::Cancelled | Self::Unexpected { .. } | Self::NoSignatures { .. } => None,
         }
     }
 }

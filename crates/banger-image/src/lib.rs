@@ -28,4 +28,4 @@ mod stage;
 mod store;
 
 pub use error::{Kind, LibraryError, PullError};
-pub use library::{Library, LocalImage, LocalKernel};
+pub use library::{LayerUse, Library, LocalImage, LocalKernel, VmDisk};

@@ -2,6 +2,12 @@
 
 mod images;
 mod kernels;
+mod make;
+mod oci;
+mod promote;
+mod prune;
+mod pull;
+mod register;
 #[cfg(test)]
 mod tests;
 
@@ -14,8 +20,11 @@ use serde::de::DeserializeOwned;
 use crate::error::{Kind, LibraryError, PullError};
 use crate::store::Store;
 
+use crate::catalog::CATALOG_FILE;
 pub use images::LocalImage;
 pub use kernels::LocalKernel;
+pub use promote::VmDisk;
+pub use prune::LayerUse;
 
 /// The local images and kernels, and the catalog of those that could be.
 ///
@@ -26,21 +35,24 @@ pub struct Library {
     images: Store,
     kernels: Store,
     cache: PathBuf,
+    /// The user's own catalog.
+    user_catalog: PathBuf,
 }
 
 impl Library {
     /// Open the library under `data_dir`, making it if it is not there, and remove what killed
-    /// builds have left.
+    /// builds have left. The user's catalog is in `config_dir`, if there is one.
     ///
     /// # Errors
     /// The directories cannot be made or read.
-    pub fn open(data_dir: &Path) -> Result<Self, LibraryError> {
+    pub fn open(data_dir: &Path, config_dir: &Path) -> Result<Self, LibraryError> {
         let cache = data_dir.join("cache");
         create_private_dir(&cache).map_err(LibraryError::io("create", &cache))?;
         Ok(Self {
             images: Store::open(&data_dir.join("images"))?,
             kernels: Store::open(&data_dir.join("kernels"))?,
             cache,
+            user_catalog: config_dir.join(CATALOG_FILE),
         })
     }
 

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use banger_api::Problem;
 use banger_api::error::ErrorCode;
+use banger_api::image::PullRequest;
 use banger_api::operation::Progress;
 use banger_host::command::{Cancel, Tool, find_program};
 use banger_image::{Library, LocalImage, LocalKernel};
@@ -61,10 +62,14 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+fn image_request() -> PullRequest {
+    PullRequest { name: IMAGE.to_owned(), ..PullRequest::default() }
+}
+
 #[test]
 fn a_kernel_is_fetched_and_complete() {
     let dir = data_dir();
-    let library = Library::open(dir.path()).expect("it opens");
+    let library = Library::open(dir.path(), dir.path()).expect("it opens");
     let mut stages = Vec::new();
     let kernel = library
         .pull_kernel(
@@ -134,13 +139,12 @@ fn check_with_modprobe(modules: &Path, release: &str) {
 #[test]
 fn an_image_is_built_and_clean() {
     let dir = data_dir();
-    let library = Library::open(dir.path()).expect("it opens");
+    let library = Library::open(dir.path(), dir.path()).expect("it opens");
     let mut stages = Vec::new();
     let mut percents = Vec::new();
     let image = library
         .pull_image(
-            IMAGE,
-            false,
+            &image_request(),
             &mut |progress| {
                 note_stage(&mut stages, &progress);
                 percents.extend(progress.done);
@@ -206,14 +210,15 @@ fn note_stage(stages: &mut Vec<String>, progress: &Progress) {
 #[test]
 fn a_cancelled_build_leaves_nothing() {
     let dir = data_dir();
-    let library = Library::open(dir.path()).expect("it opens");
+    let library = Library::open(dir.path(), dir.path()).expect("it opens");
     let cancel = Cancel::new();
     let mut in_build = |progress: Progress| {
         if progress.done >= Some(20) {
             cancel.cancel();
         }
     };
-    let error = library.pull_image(IMAGE, false, &mut in_build, &cancel).expect_err("cancelled");
+    let error =
+        library.pull_image(&image_request(), &mut in_build, &cancel).expect_err("cancelled");
     assert_eq!(error.code(), ErrorCode::Cancelled);
     let images = dir.path().join("images");
     assert_eq!(names(&images), [".lock", "by-name", "pull-debian-bookworm.lock"]);
@@ -238,7 +243,7 @@ fn a_build_killed_with_kill_9_leaves_no_process_and_no_file_after_the_next_start
     }
     assert_eq!(processes_about(dir.path()), Vec::<String>::new());
     assert!(names(&images).iter().any(|name| name.starts_with("tmp-")), "there was work to lose");
-    let library = Library::open(dir.path()).expect("it opens");
+    let library = Library::open(dir.path(), dir.path()).expect("it opens");
     assert_eq!(names(&images), [".lock", "by-name", "pull-debian-bookworm.lock"]);
     assert!(library.images().expect("readable").is_empty());
 }
@@ -283,20 +288,21 @@ fn child_dir() -> Option<PathBuf> {
 #[test]
 fn child_pulls() {
     let Some(dir) = child_dir() else { return };
-    let library = Library::open(&dir).expect("it opens");
+    let library = Library::open(&dir, &dir).expect("it opens");
     let mut say = |progress: Progress| {
         let unpacks = progress.done >= Some(25);
         println!("{}", if unpacks { "unpacking" } else { "fetching" });
     };
-    library.pull_image(IMAGE, false, &mut say, &Cancel::new()).expect("nobody kills it");
+    library.pull_image(&image_request(), &mut say, &Cancel::new()).expect("nobody kills it");
 }
 
 /// A child's work: pull, fail, and say how, and what is left.
 #[test]
 fn child_pulls_and_fails() {
     let Some(dir) = child_dir() else { return };
-    let library = Library::open(&dir).expect("it opens");
-    let error = library.pull_image(IMAGE, false, &mut |_| {}, &Cancel::new()).expect_err("no room");
+    let library = Library::open(&dir, &dir).expect("it opens");
+    let error =
+        library.pull_image(&image_request(), &mut |_| {}, &Cancel::new()).expect_err("no room");
     let problem = Problem::from(error);
     println!("code: {}", problem.code.as_str());
     println!("problem: {problem}");

@@ -18,6 +18,7 @@ use crate::gate::Gate;
 use crate::host::Host;
 use crate::operations::{Operations, Shared};
 use crate::store::{Store, StoreError, VmRow};
+use crate::uploads::Uploads;
 use crate::vm::{Phase, VmHandle};
 
 /// What a daemon is made of.
@@ -48,8 +49,10 @@ pub struct Daemon {
     pub gate: Gate,
     /// Long work.
     pub operations: Operations,
-    /// Pulls that several operations wait for.
-    pub pulls: Shared,
+    /// Work on images and kernels that several operations wait for.
+    pub jobs: Shared,
+    /// Files that were sent and wait to be used.
+    pub uploads: Uploads,
     /// Shared by whoever finds an image and a kernel and then writes the row that uses them; held
     /// alone by whoever finds them unused and then removes them.
     pub artifacts_in_use: RwLock<()>,
@@ -68,7 +71,8 @@ impl Daemon {
             host: parts.host,
             gate: parts.gate,
             operations: Operations::default(),
-            pulls: Shared::default(),
+            jobs: Shared::default(),
+            uploads: Uploads::default(),
             artifacts_in_use: RwLock::new(()),
             store: Arc::new(parts.store),
             vms: Mutex::default(),

@@ -5,18 +5,20 @@
 //! machine goes through [`host`]. VMs outlive it.
 
 mod api;
+mod artifacts;
 mod config;
 mod daemon;
 mod gate;
 mod host;
+mod jobs;
 mod operations;
-mod pull;
 mod reconcile;
 mod serve;
 mod store;
 mod system;
 #[cfg(test)]
 mod testing;
+mod uploads;
 mod vm;
 
 use std::io::Write;

@@ -1,9 +1,11 @@
 //! The state as a whole: what it takes, what can go, and removing all of it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use banger_api::Problem;
+use banger_api::image::PruneImages;
 use banger_api::operation::{OperationResult, Progress};
 use banger_api::system::{DiskUse, DiskUseRow, ResetPlan};
 use banger_api::vm::{Pruned, VmState};
@@ -44,6 +46,14 @@ pub async fn disk_use(daemon: &Arc<Daemon>) -> Result<DiskUse, Problem> {
         let kernels = daemon.host.artifacts.kernels()?.into_iter().map(|kernel| {
             Ok(Holding { bytes: kernel.allocated_bytes, in_use: kernel_in_use(&kernel.digest) })
         });
+        let layers = daemon.host.artifacts.layers()?;
+        let layers = DiskUseRow {
+            kind: "layers".to_owned(),
+            count: layers.count,
+            in_use: layers.used,
+            bytes: layers.bytes,
+            reclaimable_bytes: layers.unused_bytes,
+        };
         let cache = cache_entries(&daemon.dirs.cache())?
             .into_iter()
             .map(|entry| Ok(Holding { bytes: measure(&entry)?, in_use: false }));
@@ -53,6 +63,7 @@ pub async fn disk_use(daemon: &Arc<Daemon>) -> Result<DiskUse, Problem> {
                 row("vms", vms)?,
                 row("images", images)?,
                 row("kernels", kernels)?,
+                layers,
                 row("cache", cache)?,
             ],
             free_bytes: free
@@ -216,16 +227,9 @@ fn remove_artifacts(daemon: &Daemon) -> Vec<Result<(), Problem>> {
         }
         Err(problem) => outcomes.push(Err(problem)),
     }
-    match cache_entries(&daemon.dirs.cache()) {
-        Ok(entries) => outcomes.extend(entries.iter().map(|entry| {
-            let removed = if entry.is_dir() {
-                files::remove_tree(entry)
-            } else {
-                std::fs::remove_file(entry)
-            };
-            removed.map_err(|error| failed("cannot clear the cache", &error))
-        })),
-        Err(problem) => outcomes.push(Err(problem)),
-    }
+    // Now no image needs any layer.
+    let all = PruneImages { all: true, dry_run: false };
+    outcomes.push(artifacts.prune_images(all, &BTreeSet::new()).map(drop));
+    outcomes.push(artifacts.clear_cache());
     outcomes
 }

@@ -1,43 +1,31 @@
-//! The library's images.
+//! The library's images: which are here, under which names, and whether they are whole.
 
 use std::path::{Path, PathBuf};
 
-use banger_api::image::{CatalogImage, Image, ImageConfig};
-use banger_api::operation::Progress;
+use banger_api::image::{CatalogImage, Image};
+use banger_core::reference::Reference;
 use banger_core::suggest::nearest;
-use banger_host::clock::now_ms;
-use banger_host::command::Cancel;
-use banger_host::files::{allocated_bytes, write_atomic};
+use banger_host::files::write_atomic;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::{Library, ensure_room, read_manifest, resolve};
+use super::{Library, read_manifest, resolve};
 use crate::catalog::{Catalog, ImageEntry};
-use crate::debian::bootstrap::bootstrap;
-
-use crate::error::{Kind, LibraryError, PullError};
+use crate::error::{Kind, LibraryError};
 use crate::ext4;
-use crate::rootfs::{DiskPlan, make_disk, tree_digest, uuid_of};
-use crate::sparse::disk_digest;
-use crate::stage::Reporter;
-use crate::store::WorkDir;
 
-/// Version of the way from a tree to a disk. A change makes other images out of the same trees.
-const BUILDER_VERSION: u32 = 1;
-/// Size of an image's disk as a guest sees it: the default, and least, root disk of a VM.
-const DISK_BYTES: u64 = 8 << 30;
 const MANIFEST: &str = "image.json";
-const DISK: &str = "root.ext4";
+/// File name of an image's disk.
+pub(super) const DISK: &str = "root.ext4";
 
 /// An image's manifest: what it is, what it was made of, and how to recognise its disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Manifest {
+pub(super) struct Manifest {
     #[serde(flatten)]
-    image: Image,
+    pub(super) image: Image,
     /// What this builder made it of, 64 hex digits: the same again would be the same image.
-    made_of: String,
+    pub(super) made_of: String,
     /// UUID of its file system.
-    disk_uuid: String,
+    pub(super) disk_uuid: String,
 }
 
 /// An image that is here, and where its disk is.
@@ -49,34 +37,109 @@ pub struct LocalImage {
     pub root: PathBuf,
 }
 
+/// What a person means by the name of an image that need not be here.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// An entry of the catalog.
+    Entry(Box<ImageEntry>),
+    /// An image of a registry.
+    Reference(Reference),
+    /// A local image that has no source to be fetched from again.
+    Local,
+}
+
 impl Library {
-    /// All local images by name, newest first, versions that a refresh has superseded included. One
-    /// that cannot be read is left out.
+    /// All local images by name, newest first: each once for every name that it has, and those
+    /// whose name a newer version has taken. One that cannot be read is left out.
     ///
     /// # Errors
     /// The library cannot be read.
     pub fn images(&self) -> Result<Vec<Image>, LibraryError> {
+        let names = self.images.names()?;
         let mut images = Vec::new();
         for digest in self.images.digests()? {
-            match self.read_image(&digest, &digest) {
-                Ok(Some(local)) => images.push(local.image),
-                Ok(None) => {}
-                Err(error) => tracing::warn!("image {digest} is left out: {error}"),
+            let local = match self.read_image(&digest, &digest) {
+                Ok(Some(local)) => local,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!("image {digest} is left out: {error}");
+                    continue;
+                }
+            };
+            let count = images.len();
+            for (name, _) in names.iter().filter(|(_, stands_for)| **stands_for == digest) {
+                images.push(Image { name: name.clone(), ..local.image.clone() });
+            }
+            if images.len() == count {
+                images.push(Image { superseded: true, ..local.image });
             }
         }
         images.sort_by(|a, b| (&a.name, b.created_at_ms).cmp(&(&b.name, a.created_at_ms)));
         Ok(images)
     }
 
-    /// The local image of that name, digest, or beginning of a digest.
+    /// The local image of that name, digest, or beginning of a digest. `app` and `app:latest` are
+    /// the same.
     ///
     /// # Errors
     /// The library or the image's manifest cannot be read.
     pub fn find_image(&self, wanted: &str) -> Result<Option<LocalImage>, LibraryError> {
+        for name in names_of(wanted) {
+            if let Some(digest) = self.images.digest_of(&name) {
+                let found = self.read_image(&digest, &name)?;
+                return Ok(found.map(|local| local.under(name)));
+            }
+        }
         match resolve(&self.images, wanted)? {
             Some(digest) => self.read_image(&digest, wanted),
             None => Ok(None),
         }
+    }
+
+    /// Check that an image of that name is here, or could be fetched.
+    ///
+    /// # Errors
+    /// It makes no sense as a name, or is so much like a known one that it must be a misspelling: a
+    /// registry may have something bad under it.
+    pub fn check_image(&self, name: &str) -> Result<(), LibraryError> {
+        self.wanted(name).map(drop)
+    }
+
+    /// What a name means: a local image's, the catalog's, or a registry's.
+    pub(super) fn wanted(&self, name: &str) -> Result<Wanted, LibraryError> {
+        let catalog = Catalog::load(&self.user_catalog)?;
+        if let Some(entry) = catalog.image(name) {
+            return Ok(Wanted::Entry(Box::new(entry.clone())));
+        }
+        let local = self.find_image(name)?;
+        let reference = Reference::parse(name);
+        match (local, reference) {
+            // What was registered or promoted has no source but what it was made of.
+            (Some(local), _)
+                if local.image.oci.as_ref().is_none_or(|oci| oci.reference.is_none()) =>
+            {
+                Ok(Wanted::Local)
+            }
+            (Some(_), Ok(reference)) => Ok(Wanted::Reference(reference)),
+            (Some(_), Err(_)) => Ok(Wanted::Local),
+            (None, Ok(reference)) => match self.misspelt(name, &catalog) {
+                Some(near) => Err(not_found(name, Some(near))),
+                None => Ok(Wanted::Reference(reference)),
+            },
+            (None, Err(error)) => {
+                Err(LibraryError::Reference { name: name.to_owned(), source: error })
+            }
+        }
+    }
+
+    /// The known name that a short name is a misspelling of.
+    fn misspelt(&self, name: &str, catalog: &Catalog) -> Option<String> {
+        if name.contains(['/', ':', '@', '.']) {
+            return None;
+        }
+        let local = self.images.names().unwrap_or_default();
+        let known = catalog.images.iter().map(|entry| entry.name.as_str());
+        nearest(name, known.chain(local.keys().map(String::as_str))).map(str::to_owned)
     }
 
     /// Check in a few milliseconds that an image's disk is there, whole and its own.
@@ -95,123 +158,66 @@ impl Library {
     }
 
     /// The images of the catalog.
-    #[must_use]
-    pub fn catalog_images(&self) -> Vec<CatalogImage> {
+    ///
+    /// # Errors
+    /// The user's catalog cannot be used.
+    pub fn catalog_images(&self) -> Result<Vec<CatalogImage>, LibraryError> {
         let show = |entry: &ImageEntry| CatalogImage {
             name: entry.name.clone(),
             description: entry.description.clone(),
             source: entry.source_text(),
             kernel: entry.kernel.clone(),
             init: entry.init,
-            user_defined: entry.user_defined,
             size_hint_bytes: entry.size_mib << 20,
             local: self.images.digest_of(&entry.name).is_some(),
+            user_defined: entry.user_defined,
         };
-        Catalog::built_in().images.iter().map(show).collect()
+        Ok(Catalog::load(&self.user_catalog)?.images.iter().map(show).collect())
     }
 
-    /// Make an image of the catalog local. One that is here and whole is taken as it is, unless
-    /// `refresh` asks for a new version; if nothing has changed, that is the one that is here.
-    ///
-    /// # Errors
-    /// See [`PullError`]. Nothing half-made stays visible.
-    pub fn pull_image(
-        &self,
-        name: &str,
-        refresh: bool,
-        on_progress: &mut dyn FnMut(Progress),
-        cancel: &Cancel,
-    ) -> Result<Image, PullError> {
-        let entry = Catalog::built_in().image(name).ok_or_else(|| unknown_image(name))?;
-        if let (false, Some(local)) = (refresh, self.whole_image(name)) {
-            return Ok(local.image);
-        }
-        let mut reporter = Reporter::new(on_progress);
-        let began = now_ms();
-        let _lock = self.images.lock_name(name, cancel, &mut || {
-            reporter.stage("image.wait", "waiting for another process that builds this image");
-        })?;
-        // Whoever had the lock has made it.
-        if let Some(local) = self.whole_image(name)
-            && (!refresh || local.image.created_at_ms >= began)
-        {
-            return Ok(local.image);
-        }
-        ensure_room(self.images.dir(), entry.build_mib)?;
-        let work = self.images.begin()?;
-        let built = self.build_image(entry, &work, &mut reporter, cancel);
-        // The result is what counts; what cannot be removed now is removed at the next opening.
-        if let Err(error) = work.remove() {
-            tracing::warn!("left for later: {error}");
-        }
-        built
-    }
-
-    /// The local image of that name if nothing is wrong with it.
-    fn whole_image(&self, name: &str) -> Option<LocalImage> {
-        let local = self.find_image(name).ok().flatten()?;
-        self.verify_image(&local).is_ok().then_some(local)
-    }
-
-    fn build_image(
-        &self,
-        entry: &ImageEntry,
-        work: &WorkDir,
-        reporter: &mut Reporter<'_>,
-        cancel: &Cancel,
-    ) -> Result<Image, PullError> {
-        let crate::catalog::ImageSource::Debian(debian) = entry.source() else {
-            return Err(unknown_image(&entry.name));
-        };
-        let tree = bootstrap(debian, &work.subdir("debian")?, reporter, cancel)?;
-        reporter.stage("image.unpack", "measuring the root filesystem");
-        let made_of = recipe_of(&tree_digest(&tree, cancel)?);
-        if let Some(image) = self.still_current(entry, &made_of)? {
-            return Ok(image);
-        }
-        reporter.stage("image.disk", "building the disk");
-        let made = work.subdir("made")?;
-        let disk = made.join(DISK);
-        let label = "banger-root";
-        let plan = DiskPlan { label, bytes: DISK_BYTES, journal: true, identity: &made_of };
-        make_disk(&tree, &disk, &plan, cancel)?;
-        let manifest = describe(entry, made_of, &disk)?;
-        write_manifest(&made, &manifest)?;
-        self.images.publish(&made, &manifest.image.digest)?;
-        self.images.set_name(&entry.name, &manifest.image.digest)?;
-        Ok(manifest.image)
-    }
-
-    /// The image of that name if it was made of the same as a new one would be: then it is as new as
-    /// the packages it was just compared with.
-    fn still_current(&self, entry: &ImageEntry, made_of: &str) -> Result<Option<Image>, PullError> {
-        let Some(local) = self.whole_image(&entry.name) else { return Ok(None) };
-        let digest = &local.image.digest;
-        let Some(mut manifest) = self.read_manifest(digest, &entry.name)? else { return Ok(None) };
-        if manifest.made_of != made_of {
-            return Ok(None);
-        }
-        manifest.image.created_at_ms = now_ms();
-        write_manifest(local.root.parent().unwrap_or(&local.root), &manifest)?;
-        Ok(Some(manifest.image))
-    }
-
-    /// Remove an image by name or digest. Whether a VM needs it is for the caller to know.
+    /// Remove an image. By digest it goes with all its names; by one name of several it only loses
+    /// that. Whether a VM needs it is for the caller to know.
     ///
     /// # Errors
     /// There is none, or its files cannot be removed.
     pub fn remove_image(&self, wanted: &str) -> Result<(), LibraryError> {
+        let names = self.images.names()?;
+        for name in names_of(wanted) {
+            let Some(digest) = names.get(&name) else { continue };
+            if names.values().filter(|other| *other == digest).count() > 1 {
+                return self.images.remove_name(&name);
+            }
+            return self.images.remove(digest);
+        }
         match resolve(&self.images, wanted)? {
             Some(digest) => self.images.remove(&digest),
-            None => Err(self.no_image(wanted)),
+            None => {
+                let near = nearest(wanted, names.keys().map(String::as_str)).map(str::to_owned);
+                Err(not_found(wanted, near))
+            }
         }
     }
 
-    fn no_image(&self, name: &str) -> LibraryError {
-        let images = self.images().unwrap_or_default();
-        let nearest = nearest(name, images.iter().map(|image| image.name.as_str()));
-        let nearest = nearest.map(str::to_owned);
-        LibraryError::NotFound { kind: Kind::Image, name: name.to_owned(), nearest }
+    /// The local image of that name if nothing is wrong with it.
+    pub(super) fn whole_image(&self, name: &str) -> Option<LocalImage> {
+        let local = self.find_image(name).ok().flatten()?;
+        self.verify_image(&local).is_ok().then_some(local)
+    }
+
+    /// A whole local image for whose manifest that holds.
+    pub(super) fn image_where(
+        &self,
+        holds: impl Fn(&Manifest) -> bool,
+    ) -> Result<Option<LocalImage>, LibraryError> {
+        for digest in self.images.digests()? {
+            let Ok(Some(manifest)) = self.read_manifest(&digest, &digest) else { continue };
+            if holds(&manifest)
+                && let Some(local) = self.whole_image(&digest)
+            {
+                return Ok(Some(local));
+            }
+        }
+        Ok(None)
     }
 
     /// The image with that digest; `name` is what to call it if it is damaged.
@@ -221,50 +227,64 @@ impl Library {
         Ok(manifest.map(|manifest| LocalImage { image: manifest.image, root: dir.join(DISK) }))
     }
 
-    fn read_manifest(&self, digest: &str, name: &str) -> Result<Option<Manifest>, LibraryError> {
+    pub(super) fn read_manifest(
+        &self,
+        digest: &str,
+        name: &str,
+    ) -> Result<Option<Manifest>, LibraryError> {
         let Some(dir) = self.images.path_of(digest) else { return Ok(None) };
         read_manifest(Kind::Image, name, &dir.join(MANIFEST))
     }
 }
 
-fn unknown_image(name: &str) -> PullError {
-    let known = Catalog::built_in().images.iter().map(|entry| entry.name.as_str());
-    let nearest = nearest(name, known).map(str::to_owned);
-    PullError::Unknown { kind: Kind::Image, name: name.to_owned(), nearest }
+impl LocalImage {
+    /// The same under one of its names.
+    pub(super) fn under(mut self, name: String) -> Self {
+        self.image.name = name;
+        self
+    }
 }
 
-/// What this builder makes an image of, 64 hex digits: the tree, and the way from there to a disk.
-fn recipe_of(tree_digest: &str) -> String {
-    let text = format!("banger image builder {BUILDER_VERSION}\n{DISK_BYTES}\n{tree_digest}\n");
-    hex::encode(Sha256::digest(text))
+/// The local names that a person may mean: as it is written, and with or without `:latest`.
+fn names_of(wanted: &str) -> Vec<String> {
+    let mut names = vec![wanted.to_owned()];
+    if let Ok(reference) = Reference::parse(wanted) {
+        let familiar = reference.familiar();
+        if let Some(short) = familiar.strip_suffix(":latest") {
+            names.push(short.to_owned());
+        }
+        names.push(familiar);
+    }
+    names.dedup();
+    names
 }
 
-/// The manifest of a new image.
-///
-/// Its identity is the disk's as well as the tree's. mke2fs does not always lay the same tree out
-/// the same way, and a VM's own copy-on-write file is worthless, or worse, over another layout: so a
-/// disk that was lost and made anew must not pass for the one that was lost.
-fn describe(entry: &ImageEntry, made_of: String, disk: &Path) -> Result<Manifest, LibraryError> {
-    let disk_sha256 = disk_digest(disk).map_err(LibraryError::io("read", disk))?;
-    let identity = Sha256::digest(format!("{made_of}\n{disk_sha256}\n"));
-    let image = Image {
-        name: entry.name.clone(),
-        digest: format!("sha256:{}", hex::encode(identity)),
-        disk_sha256,
-        disk_bytes: DISK_BYTES,
-        allocated_bytes: allocated_bytes(disk).map_err(LibraryError::io("measure", disk))?,
-        source: entry.source_text(),
-        created_at_ms: now_ms(),
-        config: ImageConfig::default(),
-        oci: None,
-        kernel: Some(entry.kernel.clone()),
-        init: entry.init,
-    };
-    Ok(Manifest { image, disk_uuid: uuid_of(&made_of), made_of })
+pub(super) fn not_found(name: &str, nearest: Option<String>) -> LibraryError {
+    LibraryError::NotFound { kind: Kind::Image, name: name.to_owned(), nearest }
 }
 
-fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), LibraryError> {
-    let path = dir.join(MANIFEST);
+pub(super) fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), LibraryError> {
     let json = serde_json::to_vec_pretty(manifest).expect("plain data");
+    let path = dir.join(MANIFEST);
     write_atomic(&path, &json).map_err(LibraryError::io("write", &path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latest_may_be_left_out() {
+        let cases = [
+            ("app", vec!["app", "app:latest"]),
+            ("app:latest", vec!["app:latest", "app", "app:latest"]),
+            ("app:1", vec!["app:1"]),
+            ("docker.io/library/app", vec!["docker.io/library/app", "app", "app:latest"]),
+            ("localhost:5000/a", vec!["localhost:5000/a", "localhost:5000/a:latest"]),
+            ("No Name", vec!["No Name"]),
+        ];
+        for (wanted, want) in cases {
+            assert_eq!(names_of(wanted), want, "{wanted}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use banger_api::Problem;
 use banger_api::error::ErrorCode;
+use banger_api::image::PullRequest;
 use banger_host::command::{Cancel, Tool};
 use serde_json::json;
 
@@ -21,8 +22,12 @@ fn digest(digit: char) -> String {
 
 fn library() -> (tempfile::TempDir, Library) {
     let dir = tempfile::tempdir().expect("a directory");
-    let library = Library::open(dir.path()).expect("it opens");
+    let library = Library::open(dir.path(), &dir.path().join("config")).expect("it opens");
     (dir, library)
+}
+
+fn bookworm() -> PullRequest {
+    PullRequest { name: "debian-bookworm".to_owned(), ..PullRequest::default() }
 }
 
 /// Make a disk.
@@ -161,7 +166,8 @@ fn what_is_not_here_cannot_be_removed_and_the_nearest_is_named() {
 #[test]
 fn unknown_names_are_not_pulled() {
     let (_dir, library) = library();
-    let image = library.pull_image("debian-bookwrm", false, &mut |_| {}, &Cancel::new());
+    let request = PullRequest { name: "debian-bookwrm".to_owned(), ..PullRequest::default() };
+    let image = library.pull_image(&request, &mut |_| {}, &Cancel::new());
     let problem = Problem::from(image.expect_err("unknown"));
     assert_eq!(problem.code, ErrorCode::ImageNotFound);
     assert!(problem.hint.expect("a hint").contains("debian-bookworm"));
@@ -175,7 +181,7 @@ fn what_is_here_is_not_pulled_again() {
     add_image(&library, &digest('a'), 1);
     add_kernel(&library);
     let mut progress = |_| panic!("there is nothing to do");
-    let image = library.pull_image("debian-bookworm", false, &mut progress, &Cancel::new());
+    let image = library.pull_image(&bookworm(), &mut progress, &Cancel::new());
     assert_eq!(image.expect("it is here").digest, digest('a'));
     let kernel = library.pull_kernel("debian-cloud", false, &mut progress, &Cancel::new());
     assert_eq!(kernel.expect("it is here").digest, digest('c'));
@@ -186,7 +192,7 @@ fn a_cancelled_pull_leaves_nothing() {
     let (_dir, library) = library();
     let cancel = Cancel::new();
     cancel.cancel();
-    let image = library.pull_image("debian-bookworm", false, &mut |_| {}, &cancel);
+    let image = library.pull_image(&bookworm(), &mut |_| {}, &cancel);
     assert_eq!(image.expect_err("cancelled").code(), ErrorCode::Cancelled);
     let left: Vec<_> = fs::read_dir(library.images.dir())
         .expect("readable")
@@ -227,11 +233,11 @@ fn damaged_kernels_are_found_out() {
 #[test]
 fn the_catalog_says_what_is_here() {
     let (_dir, library) = library();
-    assert!(library.catalog_images().iter().all(|entry| !entry.local));
+    assert!(library.catalog_images().expect("readable").iter().all(|entry| !entry.local));
     assert!(library.catalog_kernels().iter().all(|entry| !entry.local));
     add_image(&library, &digest('a'), 1);
     add_kernel(&library);
-    assert!(library.catalog_images().iter().any(|entry| entry.local));
+    assert!(library.catalog_images().expect("readable").iter().any(|entry| entry.local));
     assert!(library.catalog_kernels().iter().any(|entry| entry.local));
 }
 

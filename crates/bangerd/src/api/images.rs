@@ -1,25 +1,40 @@
 //! Routes of images.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use axum::extract::State;
+use axum::body::Body as Stream;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use banger_api::image::PullRequest;
-use banger_api::image::{CatalogImage, Image};
+use banger_api::image::{
+    CatalogImage, Image, PromoteVm, PruneImages, PrunedImages, PullRequest, PushImage,
+    RegisterImage, RegisterSource, Upload,
+};
 use banger_api::operation::Operation;
+use banger_api::vm::VmState;
 use banger_api::{ErrorCode, Problem};
+use banger_host::files;
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
 
 use super::answer::{Accepted, Body, Failure, Named};
-use crate::daemon::{Daemon, blocking};
-use crate::pull::{self, Kind};
+use crate::artifacts::{self, User};
+use crate::daemon::{Daemon, blocking, failed};
+use crate::host::{Job, Promotion};
+use crate::{jobs, uploads};
 
 pub(super) fn routes() -> Router<Arc<Daemon>> {
     Router::new()
         .route("/v1/images", get(list))
         .route("/v1/images/catalog", get(catalog))
         .route("/v1/images/pull", post(pull))
+        .route("/v1/images/uploads", post(upload).layer(DefaultBodyLimit::disable()))
+        .route("/v1/images/register", post(register))
+        .route("/v1/images/promote", post(promote))
+        .route("/v1/images/push", post(push))
+        .route("/v1/images/prune", post(prune))
         .route("/v1/images/{name}", get(show).delete(remove))
 }
 
@@ -31,30 +46,136 @@ pub(super) async fn list(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<I
     Ok(Json(blocking(move || artifacts.images()).await?))
 }
 
-/// Lists the images that can be pulled by name.
+/// Lists the images that can be pulled by a short name.
 #[utoipa::path(get, path = "/v1/images/catalog", tag = "images",
     responses((status = 200, body = Vec<CatalogImage>), (status = "default", body = Problem)))]
 pub(super) async fn catalog(
     State(daemon): State<Arc<Daemon>>,
 ) -> Result<Json<Vec<CatalogImage>>, Failure> {
     let artifacts = Arc::clone(&daemon.host.artifacts);
-    Ok(Json(blocking(move || Ok(artifacts.catalog_images())).await?))
+    Ok(Json(blocking(move || artifacts.catalog_images()).await?))
 }
 
-/// Fetches or builds a image.
+/// Fetches or builds an image.
 #[utoipa::path(post, path = "/v1/images/pull", tag = "images", request_body = PullRequest,
     responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(super) async fn pull(
     State(daemon): State<Arc<Daemon>>,
     Body(request): Body<PullRequest>,
 ) -> Result<Accepted, Failure> {
-    let PullRequest { name, refresh, .. } = request;
-    pull::check_in_catalog(&daemon, Kind::Image, &name).await?;
-    pull::check_space(&daemon).await?;
+    let (artifacts, name) = (Arc::clone(&daemon.host.artifacts), request.name.clone());
+    blocking(move || artifacts.check_image(&name)).await?;
+    artifacts::check_space(&daemon).await?;
+    Ok(Accepted(jobs::start(&daemon, Job::PullImage(request))))
+}
+
+/// Takes a file from which an image can be made: the body, as it is.
+#[utoipa::path(post, path = "/v1/images/uploads", tag = "images",
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 200, body = Upload), (status = "default", body = Problem)))]
+pub(super) async fn upload(
+    State(daemon): State<Arc<Daemon>>,
+    body: Stream,
+) -> Result<Json<Upload>, Failure> {
+    artifacts::check_space(&daemon).await?;
+    let cache = daemon.dirs.cache();
+    let file = blocking(move || {
+        files::nameless(&cache).map_err(|error| failed("cannot keep what is sent", &error))
+    })
+    .await?;
+    let mut file = tokio::fs::File::from_std(file);
+    let mut chunks = body.into_data_stream();
+    let mut bytes = 0;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| {
+            Problem::new(ErrorCode::InvalidArgument, "the upload broke off").because(&error)
+        })?;
+        bytes += chunk.len() as u64;
+        let written = file.write_all(&chunk).await;
+        written.map_err(|error| failed("cannot keep what is sent", &error))?;
+    }
+    file.flush().await.map_err(|error| failed("cannot keep what is sent", &error))?;
+    let id = daemon.uploads.keep(file.into_std().await, Instant::now())?;
+    Ok(Json(Upload { id, bytes }))
+}
+
+/// Makes an image of local files.
+#[utoipa::path(post, path = "/v1/images/register", tag = "images", request_body = RegisterImage,
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn register(
+    State(daemon): State<Arc<Daemon>>,
+    Body(mut request): Body<RegisterImage>,
+) -> Result<Accepted, Failure> {
+    artifacts::check_space(&daemon).await?;
+    if let Some(kernel) = request.kernel.clone() {
+        let artifacts = Arc::clone(&daemon.host.artifacts);
+        blocking(move || artifacts::check_kernel(artifacts.as_ref(), &kernel)).await?;
+    }
+    let RegisterSource::Upload { id } = &request.source else {
+        return Ok(Accepted(jobs::start(&daemon, Job::RegisterImage(request))));
+    };
+    let file = daemon.uploads.take(id)?;
+    request.source = RegisterSource::Path { path: uploads::path_of(&file) };
+    let job = Job::RegisterImage(request);
     let all = Arc::clone(&daemon);
-    Ok(Accepted(daemon.operations.start(format!("pull image {name}"), |operation| async move {
-        pull::pull(&all, Kind::Image, &name, refresh, &operation).await
+    Ok(Accepted(daemon.operations.start(job.description(), |operation| async move {
+        let registered = jobs::join(&all, job, &operation).await;
+        // Until here it must stay open.
+        drop(file);
+        registered
     })))
+}
+
+/// Makes an image of a stopped VM's disk.
+#[utoipa::path(post, path = "/v1/images/promote", tag = "images", request_body = PromoteVm,
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn promote(
+    State(daemon): State<Arc<Daemon>>,
+    Body(request): Body<PromoteVm>,
+) -> Result<Accepted, Failure> {
+    let vm = daemon.find(&request.vm)?;
+    let name = vm.row.name.clone();
+    if !matches!(vm.state(), VmState::Stopped | VmState::Failed | VmState::Created) {
+        return Err(Failure(
+            Problem::new(ErrorCode::VmWrongState, format!("{name} is {}", vm.state()))
+                .cause("only the disk of a VM that does not run can become an image")
+                .hint(format!("banger stop {name}")),
+        ));
+    }
+    artifacts::check_space(&daemon).await?;
+    let promotion = Promotion {
+        vm: name,
+        name: request.name,
+        image_digest: vm.row.image_digest.clone(),
+        vm_dir: daemon.vm_dir(&vm.row.id),
+        disk_bytes: vm.row.disk_bytes,
+    };
+    Ok(Accepted(jobs::start(&daemon, Job::PromoteVm(promotion))))
+}
+
+/// Sends an image to a registry.
+#[utoipa::path(post, path = "/v1/images/push", tag = "images", request_body = PushImage,
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn push(
+    State(daemon): State<Arc<Daemon>>,
+    Body(request): Body<PushImage>,
+) -> Result<Accepted, Failure> {
+    find(&daemon, request.name.clone()).await?;
+    Ok(Accepted(jobs::start(&daemon, Job::PushImage(request))))
+}
+
+/// Removes the images that nobody needs, and the layers that no image needs.
+#[utoipa::path(post, path = "/v1/images/prune", tag = "images", request_body = PruneImages,
+    responses((status = 200, body = PrunedImages), (status = "default", body = Problem)))]
+pub(super) async fn prune(
+    State(daemon): State<Arc<Daemon>>,
+    Body(request): Body<Option<PruneImages>>,
+) -> Result<Json<PrunedImages>, Failure> {
+    let _alone = daemon.artifacts_in_use.write().await;
+    let used = daemon.store(|store| store.images_in_use()).await?;
+    let artifacts = Arc::clone(&daemon.host.artifacts);
+    let request = request.unwrap_or_default();
+    Ok(Json(blocking(move || artifacts.prune_images(request, &used)).await?))
 }
 
 /// Shows a local image.
@@ -68,7 +189,7 @@ pub(super) async fn show(
     Ok(Json(find(&daemon, name).await?))
 }
 
-/// Removes a local image that no VM uses.
+/// Removes a local image that no VM uses. One that has other names only loses this one.
 #[utoipa::path(delete, path = "/v1/images/{name}", tag = "images",
     params(("name" = String, Path, description = "Name or digest")),
     responses((status = 204), (status = "default", body = Problem)))]
@@ -78,21 +199,21 @@ pub(super) async fn remove(
 ) -> Result<StatusCode, Failure> {
     let _alone = daemon.artifacts_in_use.write().await;
     let digest = find(&daemon, name.clone()).await?.digest;
-    let asked = digest.clone();
-    let users = daemon.store(move |store| store.users_of_image(&asked)).await?;
+    let users = daemon.store(move |store| store.users_of_image(&digest)).await?;
     if !users.is_empty() {
-        return Err(Failure(pull::in_use(ErrorCode::ImageInUse, "image", &name, &users)));
+        let users = User::all(&daemon, users);
+        return Err(Failure(artifacts::in_use(ErrorCode::ImageInUse, "image", &name, &users)));
     }
     let artifacts = Arc::clone(&daemon.host.artifacts);
-    blocking(move || artifacts.remove_image(&digest)).await?;
+    blocking(move || artifacts.remove_image(&name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn find(daemon: &Arc<Daemon>, name: String) -> Result<Image, Problem> {
-    let host = daemon.host.clone();
-    blocking(move || match host.artifacts.find_image(&name)? {
+    let artifacts = Arc::clone(&daemon.host.artifacts);
+    blocking(move || match artifacts.find_image(&name)? {
         Some(found) => Ok(found.image),
-        None => Err(Kind::Image.not_found(&host, &name)),
+        None => Err(artifacts::no_image(artifacts.as_ref(), &name)),
     })
     .await
 }

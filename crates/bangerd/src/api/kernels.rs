@@ -7,19 +7,22 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use banger_api::image::PullRequest;
-use banger_api::kernel::{CatalogKernel, Kernel};
+use banger_api::kernel::{CatalogKernel, ImportKernel, Kernel};
 use banger_api::operation::Operation;
 use banger_api::{ErrorCode, Problem};
 
 use super::answer::{Accepted, Body, Failure, Named};
+use crate::artifacts::{self, User};
 use crate::daemon::{Daemon, blocking};
-use crate::pull::{self, Kind};
+use crate::host::Job;
+use crate::jobs;
 
 pub(super) fn routes() -> Router<Arc<Daemon>> {
     Router::new()
         .route("/v1/kernels", get(list))
         .route("/v1/kernels/catalog", get(catalog))
         .route("/v1/kernels/pull", post(pull))
+        .route("/v1/kernels/import", post(import))
         .route("/v1/kernels/{name}", get(show).delete(remove))
 }
 
@@ -38,7 +41,7 @@ pub(super) async fn catalog(
     State(daemon): State<Arc<Daemon>>,
 ) -> Result<Json<Vec<CatalogKernel>>, Failure> {
     let artifacts = Arc::clone(&daemon.host.artifacts);
-    Ok(Json(blocking(move || Ok(artifacts.catalog_kernels())).await?))
+    Ok(Json(blocking(move || artifacts.catalog_kernels()).await?))
 }
 
 /// Fetches or builds a kernel.
@@ -48,13 +51,21 @@ pub(super) async fn pull(
     State(daemon): State<Arc<Daemon>>,
     Body(request): Body<PullRequest>,
 ) -> Result<Accepted, Failure> {
-    let PullRequest { name, refresh, .. } = request;
-    pull::check_in_catalog(&daemon, Kind::Kernel, &name).await?;
-    pull::check_space(&daemon).await?;
-    let all = Arc::clone(&daemon);
-    Ok(Accepted(daemon.operations.start(format!("pull kernel {name}"), |operation| async move {
-        pull::pull(&all, Kind::Kernel, &name, refresh, &operation).await
-    })))
+    let (artifacts, name) = (Arc::clone(&daemon.host.artifacts), request.name.clone());
+    blocking(move || artifacts::check_kernel(artifacts.as_ref(), &name)).await?;
+    artifacts::check_space(&daemon).await?;
+    Ok(Accepted(jobs::start(&daemon, Job::PullKernel(request))))
+}
+
+/// Makes a kernel of local files.
+#[utoipa::path(post, path = "/v1/kernels/import", tag = "kernels", request_body = ImportKernel,
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn import(
+    State(daemon): State<Arc<Daemon>>,
+    Body(request): Body<ImportKernel>,
+) -> Result<Accepted, Failure> {
+    artifacts::check_space(&daemon).await?;
+    Ok(Accepted(jobs::start(&daemon, Job::ImportKernel(request))))
 }
 
 /// Shows a local kernel.
@@ -81,7 +92,8 @@ pub(super) async fn remove(
     let asked = digest.clone();
     let users = daemon.store(move |store| store.users_of_kernel(&asked)).await?;
     if !users.is_empty() {
-        return Err(Failure(pull::in_use(ErrorCode::KernelInUse, "kernel", &name, &users)));
+        let users = User::all(&daemon, users);
+        return Err(Failure(artifacts::in_use(ErrorCode::KernelInUse, "kernel", &name, &users)));
     }
     let artifacts = Arc::clone(&daemon.host.artifacts);
     blocking(move || artifacts.remove_kernel(&digest)).await?;
@@ -89,10 +101,10 @@ pub(super) async fn remove(
 }
 
 async fn find(daemon: &Arc<Daemon>, name: String) -> Result<Kernel, Problem> {
-    let host = daemon.host.clone();
-    blocking(move || match host.artifacts.find_kernel(&name)? {
+    let artifacts = Arc::clone(&daemon.host.artifacts);
+    blocking(move || match artifacts.find_kernel(&name)? {
         Some(found) => Ok(found.kernel),
-        None => Err(Kind::Kernel.not_found(&host, &name)),
+        None => Err(artifacts::no_kernel(artifacts.as_ref(), &name)),
     })
     .await
 }

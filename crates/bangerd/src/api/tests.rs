@@ -271,7 +271,10 @@ async fn what_is_used_and_what_can_go() {
 
     let used: DiskUse = served.get("/v1/system/df").await.expect("df");
     let rows: Vec<_> = used.rows.iter().map(|r| (r.kind.as_str(), r.count, r.in_use)).collect();
-    assert_eq!(rows, [("vms", 3, 1), ("images", 1, 1), ("kernels", 1, 1), ("cache", 0, 0)]);
+    assert_eq!(
+        rows,
+        [("vms", 3, 1), ("images", 1, 1), ("kernels", 1, 1), ("layers", 2, 1), ("cache", 0, 0)]
+    );
 
     let would: Pruned =
         served.post("/v1/vms/prune", &PruneVms { dry_run: true }).await.expect("dry run");

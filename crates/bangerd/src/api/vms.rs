@@ -19,11 +19,12 @@ use banger_core::spec;
 use futures_util::stream;
 
 use super::answer::{Accepted, Body, Failure, Named, Params};
+use crate::artifacts;
 use crate::daemon::Daemon;
 use crate::operations::Handle;
+use crate::system;
 use crate::vm::create::Creation;
 use crate::vm::{Outcome, VmHandle, last_environment, logs};
-use crate::{pull, system};
 
 pub(super) fn routes() -> Router<Arc<Daemon>> {
     Router::new()
@@ -90,7 +91,7 @@ pub(super) async fn start(
     let vm = daemon.find(&vm)?;
     let request = request.unwrap_or_default();
     spec::check_environment(&request.session_env).map_err(Problem::from)?;
-    pull::check_space(&daemon).await?;
+    artifacts::check_space(&daemon).await?;
     let outcome = vm.start(request).await?;
     let description = format!("start vm {}", vm.row.name);
     Ok(Accepted(daemon.operations.start(description, |operation| async move {

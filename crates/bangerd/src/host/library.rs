@@ -1,13 +1,15 @@
 //! Images and kernels as `banger-image` keeps them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use banger_api::Problem;
-use banger_api::image::{CatalogImage, Image};
+use banger_api::image::{CatalogImage, Image, PruneImages, PrunedImages};
 use banger_api::kernel::{CatalogKernel, Kernel};
-use banger_image::{Kind, Library, LibraryError};
+use banger_api::operation::OperationResult;
+use banger_image::{Kind, LayerUse, Library, LibraryError, VmDisk};
 
-use super::{Artifacts, LocalImage, LocalKernel, Pull};
+use super::{Artifacts, Job, Layers, LocalImage, LocalKernel, Promotion, Report};
 
 /// The library in the data directory.
 #[derive(Debug)]
@@ -18,8 +20,8 @@ pub(super) struct RealArtifacts {
 
 impl RealArtifacts {
     /// Opens the library and clears up what killed pulls have left.
-    pub(super) fn open(data: &Path, agent: PathBuf) -> Result<Self, Problem> {
-        let library = Library::open(data).map_err(Problem::from)?;
+    pub(super) fn open(data: &Path, config: &Path, agent: PathBuf) -> Result<Self, Problem> {
+        let library = Library::open(data, config).map_err(Problem::from)?;
         Ok(Self { library, agent })
     }
 
@@ -46,17 +48,60 @@ impl Artifacts for RealArtifacts {
         self.library.verify_image(&banger_image::LocalImage { image, root }).map_err(Problem::from)
     }
 
-    fn pull_image(&self, pull: Pull<'_>) -> Result<Image, Problem> {
-        let Pull { name, refresh, progress, cancel } = pull;
-        self.library.pull_image(name, refresh, progress, cancel).map_err(Problem::from)
-    }
-
     fn remove_image(&self, name_or_digest: &str) -> Result<(), Problem> {
         self.library.remove_image(name_or_digest).map_err(Problem::from)
     }
 
-    fn catalog_images(&self) -> Vec<CatalogImage> {
-        self.library.catalog_images()
+    fn catalog_images(&self) -> Result<Vec<CatalogImage>, Problem> {
+        self.library.catalog_images().map_err(Problem::from)
+    }
+
+    fn check_image(&self, name: &str) -> Result<(), Problem> {
+        self.library.check_image(name).map_err(Problem::from)
+    }
+
+    fn prune_images(
+        &self,
+        request: PruneImages,
+        used: &BTreeSet<String>,
+    ) -> Result<PrunedImages, Problem> {
+        self.library.prune_images(request, used).map_err(Problem::from)
+    }
+
+    fn layers(&self) -> Result<Layers, Problem> {
+        let LayerUse { count, used, bytes, unused_bytes } = self.library.layers()?;
+        Ok(Layers { count, used, bytes, unused_bytes })
+    }
+
+    fn clear_cache(&self) -> Result<(), Problem> {
+        self.library.clear_cache().map_err(Problem::from)
+    }
+
+    fn perform(&self, job: &Job, report: Report<'_>) -> Result<OperationResult, Problem> {
+        let Report { progress, cancel } = report;
+        let library = &self.library;
+        let done = match job {
+            Job::PullImage(request) => {
+                library.pull_image(request, progress, cancel).map(OperationResult::Image)
+            }
+            Job::RegisterImage(request) => {
+                library.register_image(request, progress, cancel).map(OperationResult::Image)
+            }
+            Job::PromoteVm(Promotion { name, vm, image_digest, vm_dir, disk_bytes }) => {
+                let disk = VmDisk { vm, image_digest, vm_dir, bytes: *disk_bytes };
+                library.promote(name, &disk, progress, cancel).map(OperationResult::Image)
+            }
+            Job::PushImage(request) => {
+                library.push_image(request, progress, cancel).map(OperationResult::Pushed)
+            }
+            Job::PullKernel(request) => library
+                .pull_kernel(&request.name, request.refresh, progress, cancel)
+                .map(OperationResult::Kernel),
+            Job::ImportKernel(request) => library
+                .pull_kernel(&request.name, false, progress, cancel)
+                .map(OperationResult::Kernel),
+        };
+        done.map_err(Problem::from)
     }
 
     fn kernels(&self) -> Result<Vec<Kernel>, Problem> {
@@ -78,17 +123,12 @@ impl Artifacts for RealArtifacts {
         self.library.verify_kernel(&local).map_err(Problem::from)
     }
 
-    fn pull_kernel(&self, pull: Pull<'_>) -> Result<Kernel, Problem> {
-        let Pull { name, refresh, progress, cancel } = pull;
-        self.library.pull_kernel(name, refresh, progress, cancel).map_err(Problem::from)
-    }
-
     fn remove_kernel(&self, name_or_digest: &str) -> Result<(), Problem> {
         self.library.remove_kernel(name_or_digest).map_err(Problem::from)
     }
 
-    fn catalog_kernels(&self) -> Vec<CatalogKernel> {
-        self.library.catalog_kernels()
+    fn catalog_kernels(&self) -> Result<Vec<CatalogKernel>, Problem> {
+        Ok(self.library.catalog_kernels())
     }
 
     fn initramfs(&self, kernel: &LocalKernel) -> Result<PathBuf, Problem> {

@@ -8,6 +8,7 @@ pub mod real;
 #[cfg(test)]
 pub mod simulated;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::future::Future;
 use std::io;
@@ -16,13 +17,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use banger_api::Problem;
-use banger_api::image::{CatalogImage, Image};
-use banger_api::kernel::{CatalogKernel, Kernel};
-use banger_api::operation::Progress;
+use banger_api::image::{
+    CatalogImage, Image, PruneImages, PrunedImages, PullRequest, PushImage, RegisterImage,
+};
+use banger_api::kernel::{CatalogKernel, ImportKernel, Kernel};
+use banger_api::operation::{OperationResult, Progress};
 use banger_api::shim::{EngineSpec, JailUser, LaunchEvent};
 use banger_api::vm::{EngineChoice, StopVm, VmStatus};
 use banger_core::spec::HostCapacity;
 use banger_host::command::Cancel;
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 /// An answer that comes later.
@@ -119,18 +123,46 @@ pub trait Artifacts: Debug + Send + Sync {
     /// # Errors
     /// `image_corrupt`.
     fn verify_image(&self, image: &LocalImage) -> Result<(), Problem>;
-    /// Fetches or builds an image.
-    ///
-    /// # Errors
-    /// Whatever can go wrong with that; nothing half-made is left.
-    fn pull_image(&self, pull: Pull<'_>) -> Result<Image, Problem>;
     /// Removes the image of that name or digest.
     ///
     /// # Errors
     /// `image_not_found`, or of the file system.
     fn remove_image(&self, name_or_digest: &str) -> Result<(), Problem>;
-    /// Every image that can be pulled by name.
-    fn catalog_images(&self) -> Vec<CatalogImage>;
+    /// Every image that can be pulled by a short name.
+    ///
+    /// # Errors
+    /// If the user's catalog cannot be used.
+    fn catalog_images(&self) -> Result<Vec<CatalogImage>, Problem>;
+    /// Checks that an image of that name is here or could be fetched.
+    ///
+    /// # Errors
+    /// `image_not_found`, with the nearest name.
+    fn check_image(&self, name: &str) -> Result<(), Problem>;
+    /// Removes the images that nobody needs, or says which would go; `used` are the digests of those
+    /// that VMs use.
+    ///
+    /// # Errors
+    /// Of the file system.
+    fn prune_images(
+        &self,
+        request: PruneImages,
+        used: &BTreeSet<String>,
+    ) -> Result<PrunedImages, Problem>;
+    /// How many layers are kept, and what they take.
+    ///
+    /// # Errors
+    /// Of the file system.
+    fn layers(&self) -> Result<Layers, Problem>;
+    /// Empties the cache.
+    ///
+    /// # Errors
+    /// Of the first thing that cannot be removed; the rest is gone.
+    fn clear_cache(&self) -> Result<(), Problem>;
+    /// Does long work.
+    ///
+    /// # Errors
+    /// Whatever can go wrong with that; nothing half-made is left.
+    fn perform(&self, job: &Job, report: Report<'_>) -> Result<OperationResult, Problem>;
 
     /// All local kernels, every version of each.
     ///
@@ -147,18 +179,16 @@ pub trait Artifacts: Debug + Send + Sync {
     /// # Errors
     /// `kernel_corrupt`.
     fn verify_kernel(&self, kernel: &LocalKernel) -> Result<(), Problem>;
-    /// Fetches a kernel.
-    ///
-    /// # Errors
-    /// Whatever can go wrong with that; nothing half-made is left.
-    fn pull_kernel(&self, pull: Pull<'_>) -> Result<Kernel, Problem>;
     /// Removes the kernel of that name or digest.
     ///
     /// # Errors
     /// `kernel_not_found`, or of the file system.
     fn remove_kernel(&self, name_or_digest: &str) -> Result<(), Problem>;
     /// Every kernel that can be pulled by name.
-    fn catalog_kernels(&self) -> Vec<CatalogKernel>;
+    ///
+    /// # Errors
+    /// If the user's catalog cannot be used.
+    fn catalog_kernels(&self) -> Result<Vec<CatalogKernel>, Problem>;
 
     /// The initramfs of a local kernel, made if it is not in the cache.
     ///
@@ -167,22 +197,85 @@ pub trait Artifacts: Debug + Send + Sync {
     fn initramfs(&self, kernel: &LocalKernel) -> Result<PathBuf, Problem>;
 }
 
-/// A pull: of what, and what to tell meanwhile.
-pub struct Pull<'a> {
-    /// Catalog name.
-    pub name: &'a str,
-    /// Make a new version even if one is here.
-    pub refresh: bool,
+/// Long work on images and kernels. Two that are equal want the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "job", content = "request")]
+pub enum Job {
+    /// Fetch or build an image.
+    PullImage(PullRequest),
+    /// Make an image of local files; an upload has become a path by now.
+    RegisterImage(RegisterImage),
+    /// Make an image of a VM's disk.
+    PromoteVm(Promotion),
+    /// Send an image to a registry.
+    PushImage(PushImage),
+    /// Fetch a kernel.
+    PullKernel(PullRequest),
+    /// Make a kernel of local files.
+    ImportKernel(ImportKernel),
+}
+
+impl Job {
+    /// What it does, for people.
+    #[must_use]
+    pub fn description(&self) -> String {
+        match self {
+            Self::PullImage(request) => format!("pull image {}", request.name),
+            Self::RegisterImage(request) => {
+                format!("register image {}", request.name.as_deref().unwrap_or_default())
+                    .trim_end()
+                    .to_owned()
+            }
+            Self::PromoteVm(promotion) => {
+                format!("promote vm {} to image {}", promotion.vm, promotion.name)
+            }
+            Self::PushImage(request) => format!("push image {}", request.name),
+            Self::PullKernel(request) => format!("pull kernel {}", request.name),
+            Self::ImportKernel(request) => format!("import kernel {}", request.name),
+        }
+    }
+}
+
+/// The disk of a stopped VM that becomes an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Promotion {
+    /// The VM's name.
+    pub vm: String,
+    /// The new image's name.
+    pub name: String,
+    /// Digest of the VM's image.
+    pub image_digest: String,
+    /// The VM's directory.
+    pub vm_dir: PathBuf,
+    /// Size of its root disk.
+    pub disk_bytes: u64,
+}
+
+/// Where long work tells how far it is, and learns that nobody wants it any more.
+pub struct Report<'a> {
     /// Told how far it is.
     pub progress: &'a mut dyn FnMut(Progress),
     /// Set when nobody wants it any more.
     pub cancel: &'a Cancel,
 }
 
-impl Debug for Pull<'_> {
+impl Debug for Report<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pull").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Report").finish_non_exhaustive()
     }
+}
+
+/// Layers of OCI images that are kept as they came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Layers {
+    /// How many, unfinished downloads included.
+    pub count: u64,
+    /// How many of them an image needs.
+    pub used: u64,
+    /// What they take.
+    pub bytes: u64,
+    /// What of it no image needs.
+    pub unused_bytes: u64,
 }
 
 /// Facts about the machine. Every method may block for a moment.

@@ -40,7 +40,7 @@ pub fn host(dirs: &StateDirs) -> Result<Host, Problem> {
     let programs = Programs::locate().map_err(|error| {
         Problem::new(ErrorCode::Internal, "banger is not installed completely").because(&error)
     })?;
-    let artifacts = RealArtifacts::open(&dirs.data, programs.agent.clone())?;
+    let artifacts = RealArtifacts::open(&dirs.data, &dirs.config, programs.agent.clone())?;
     Ok(Host {
         shims: Arc::new(RealShims { program: programs.shim }),
         artifacts: Arc::new(artifacts),

@@ -3,15 +3,15 @@
 //! It keeps what a real machine keeps when a daemon dies: which VMs run, and what their shims wrote.
 //! So a test can end a daemon anywhere and start another one on the same machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use banger_api::image::{CatalogImage, Image, ImageConfig};
+use banger_api::image::{CatalogImage, Image, ImageConfig, PruneImages, PrunedImage, PrunedImages};
 use banger_api::kernel::{CatalogKernel, Kernel};
-use banger_api::operation::Progress;
+use banger_api::operation::{OperationResult, Progress};
 use banger_api::shim::{EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, STATUS_FILE};
 use banger_api::vm::{Accelerator, EndCause, EngineChoice, InitMode, StopVm, VmState, VmStatus};
 use banger_api::{ErrorCode, Problem};
@@ -19,7 +19,7 @@ use banger_core::lifecycle::{fresh, plain_end};
 use banger_core::spec::HostCapacity;
 use tokio::sync::{mpsc, watch};
 
-use super::{Artifacts, Host, Later, LocalImage, LocalKernel, Machine, Pull, Shims};
+use super::{Artifacts, Host, Job, Later, Layers, LocalImage, LocalKernel, Machine, Report, Shims};
 
 /// How simulated shims behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +45,8 @@ pub struct Simulation {
     images: Mutex<Vec<Image>>,
     kernels: Mutex<Vec<Kernel>>,
     pub pulls: AtomicUsize,
+    /// Long work other than pulls.
+    pub jobs: Mutex<Vec<Job>>,
     /// A pull waits until it is cancelled.
     pub slow_pulls: AtomicBool,
     pub used_bytes: AtomicU64,
@@ -219,6 +221,7 @@ fn image(version: usize) -> Image {
         oci: None,
         kernel: None,
         init: InitMode::Agent,
+        superseded: false,
     }
 }
 
@@ -235,10 +238,10 @@ fn kernel(version: usize) -> Kernel {
 }
 
 impl Seen {
-    fn pull(&self, pull: &mut Pull<'_>) -> Result<usize, Problem> {
-        (pull.progress)(Progress::stage("pull", pull.name));
+    fn pull(&self, name: &str, report: &mut Report<'_>) -> Result<usize, Problem> {
+        (report.progress)(Progress::stage("pull", name));
         while self.0.slow_pulls.load(Ordering::SeqCst) {
-            if pull.cancel.is_cancelled() {
+            if report.cancel.is_cancelled() {
                 return Err(Problem::new(ErrorCode::Cancelled, "cancelled"));
             }
             std::thread::sleep(std::time::Duration::from_millis(2));
@@ -262,10 +265,58 @@ impl Artifacts for Seen {
         Ok(())
     }
 
-    fn pull_image(&self, mut pull: Pull<'_>) -> Result<Image, Problem> {
-        let image = image(self.pull(&mut pull)?);
-        self.0.images.lock().unwrap().push(image.clone());
-        Ok(image)
+    fn check_image(&self, name: &str) -> Result<(), Problem> {
+        let known = self.find_image(name)?.is_some() || name == "debian-bookworm";
+        if known {
+            return Ok(());
+        }
+        Err(Problem::new(ErrorCode::ImageNotFound, format!("there is no image {name}"))
+            .hint("banger image catalog"))
+    }
+
+    fn prune_images(
+        &self,
+        request: PruneImages,
+        used: &BTreeSet<String>,
+    ) -> Result<PrunedImages, Problem> {
+        let mut images = self.0.images.lock().unwrap();
+        let goes = |image: &Image| request.all && !used.contains(&image.digest);
+        let gone = images
+            .iter()
+            .filter(|image| goes(image))
+            .map(|image| PrunedImage { name: image.name.clone(), digest: image.digest.clone() });
+        let pruned = PrunedImages { images: gone.collect(), layers: 0, bytes: 1 };
+        if !request.dry_run {
+            images.retain(|image| !goes(image));
+        }
+        Ok(pruned)
+    }
+
+    fn layers(&self) -> Result<Layers, Problem> {
+        Ok(Layers { count: 2, used: 1, bytes: 10, unused_bytes: 3 })
+    }
+
+    fn clear_cache(&self) -> Result<(), Problem> {
+        Ok(())
+    }
+
+    fn perform(&self, job: &Job, mut report: Report<'_>) -> Result<OperationResult, Problem> {
+        match job {
+            Job::PullImage(request) => {
+                let image = image(self.pull(&request.name, &mut report)?);
+                self.0.images.lock().unwrap().push(image.clone());
+                Ok(OperationResult::Image(image))
+            }
+            Job::PullKernel(request) => {
+                let kernel = kernel(self.pull(&request.name, &mut report)?);
+                self.0.kernels.lock().unwrap().push(kernel.clone());
+                Ok(OperationResult::Kernel(kernel))
+            }
+            other => {
+                self.0.jobs.lock().unwrap().push(other.clone());
+                Ok(OperationResult::Nothing)
+            }
+        }
     }
 
     fn remove_image(&self, wanted: &str) -> Result<(), Problem> {
@@ -273,8 +324,8 @@ impl Artifacts for Seen {
         Ok(())
     }
 
-    fn catalog_images(&self) -> Vec<CatalogImage> {
-        vec![CatalogImage {
+    fn catalog_images(&self) -> Result<Vec<CatalogImage>, Problem> {
+        Ok(vec![CatalogImage {
             name: "debian-bookworm".into(),
             description: "a test".into(),
             source: "a test".into(),
@@ -283,7 +334,7 @@ impl Artifacts for Seen {
             size_hint_bytes: 1,
             local: false,
             user_defined: false,
-        }]
+        }])
     }
 
     fn kernels(&self) -> Result<Vec<Kernel>, Problem> {
@@ -304,25 +355,19 @@ impl Artifacts for Seen {
         Ok(())
     }
 
-    fn pull_kernel(&self, mut pull: Pull<'_>) -> Result<Kernel, Problem> {
-        let kernel = kernel(self.pull(&mut pull)?);
-        self.0.kernels.lock().unwrap().push(kernel.clone());
-        Ok(kernel)
-    }
-
     fn remove_kernel(&self, wanted: &str) -> Result<(), Problem> {
         self.0.kernels.lock().unwrap().retain(|k| k.name != wanted && k.digest != wanted);
         Ok(())
     }
 
-    fn catalog_kernels(&self) -> Vec<CatalogKernel> {
-        vec![CatalogKernel {
+    fn catalog_kernels(&self) -> Result<Vec<CatalogKernel>, Problem> {
+        Ok(vec![CatalogKernel {
             name: "debian-cloud".into(),
             description: "a test".into(),
             source: "a test".into(),
             size_hint_bytes: 1,
             local: false,
-        }]
+        }])
     }
 
     fn initramfs(&self, _kernel: &LocalKernel) -> Result<PathBuf, Problem> {

@@ -16,12 +16,10 @@ use super::{Handle, Operations, Subscription, Visibility, cancelled};
 /// What the work is for: two requests with the same key want the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SharedKey {
-    /// `image` or `kernel`.
-    pub kind: &'static str,
-    /// Its name.
-    pub name: String,
-    /// Whether a new version is wanted even if one is here.
-    pub refresh: bool,
+    /// What is done, for people: `pull image alpine`.
+    pub description: String,
+    /// All that was asked, in a text that is the same for the same.
+    pub request: String,
 }
 
 /// Work under way that others may join.
@@ -75,8 +73,7 @@ impl Shared {
             };
         }
         let work = work.take().expect("the loop ends once the work has begun");
-        let description = format!("pull {} {}", key.kind, key.name);
-        let entry = operations.begin(description, Visibility::Internal, work);
+        let entry = operations.begin(key.description.clone(), Visibility::Internal, work);
         running.insert(key.clone(), Arc::downgrade(&entry));
         Entered::Joined(Subscription::new(entry, true))
     }

@@ -92,7 +92,7 @@ async fn ended_operations_are_forgotten_in_the_end() {
 }
 
 fn key() -> SharedKey {
-    SharedKey { kind: "image", name: "debian".into(), refresh: false }
+    SharedKey { description: "pull image debian".into(), request: "debian".into() }
 }
 
 /// An operation that joins the shared work, which counts its runs and waits to be let go.

@@ -1,5 +1,7 @@
 //! The table of VMs.
 
+use std::collections::BTreeSet;
+
 use banger_api::vm::{VmSpec, VmStatus};
 use banger_core::id::Id;
 use banger_core::lifecycle::Desired;
@@ -140,6 +142,20 @@ impl Store {
         self.names("SELECT name FROM vms WHERE image_digest = ? ORDER BY name", digest)
     }
 
+    /// Digests of the images that VMs are made of.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn images_in_use(&self) -> Result<BTreeSet<String>, StoreError> {
+        let list = |connection: &Connection| {
+            connection
+                .prepare("SELECT DISTINCT image_digest FROM vms")?
+                .query_map([], |row| row.get(0))?
+                .collect::<Result<BTreeSet<String>, _>>()
+        };
+        list(&self.connection()).map_err(sql("ask the database which images are used"))
+    }
+
     /// Names of the VMs that boot a kernel.
     ///
     /// # Errors
@@ -272,5 +288,6 @@ mod tests {
         assert_eq!(store.users_of_image("sha256:i").expect("ask"), ["db", "web"]);
         assert_eq!(store.users_of_kernel("sha256:k").expect("ask"), ["db", "web"]);
         assert!(store.users_of_image("sha256:other").expect("ask").is_empty());
+        assert_eq!(store.images_in_use().expect("ask"), ["sha256:i".to_owned()].into());
     }
 }

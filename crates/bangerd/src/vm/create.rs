@@ -9,16 +9,17 @@ use banger_api::operation::{OperationResult, Progress};
 use banger_api::shim::COW_FILE;
 use banger_api::vm::{CreateVm, StartVm, VmState};
 use banger_api::{ErrorCode, Problem};
+use banger_core::entrypoint::commands;
 use banger_core::id::Id;
 use banger_core::lifecycle::{Desired, fresh};
 use banger_core::{name, spec};
 use banger_host::{clock, cow, files, random};
 
 use super::{Outcome, Phase, VmHandle, remove_traces};
+use crate::artifacts;
 use crate::daemon::{Daemon, NameReservation, blocking, failed};
 use crate::host::{LocalImage, LocalKernel};
 use crate::operations::Handle;
-use crate::pull;
 use crate::store::VmRow;
 
 /// How often a generated name may be taken before the daemon gives up.
@@ -49,8 +50,8 @@ impl Creation {
             spec::check_environment(&start.session_env)?;
         }
         let (name, reservation) = choose_name(daemon, request.name.as_deref())?;
-        pull::check_known(daemon, &wanted).await?;
-        pull::check_space(daemon).await?;
+        artifacts::check_known(daemon, &request).await?;
+        artifacts::check_space(daemon).await?;
         Ok(Self { daemon: Arc::clone(daemon), request, name, _reservation: reservation })
     }
 
@@ -79,10 +80,10 @@ impl Creation {
 
     /// Finds or fetches image and kernel, and writes down that there shall be a VM.
     async fn insert_row(&self, operation: &Handle) -> Result<VmRow, Problem> {
-        pull::ensure(&self.daemon, &self.request.spec, operation).await?;
+        artifacts::ensure(&self.daemon, &self.request, operation).await?;
         operation.check_cancelled()?;
         let _in_use = self.daemon.artifacts_in_use.read().await;
-        let (image, kernel) = pull::find(&self.daemon, &self.request.spec).await?;
+        let (image, kernel) = artifacts::find(&self.daemon, &self.request.spec).await?;
         let row = self.row(&image, &kernel)?;
         self.daemon.gate.pass("create.row").await?;
         let insert = row.clone();
@@ -91,7 +92,13 @@ impl Creation {
     }
 
     fn row(&self, image: &LocalImage, kernel: &LocalKernel) -> Result<VmRow, Problem> {
-        let spec = self.request.spec.clone();
+        let mut spec = self.request.spec.clone();
+        let init = spec.init.unwrap_or(image.image.init);
+        let commands = commands(&spec, &image.image.config, init, self.request.main);
+        spec.init = Some(init);
+        spec.entrypoint = Some(commands.entrypoint);
+        spec.default_command = commands.default_command;
+        spec.command = commands.main;
         Ok(VmRow {
             id: Id::from_bytes(random::bytes()),
             name: self.name.clone(),

@@ -82,6 +82,9 @@ async fn the_launch_file_says_what_image_vm_and_session_say() {
     let mut request = request("web", true);
     request.spec.env.insert("A".into(), "vm".into());
     request.spec.command = vec!["/bin/serve".into(), "-v".into()];
+    request.spec.entrypoint = Some(vec!["/bin/entry".into()]);
+    request.spec.stop_signal = Some("SIGQUIT".into());
+    request.main = true;
     request.spec.timeout_ms = Some(5);
     request.spec.remove_on_exit = true;
     let start = StartVm {
@@ -99,7 +102,9 @@ async fn the_launch_file_says_what_image_vm_and_session_say() {
     assert_eq!(launch.owner, Some(OwnerPolicy::Kill));
     assert!(!launch.durable, "there is nothing to save");
     let main = launch.main.expect("a main process");
-    assert_eq!((main.argv.len(), main.timeout_ms), (2, Some(5)));
+    assert_eq!((main.argv.len(), main.timeout_ms), (3, Some(5)));
+    assert_eq!(launch.stop_signal.as_deref(), Some("SIGQUIT"));
+    assert_eq!(vm.spec.entrypoint, Some(vec!["/bin/entry".to_owned()]));
 }
 
 #[tokio::test]
