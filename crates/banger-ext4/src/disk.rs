@@ -37,12 +37,14 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn new(file: File, blocks: u64, used: Bitmap) -> Self {
+    /// A disk of which the blocks `used` are in use, to be filled from `cursor` on.
+    pub(crate) fn new(file: File, used: Bitmap, cursor: u64) -> Self {
+        let blocks = used.bound();
         Self {
             file,
             free: blocks - used.len(),
             used,
-            cursor: 0,
+            cursor,
             touched: Bitmap::new(blocks),
             pending: Vec::with_capacity(PENDING_BYTES),
             pending_start: 0,

@@ -80,7 +80,8 @@ impl Writer {
         }
         // The root directory will be made anew.
         base.remove(root.start, root.blocks);
-        let disk = Disk::new(file, superblock.blocks, base.clone());
+        // What is free before lost+found is too little for most files to be in one piece.
+        let disk = Disk::new(file, base.clone(), lost_found.start);
         Ok(Self {
             disk,
             superblock,

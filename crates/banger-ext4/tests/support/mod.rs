@@ -17,6 +17,11 @@ const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetyp
                         flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 const UUID: &str = "01234567-89ab-8def-8123-456789abcdef";
 
+/// The usual features, and more or fewer.
+pub fn features(changes: &str) -> String {
+    format!("{FEATURES},{changes}")
+}
+
 /// A disk in a directory of its own.
 pub struct Disk {
     dir: tempfile::TempDir,
@@ -30,7 +35,7 @@ impl Disk {
 
     /// One without a journal.
     pub fn without_journal(kib: u64) -> Self {
-        Self::with(kib, &[], &format!("{FEATURES},^has_journal"))
+        Self::with(kib, &[], &features("^has_journal"))
     }
 
     /// One with other options and features.
@@ -77,6 +82,20 @@ impl Disk {
     pub fn debugfs(&self, request: &str) -> String {
         let run = Tool::new("debugfs").args(["-R", request]).arg(self.path()).run(&Cancel::new());
         run.expect("debugfs runs").text()
+    }
+
+    /// What debugfs answers, until it is enough.
+    pub fn debugfs_start(&self, request: &str, bytes: usize) -> String {
+        let mut start = Vec::new();
+        Tool::new("debugfs")
+            .args(["-R", request])
+            .arg(self.path())
+            .run_streaming(&Cancel::new(), &mut |output| {
+                let left = bytes - start.len();
+                start.extend(&output[..left.min(output.len())]);
+            })
+            .expect("debugfs runs");
+        String::from_utf8_lossy(&start).into_owned()
     }
 
     /// How much of the file system's file exists.
@@ -130,7 +149,7 @@ impl Making {
 }
 
 /// Limits that no test reaches.
-pub const LIMITS: Limits = Limits { nodes: 1 << 20, memory: 1 << 30, contents: 1 << 44 };
+pub const LIMITS: Limits = Limits { nodes: 1 << 20, memory: 1 << 30, contents: 1 << 50 };
 
 /// Read the disk.
 pub fn read(disk: &Disk) -> (Reader, Tree) {
