@@ -7,7 +7,7 @@
 use banger_api::Problem;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -45,18 +45,18 @@ pub enum HttpError {
 }
 
 /// Sends a request and waits for the head of the answer. The body is read from the result; when
-/// that is dropped the stream is closed.
+/// that is dropped the stream is closed. A body of the request that fails breaks the stream, so that
+/// the other end cannot take a part for the whole.
 ///
 /// Must be called in a tokio runtime, which drives the stream.
 ///
 /// # Errors
 /// [`HttpError::Connection`] if the stream broke first.
-pub async fn send<S>(
-    io: S,
-    mut request: Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, HttpError>
+pub async fn send<S, B>(io: S, mut request: Request<B>) -> Result<Response<Incoming>, HttpError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let host = http::HeaderValue::from_static("banger");
     request.headers_mut().entry(http::header::HOST).or_insert(host);

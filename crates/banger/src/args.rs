@@ -166,5 +166,7 @@ pub enum VmCommand {
     Prune(prune::Prune),
 }
 
+pub mod suggestion;
+
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,9 @@
 //! Where banger's own command line ends and the guest's begins.
 
+use banger_api::ErrorCode;
+
+use crate::failure::Failure;
+
 /// The image and the command of `banger run [IMAGE] [[--] CMD…]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestCommand {
@@ -9,6 +13,37 @@ pub struct GuestCommand {
     pub command: Vec<String>,
     /// Whether `--` marked the command, so that the first word cannot have been meant as one.
     pub marked: bool,
+}
+
+impl GuestCommand {
+    /// `banger run ls /` takes `ls` for an image. Where there is no such image, or none can be asked
+    /// for, the words may all have been meant as a command, and the hint says how to write that.
+    pub fn hint_at_marker(&self, failure: Failure, verb: &str) -> Failure {
+        let Failure::Problem(mut problem) = failure else { return failure };
+        let Some(word) = self.image.as_deref().filter(|word| !self.marked && may_be_program(word))
+        else {
+            return Failure::Problem(problem);
+        };
+        let words = [&[word.to_owned()], &*self.command].concat().join(" ");
+        let ours = format!("banger {verb} -- {words}  # to run it in the default image");
+        let is_near = problem.hint.as_ref().is_some_and(|hint| hint.contains("did you mean"));
+        match problem.code {
+            ErrorCode::ImageNotFound if !is_near => problem.hint = Some(ours),
+            ErrorCode::RegistryDenied | ErrorCode::RegistryUnavailable => {
+                let theirs =
+                    problem.hint.take().map(|hint| format!("{hint}\n")).unwrap_or_default();
+                problem.hint = Some(theirs + &ours);
+            }
+            _ => {}
+        }
+        Failure::Problem(problem)
+    }
+}
+
+/// Whether a word that was taken for an image can be the name of a program.
+fn may_be_program(word: &str) -> bool {
+    let is_path = word.starts_with('/') || word.starts_with('.');
+    is_path || !word.contains(['/', ':', '@'])
 }
 
 /// Splits what follows the options of `run`. `words` is the end of the command line, and
@@ -73,6 +108,34 @@ mod tests {
             assert_eq!(found.image.as_deref(), Some("debian"));
             assert_eq!(found.command, words);
         }
+    }
+
+    #[test]
+    fn a_command_that_was_taken_for_an_image_is_hinted_at() {
+        use banger_api::Problem;
+
+        let hint = |line: &str, code, hint: &str| {
+            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let what = split(None, &words, false);
+            let failure = what.hint_at_marker(Problem::new(code, "x").hint(hint).into(), "run");
+            let Failure::Problem(problem) = failure else { panic!("something to tell") };
+            problem.hint.unwrap_or_default()
+        };
+        let (missing, denied) = (ErrorCode::ImageNotFound, ErrorCode::RegistryDenied);
+        let marker = "banger run -- ls /  # to run it in the default image";
+        let near = "did you mean debian-bookworm?";
+        assert_eq!(hint("ls /", missing, "banger image catalog"), marker);
+        assert_eq!(hint("debian-bokworm ls", missing, near), near);
+        assert_eq!(hint("nope -- ls", missing, "theirs"), "theirs");
+        assert_eq!(hint("ls /", ErrorCode::PullFailed, "theirs"), "theirs");
+        assert_eq!(hint("ls /", denied, "theirs"), format!("theirs\n{marker}"));
+        assert_eq!(hint("ls /", ErrorCode::RegistryUnavailable, "x"), format!("x\n{marker}"));
+        for image in ["localhost:5000/x", "team/app", "alpine:3.20", "x@sha256:aa"] {
+            assert_eq!(hint(&format!("{image} ls"), denied, "theirs"), "theirs", "{image}");
+        }
+        assert!(
+            hint("./serve -p 80", missing, "theirs").starts_with("banger run -- ./serve -p 80")
+        );
     }
 
     #[test]

@@ -13,17 +13,19 @@ mod interrupt;
 mod session;
 mod ui;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
-use crate::args::Cli;
+use crate::args::{Cli, suggestion};
 use crate::failure::Failure;
 use crate::ui::Ui;
 
 fn main() {
     restore_terminal_on_panic();
-    let cli = match Cli::try_parse() {
+    let line: Vec<_> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&line) {
         Ok(cli) => cli,
         Err(error) => {
+            let error = suggestion::improve(error, &Cli::command(), &line);
             ui::usage(&error);
             std::process::exit(error.exit_code());
         }

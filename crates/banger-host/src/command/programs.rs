@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 const SBIN: [&str; 5] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
 /// The Debian package of every program that banger may start.
-const PACKAGES: [(&str, &str); 20] = [
+const PACKAGES: [(&str, &str); 21] = [
     ("apt-cache", "apt"),
     ("apt-config", "apt"),
     ("apt-get", "apt"),
+    ("buildah", "buildah"),
     ("debugfs", "e2fsprogs"),
     ("depmod", "kmod"),
     ("dpkg-deb", "dpkg"),

@@ -53,12 +53,30 @@ fn these_lines_are_understood() {
         "banger prune --dry-run",
         "banger prune -y",
         "banger image ls",
+        "banger run --pull never --init system --stop-signal SIGINT --registry-config r.toml a:1",
+        "banger run --entrypoint /bin/sh localhost:5000/team/app@sha256:aa -c ls",
+        "banger run --entrypoint= alpine",
+        "banger create --pull always --init agent --entrypoint python alpine -- -u x.py",
         "banger image pull --refresh debian-bookworm",
+        "banger image pull --verify-key k.pub --registry-config auth.json docker.io/library/x:1",
+        "banger image register rootfs.tar --name mine --kernel k --init system",
+        "banger image register -",
+        "banger image import",
+        "banger image build .",
+        "banger image build -t web --file - --build-arg A=b --build-arg C --target s --no-cache .",
+        "banger image build --tag web --kernel k --init system src",
+        "banger image promote web web-base",
+        "banger image push web localhost:5000/web:1 --registry-config auth.json",
         "banger image show a b",
         "banger image rm a",
+        "banger image rm -f a b",
+        "banger image prune --all --dry-run",
+        "banger image prune -ay",
         "banger image catalog",
         "banger kernel ls -q",
         "banger kernel pull debian-cloud",
+        "banger kernel import bzImage --name k --modules lib/modules/6.1 --config .config",
+        "banger kernel rm -f k",
         "banger daemon status",
         "banger daemon logs -f -n 5",
         "banger doctor --format json",
@@ -99,6 +117,18 @@ fn these_lines_make_no_sense() {
             "banger run --timeout 0",
             "error: invalid value '0' for '--timeout <TIME>': leave it out for no limit",
         ),
+        (
+            "banger run --stop-signal 99",
+            "error: invalid value '99' for '--stop-signal <SIGNAL>': expected a name such as \
+             SIGINT, or a number",
+        ),
+        (
+            "banger run --entrypoint [1] x",
+            "error: invalid value '[1]' for '--entrypoint <PROGRAM>': not a JSON array of words: \
+             invalid type: integer `1`, expected a string at line 1 column 2",
+        ),
+        ("banger run --pull sometimes", "error: invalid value 'sometimes' for '--pull <WHEN>'"),
+        ("banger image build", "error: the following required arguments were not provided:"),
         (
             "banger run -e =x",
             "error: invalid value '=x' for '--env <KEY[=VALUE]>': expected KEY or KEY=VALUE",
@@ -180,4 +210,16 @@ fn the_page_of_exec() {
 #[test]
 fn the_page_of_image() {
     insta::assert_snapshot!(help(&["image"]));
+}
+
+#[test]
+fn the_pages_of_what_makes_images() {
+    let verbs = ["pull", "register", "build", "promote", "push", "prune"];
+    let pages = verbs.map(|verb| help(&["image", verb]));
+    insta::assert_snapshot!(pages.join("\n----\n"));
+}
+
+#[test]
+fn the_page_of_kernel_import() {
+    insta::assert_snapshot!(help(&["kernel", "import"]));
 }

@@ -3,6 +3,7 @@
 mod autostart;
 mod operation;
 mod shim;
+mod upload;
 
 use std::io;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::ui::Ui;
 pub use autostart::{Stopped, stop_daemon};
 pub use operation::{Patience, follow};
 pub use shim::ShimClient;
+pub use upload::upload;
 
 /// Release of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -231,6 +233,8 @@ mod tests {
             ("../images", "..%2Fimages"),
             ("a b?c", "a%20b%3Fc"),
             ("ü", "%C3%BC"),
+            ("localhost:5000/team/app:1", "localhost%3A5000%2Fteam%2Fapp%3A1"),
+            ("app@sha256:aa", "app%40sha256%3Aaa"),
             (".", "%00"),
             ("", "%00"),
         ];

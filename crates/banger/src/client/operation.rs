@@ -65,7 +65,7 @@ pub async fn follow(
                     Step::On => {}
                     Step::Done(result) => {
                         stages.finish();
-                        return Ok(Followed { result, interrupted, lease: lease.then_some(lines) });
+                        return Ok(Followed { result: *result, interrupted, lease: lease.then_some(lines) });
                     }
                     Step::Failed(problem) => {
                         stages.abandon();
@@ -79,7 +79,7 @@ pub async fn follow(
 
 enum Step {
     On,
-    Done(OperationResult),
+    Done(Box<OperationResult>),
     Failed(Problem),
 }
 
@@ -95,7 +95,7 @@ fn step(event: Option<String>, (stages, ui): (&mut Stages, &Ui)) -> Result<Step,
     match event {
         OperationEvent::Progress(progress) => stages.update(&progress),
         OperationEvent::Warning { message } => stages.suspend(|| ui.warning(&message)),
-        OperationEvent::Succeeded { result } => return Ok(Step::Done(result)),
+        OperationEvent::Succeeded { result } => return Ok(Step::Done(Box::new(result))),
         OperationEvent::Failed { problem } => return Ok(Step::Failed(problem)),
     }
     Ok(Step::On)

@@ -1,7 +1,6 @@
 //! `banger create`: a VM that is not started.
 
 use banger_api::ErrorCode;
-use banger_api::image::{PullPolicy, RegistryAccess};
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::vm::CreateVm;
 use clap::Args;
@@ -37,20 +36,25 @@ impl Create {
         let line: Vec<_> = std::env::args_os().collect();
         let escaped = crate::guest_command::is_escaped(&line, self.words.len());
         let what = crate::guest_command::split(self.shape.image.as_deref(), &self.words, escaped);
+        self.shape.check(&what)?;
         let mut spec = self.shape.spec(what.image.as_deref());
-        spec.command = what.command;
+        spec.command.clone_from(&what.command);
         let request = CreateVm {
-            name: self.shape.name,
+            name: self.shape.name.clone(),
             spec,
             start: None,
-            main: false,
-            pull: PullPolicy::Missing,
-            registry: RegistryAccess::default(),
+            // It is started without a client, so what the image runs is its main command.
+            main: true,
+            pull: self.shape.pull.into(),
+            registry: self.shape.registry()?,
         };
         let mut interrupts = Interrupts::listen();
         let client = Client::ready(ui).await?;
-        let operation: Operation = client.post("/v1/vms", &request).await?;
-        let followed = follow(&client, &operation, Patience::Lease, (ui, &mut interrupts)).await?;
+        let created = async {
+            let operation: Operation = client.post("/v1/vms", &request).await?;
+            follow(&client, &operation, Patience::Lease, (ui, &mut interrupts)).await
+        };
+        let followed = created.await.map_err(|failure| what.hint_at_marker(failure, "create"))?;
         let OperationResult::Vm(vm) = followed.result else {
             return Err(Failure::new(
                 ErrorCode::Internal,

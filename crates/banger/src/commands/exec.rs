@@ -8,7 +8,7 @@ use banger_api::{ErrorCode, Problem};
 use clap::Args;
 
 use super::guest_session::{self, GuestSession};
-use super::shape::{Pair, environment, parse_pair, parse_timeout, timeout_ms};
+use super::shape::{Pair, check_command, environment, parse_pair, parse_timeout, timeout_ms};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::session::TtyFlags;
@@ -41,7 +41,7 @@ pub struct Exec {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Command")]
 pub struct How {
-    /// Environment variable, may be repeated; a name alone takes its value from here
+    /// Environment variable, repeatable; a name alone takes its value here
     #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = parse_pair)]
     env: Vec<Pair>,
     /// Working directory [default: the VM's]
@@ -67,6 +67,7 @@ impl Exec {
 impl How {
     /// Runs a command, or with no words a shell, in a running VM.
     pub async fn run(self, vm: &str, argv: Vec<String>, ui: &Ui) -> Result<u8, Failure> {
+        check_command(&argv)?;
         let client = Client::ready(ui).await?;
         let vm = client.vm(vm).await?;
         check_running(&vm)?;

@@ -1,6 +1,8 @@
 //! What images and kernels have in common on the command line.
 
-use banger_api::image::PullRequest;
+use std::fmt::Debug;
+
+use banger_api::ErrorCode;
 use banger_api::operation::{Operation, OperationResult};
 use clap::Args;
 use serde::Serialize;
@@ -19,15 +21,14 @@ pub struct Names {
     pub names: Vec<String>,
 }
 
-/// Arguments of `pull`.
+/// Arguments of `rm`.
 #[derive(Debug, Args)]
-pub struct Pull {
-    /// Make a new version even if one is here; VMs keep the version they have
-    #[arg(long)]
-    pub refresh: bool,
-    /// Name from the catalog
-    #[arg(value_name = "NAME")]
-    pub name: String,
+pub struct Removal {
+    /// One that is not there is no error
+    #[arg(short, long)]
+    force: bool,
+    #[command(flatten)]
+    which: Names,
 }
 
 /// Lists what is local, or with `/catalog` what can be had.
@@ -59,15 +60,16 @@ pub async fn show<T: DeserializeOwned + Serialize>(
     Ok(0)
 }
 
-/// Removes each.
-pub async fn remove(path: &str, names: &[String], ui: &Ui) -> Result<u8, Failure> {
+/// Removes each. Failures are shown as they come.
+pub async fn remove(path: &str, removal: &Removal, ui: &Ui) -> Result<u8, Failure> {
     let client = Client::ready(ui).await?;
     let mut worst = 0;
-    for name in names {
+    for name in &removal.which.names {
         let path = format!("{path}/{}", escape(name));
         let removed = client.ask::<serde_json::Value, ()>(hyper::Method::DELETE, &path, None).await;
         match removed {
             Ok(_) => ui.done(name, None::<&()>)?,
+            Err(failure) if removal.force && is_missing(&failure) => {}
             Err(Failure::Problem(problem)) => {
                 ui.problem(&problem);
                 worst = Failure::Problem(problem).exit_code();
@@ -78,18 +80,34 @@ pub async fn remove(path: &str, names: &[String], ui: &Ui) -> Result<u8, Failure
     Ok(worst)
 }
 
-/// Fetches one, showing the stages.
-pub async fn pull(path: &str, what: Pull, ui: &Ui) -> Result<u8, Failure> {
+fn is_missing(failure: &Failure) -> bool {
+    matches!(failure.code(), Some(ErrorCode::ImageNotFound | ErrorCode::KernelNotFound))
+}
+
+/// Has something made, showing the stages, and prints what came of it.
+pub async fn make(path: &str, request: &(impl Serialize + Debug), ui: &Ui) -> Result<u8, Failure> {
     let mut interrupts = Interrupts::listen();
     let client = Client::ready(ui).await?;
-    let request =
-        PullRequest { name: what.name.clone(), refresh: what.refresh, ..PullRequest::default() };
-    let operation: Operation = client.post(&format!("{path}/pull"), &request).await?;
-    let followed = follow(&client, &operation, Patience::Lease, (ui, &mut interrupts)).await?;
+    make_with(&client, path, request, (ui, &mut interrupts)).await
+}
+
+/// The same for a command that has begun already.
+pub async fn make_with(
+    client: &Client,
+    path: &str,
+    request: &(impl Serialize + Debug),
+    (ui, interrupts): (&Ui, &mut Interrupts),
+) -> Result<u8, Failure> {
+    let operation: Operation = client.post(path, request).await?;
+    let followed = follow(client, &operation, Patience::Lease, (ui, interrupts)).await?;
     match &followed.result {
         OperationResult::Image(image) => ui.done(&image.name, Some(image))?,
         OperationResult::Kernel(kernel) => ui.done(&kernel.name, Some(kernel))?,
-        _ => ui.done(&what.name, None::<&()>)?,
+        OperationResult::Pushed(pushed) => {
+            let name = format!("{}@{}", pushed.reference, pushed.digest);
+            ui.done(&name, Some(pushed))?;
+        }
+        OperationResult::Vm(_) | OperationResult::Nothing => {}
     }
     Ok(0)
 }

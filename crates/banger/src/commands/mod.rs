@@ -25,6 +25,7 @@ pub mod wait;
 mod each;
 mod guest_session;
 mod library;
+mod registry;
 mod shape;
 mod vm_row;
 

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use banger_api::ErrorCode;
 use banger_api::exec::ExecRequest;
-use banger_api::image::{PullPolicy, RegistryAccess};
 use banger_api::operation::{Operation, OperationResult};
-use banger_api::vm::{CreateVm, OwnerPolicy, StartVm, Vm, VmState};
+use banger_api::vm::{CreateVm, OwnerPolicy, StartVm, Vm, VmSpec, VmState};
 use banger_host::http::Lines;
 use clap::Args;
 
@@ -65,15 +64,16 @@ impl Run {
         let line: Vec<_> = std::env::args_os().collect();
         let escaped = guest_command::is_escaped(&line, self.words.len());
         let what = guest_command::split(self.shape.image.as_deref(), &self.words, escaped);
+        self.shape.check(&what)?;
+        let request = self.create_request(&what, ui)?;
         // From here on Ctrl-C cancels instead of killing us in the middle.
         let mut interrupts = Interrupts::listen();
         let client = Client::ready(ui).await?;
-        let request = self.create_request(&what, ui);
         let created = async {
             let operation: Operation = client.post("/v1/vms", &request).await?;
             follow(&client, &operation, Patience::Lease, (ui, &mut interrupts)).await
         };
-        let followed = created.await.map_err(|failure| hint_at_marker(failure, &what))?;
+        let followed = created.await.map_err(|failure| what.hint_at_marker(failure, "run"))?;
         let vm = vm_of(followed.result)?;
         if let Some(signal) = followed.interrupted {
             // It came when there was nothing left to cancel, so what was made is unmade.
@@ -84,7 +84,7 @@ impl Run {
             ui.done(&vm.name, Some(&vm))?;
             return Ok(0);
         }
-        let session = self.session(what, followed.lease);
+        let session = self.session(argv(&vm.spec, what.command), followed.lease);
         let outcome = guest_session::run(&client, &vm, session).await;
         drop(interrupts);
         let aftermath =
@@ -94,7 +94,7 @@ impl Run {
         Ok(code)
     }
 
-    fn create_request(&self, what: &GuestCommand, ui: &Ui) -> CreateVm {
+    fn create_request(&self, what: &GuestCommand, ui: &Ui) -> Result<CreateVm, Failure> {
         let mut spec = self.shape.spec(what.image.as_deref());
         spec.remove_on_exit = self.rm;
         if self.detach {
@@ -107,20 +107,20 @@ impl Run {
             (false, false) => Some(OwnerPolicy::Stop),
         };
         let start = StartVm { owner, session_env: guest_session::session_env(ui) };
-        CreateVm {
+        Ok(CreateVm {
             name: self.shape.name.clone(),
             spec,
             start: Some(start),
             main: self.detach,
-            pull: PullPolicy::Missing,
-            registry: RegistryAccess::default(),
-        }
+            pull: self.shape.pull.into(),
+            registry: self.shape.registry()?,
+        })
     }
 
     /// The command, run by the VM's owner.
-    fn session(&self, what: GuestCommand, lease: Option<Lines>) -> GuestSession {
+    fn session(&self, argv: Vec<String>, lease: Option<Lines>) -> GuestSession {
         let timeout_ms = timeout_ms(self.timeout);
-        let request = ExecRequest { argv: what.command, timeout_ms, ..ExecRequest::default() };
+        let request = ExecRequest { argv, timeout_ms, ..ExecRequest::default() };
         GuestSession { request, tty: self.tty, owner: true, lease }
     }
 }
@@ -132,19 +132,11 @@ fn vm_of(result: OperationResult) -> Result<Box<Vm>, Failure> {
     }
 }
 
-/// `banger run ls /` takes `ls` for an image. If no image is anything like it, it was none.
-fn hint_at_marker(failure: Failure, what: &GuestCommand) -> Failure {
-    let Failure::Problem(mut problem) = failure else { return failure };
-    let is_near = problem.hint.as_ref().is_some_and(|hint| hint.contains("did you mean"));
-    if let Some(word) = &what.image
-        && problem.code == ErrorCode::ImageNotFound
-        && !what.marked
-        && !is_near
-    {
-        let words = [std::slice::from_ref(word), &what.command].concat().join(" ");
-        problem.hint = Some(format!("banger run -- {words}  # to run it in the default image"));
-    }
-    Failure::Problem(problem)
+/// What is run in the foreground: the entrypoint with the command that was given, else with the
+/// image's. Nothing at all is a login shell.
+fn argv(spec: &VmSpec, command: Vec<String>) -> Vec<String> {
+    let command = if command.is_empty() { spec.default_command.clone() } else { command };
+    [spec.entrypoint.clone().unwrap_or_default(), command].concat()
 }
 
 /// Removes the VM and waits until it is gone, so that nothing of it is there when the prompt
@@ -184,23 +176,55 @@ async fn keep(client: &Client, vm: &Vm, ui: &Ui) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use banger_api::Problem;
+    use crate::commands::vm_row::tests::vm;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: Run,
+    }
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
 
     #[test]
-    fn a_command_that_was_taken_for_an_image_is_hinted_at() {
-        let hint = |line: &str, code, hint: &str| {
-            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-            let what = guest_command::split(None, &words, false);
-            let failure = hint_at_marker(Problem::new(code, "x").hint(hint).into(), &what);
-            let Failure::Problem(problem) = failure else { panic!("something to tell") };
-            problem.hint.unwrap_or_default()
+    fn the_entrypoint_comes_before_the_command() {
+        // Entrypoint, the image's command, the user's, all of it.
+        let cases = [
+            ("", "", "", ""),
+            ("", "/bin/sh", "", "/bin/sh"),
+            ("", "/bin/sh", "ls /", "ls /"),
+            ("/start", "a b", "", "/start a b"),
+            ("/start", "a b", "c", "/start c"),
+            ("/start", "", "", "/start"),
+        ];
+        for (entrypoint, default_command, command, want) in cases {
+            let mut spec = vm("web", "running", &serde_json::Value::Null).spec;
+            spec.entrypoint = Some(words(entrypoint));
+            spec.default_command = words(default_command);
+            assert_eq!(argv(&spec, words(command)), words(want), "{entrypoint} {command}");
+        }
+    }
+
+    #[test]
+    fn a_detached_command_is_the_vms_and_a_foreground_one_is_not() {
+        let request = |line: &str| {
+            let run = Line::try_parse_from(line.split(' ')).expect("it makes sense").run;
+            let what = guest_command::split(None, &run.words, false);
+            run.create_request(&what, &Ui::silent()).expect("nothing is read")
         };
-        let missing = ErrorCode::ImageNotFound;
-        let marker = "banger run -- ls /  # to run it in the default image";
-        let near = "did you mean debian-bookworm?";
-        assert_eq!(hint("ls /", missing, "banger image catalog"), marker);
-        assert_eq!(hint("debian-bokworm ls", missing, near), near);
-        assert_eq!(hint("nope -- ls", missing, "theirs"), "theirs");
-        assert_eq!(hint("ls /", ErrorCode::PullFailed, "theirs"), "theirs");
+        let detached = request("run -d --pull always --timeout 5s nginx serve");
+        assert!(detached.main);
+        assert_eq!(detached.spec.command, ["serve"]);
+        assert_eq!(detached.spec.timeout_ms, Some(5_000));
+        assert_eq!(detached.pull, banger_api::image::PullPolicy::Always);
+        let foreground = request("run --rm --timeout 5s --entrypoint [] nginx serve");
+        assert!(!foreground.main);
+        assert_eq!((foreground.spec.command.len(), foreground.spec.timeout_ms), (0, None));
+        assert_eq!(foreground.spec.entrypoint, Some(Vec::new()));
+        let owner = foreground.start.and_then(|start| start.owner);
+        assert_eq!(owner, Some(OwnerPolicy::Kill));
     }
 }

@@ -1,11 +1,18 @@
 //! The options that say what a VM is made of, for `run` and `create`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use banger_api::vm::{EngineChoice, NetworkPolicy, VmSpec};
+use banger_api::ErrorCode;
+use banger_api::image::{PullPolicy, RegistryAccess};
+use banger_api::vm::{EngineChoice, InitMode, NetworkPolicy, VmSpec};
 use banger_core::{duration, name, size, spec};
 use clap::{Args, ValueEnum};
+
+use super::registry::RegistryArgs;
+use crate::failure::Failure;
+use crate::guest_command::GuestCommand;
 
 /// A `KEY=VALUE`, or a `KEY` alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +24,7 @@ pub struct Pair {
 /// Options of a VM.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Shape {
-    /// Name of the VM and of its host [default: two words and a number]
+    /// Name of the VM and its host [default: two words and a number]
     #[arg(long, value_parser = parse_name, help_heading = "VM")]
     pub name: Option<String>,
     /// Image; the words after the options are then all the command's
@@ -59,11 +66,40 @@ pub struct Shape {
         help_heading = "VM"
     )]
     pub net: Net,
+    /// When to fetch the image: missing, always, never [default: missing]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        hide_possible_values = true,
+        hide_default_value = true,
+        help_heading = "VM"
+    )]
+    pub pull: Pull,
+    /// First process: banger's agent or its own init [default: the image's]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "agent|system",
+        hide_possible_values = true,
+        help_heading = "VM"
+    )]
+    pub init: Option<Init>,
+    /// Settings (TOML) or credentials (auth.json) of registries
+    #[arg(long, value_name = "FILE", help_heading = "VM")]
+    pub registry_config: Option<PathBuf>,
     /// Label for filters and scripts, may be repeated
     #[arg(long = "label", value_name = "KEY[=VALUE]", value_parser = parse_pair,
         help_heading = "VM")]
     pub labels: Vec<Pair>,
-    /// Environment variable, may be repeated; a name alone takes its value from here
+    /// Program that gets the command as arguments; empty resets the image's
+    #[arg(long, value_name = "PROGRAM", value_parser = parse_entrypoint, help_heading = "Command")]
+    pub entrypoint: Option<Entrypoint>,
+    /// Signal that asks the main command to end [default: the image's]
+    #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, help_heading = "Command")]
+    pub stop_signal: Option<String>,
+    /// Environment variable, repeatable; a name alone takes its value here
     #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = parse_pair,
         help_heading = "Command")]
     pub env: Vec<Pair>,
@@ -94,6 +130,50 @@ pub enum Net {
     HostAccess,
 }
 
+/// When the image is fetched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Pull {
+    // If it is not here.
+    #[default]
+    Missing,
+    // If its source has a newer one than is here.
+    Always,
+    // Never.
+    Never,
+}
+
+impl From<Pull> for PullPolicy {
+    fn from(pull: Pull) -> Self {
+        match pull {
+            Pull::Missing => Self::Missing,
+            Pull::Always => Self::Always,
+            Pull::Never => Self::Never,
+        }
+    }
+}
+
+/// What is the first process in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Init {
+    // Banger's agent.
+    Agent,
+    // The image's own.
+    System,
+}
+
+impl From<Init> for InitMode {
+    fn from(init: Init) -> Self {
+        match init {
+            Init::Agent => Self::Agent,
+            Init::System => Self::System,
+        }
+    }
+}
+
+/// What the command is arguments of; nothing resets what the image says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entrypoint(pub Vec<String>);
+
 impl Shape {
     /// The specification of the VM, with an image and nothing to run.
     pub fn spec(&self, image: Option<&str>) -> VmSpec {
@@ -111,10 +191,10 @@ impl Shape {
             user: self.user.clone(),
             workdir: self.workdir.clone(),
             command: Vec::new(),
-            init: None,
-            entrypoint: None,
+            init: self.init.map(Into::into),
+            entrypoint: self.entrypoint.clone().map(|Entrypoint(words)| words),
             default_command: Vec::new(),
-            stop_signal: None,
+            stop_signal: self.stop_signal.clone(),
             timeout_ms: None,
             remove_on_exit: false,
             network: match self.net {
@@ -123,6 +203,18 @@ impl Shape {
             },
             labels: self.labels.iter().map(Pair::or_empty).collect(),
         }
+    }
+
+    /// How to talk to registries.
+    pub fn registry(&self) -> Result<RegistryAccess, Failure> {
+        RegistryArgs { registry_config: self.registry_config.clone() }.access()
+    }
+
+    /// Refuses a command that cannot be one before anything is made. What an entrypoint gets may be
+    /// empty.
+    pub fn check(&self, what: &GuestCommand) -> Result<(), Failure> {
+        let has_entrypoint = self.entrypoint.as_ref().is_some_and(|given| !given.0.is_empty());
+        if has_entrypoint { Ok(()) } else { check_command(&what.command) }
     }
 }
 
@@ -167,9 +259,45 @@ pub fn parse_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Refuses a command whose program has no name.
+pub fn check_command(command: &[String]) -> Result<(), Failure> {
+    if command.first().is_some_and(String::is_empty) {
+        let failure = Failure::new(ErrorCode::InvalidArgument, "the command is an empty word");
+        return Err(failure.or_hint("is a variable empty? Without a command you get a shell"));
+    }
+    Ok(())
+}
+
 /// The limit as it travels.
 pub fn timeout_ms(timeout: Option<Duration>) -> Option<u64> {
     timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Reads one program, or words in a JSON array.
+fn parse_entrypoint(text: &str) -> Result<Entrypoint, String> {
+    if text.trim_start().starts_with('[') {
+        return match serde_json::from_str(text) {
+            Ok(words) => Ok(Entrypoint(words)),
+            Err(error) => Err(format!("not a JSON array of words: {error}")),
+        };
+    }
+    let words = if text.is_empty() { Vec::new() } else { vec![text.to_owned()] };
+    Ok(Entrypoint(words))
+}
+
+/// Reads a signal by name, with or without `SIG`, or by number. Whether there is such a one, the
+/// daemon says.
+fn parse_signal(text: &str) -> Result<String, String> {
+    let is_number = text.parse::<u8>().is_ok_and(|number| (1..=64).contains(&number));
+    let name = text.to_ascii_uppercase();
+    let is_name = name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-'));
+    match (is_number, is_name) {
+        (true, _) => Ok(text.to_owned()),
+        (false, true) if name.starts_with("SIG") => Ok(name),
+        (false, true) => Ok(format!("SIG{name}")),
+        (false, false) => Err("expected a name such as SIGINT, or a number".to_owned()),
+    }
 }
 
 fn parse_name(text: &str) -> Result<String, String> {
@@ -212,6 +340,64 @@ mod tests {
         assert_eq!(parse_timeout("5"), Ok(Duration::from_secs(5)));
         assert!(parse_timeout("0s").is_err());
         assert!(parse_timeout("soon").is_err());
+    }
+
+    #[test]
+    fn an_entrypoint_is_a_program_or_words_or_nothing() {
+        let words =
+            |words: &[&str]| Ok(Entrypoint(words.iter().map(|word| (*word).to_owned()).collect()));
+        assert_eq!(parse_entrypoint("/bin/my app"), words(&["/bin/my app"]));
+        assert_eq!(parse_entrypoint(""), words(&[]));
+        assert_eq!(parse_entrypoint(r#"["sh", "-c"]"#), words(&["sh", "-c"]));
+        assert_eq!(parse_entrypoint("[]"), words(&[]));
+        assert!(parse_entrypoint("[1]").is_err());
+    }
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        let cases =
+            [("SIGINT", "SIGINT"), ("quit", "SIGQUIT"), ("9", "9"), ("rtmin+3", "SIGRTMIN+3")];
+        for (text, want) in cases {
+            assert_eq!(parse_signal(text).as_deref(), Ok(want));
+        }
+        for text in ["", "0", "65", "-1", "SIG INT", "TERM;"] {
+            assert!(parse_signal(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_word_is_no_command() {
+        let what = |words: &[&str]| GuestCommand {
+            image: None,
+            command: words.iter().map(|word| (*word).to_owned()).collect(),
+            marked: true,
+        };
+        let plain = Shape::default();
+        plain.check(&what(&[])).expect("a shell");
+        plain.check(&what(&["echo", ""])).expect("an empty argument");
+        let failure = plain.check(&what(&["", "x"])).expect_err("no program");
+        assert_eq!(failure.code(), Some(ErrorCode::InvalidArgument));
+        let echo =
+            Shape { entrypoint: Some(Entrypoint(vec!["echo".to_owned()])), ..Shape::default() };
+        echo.check(&what(&[""])).expect("an argument of echo");
+        let reset = Shape { entrypoint: Some(Entrypoint(Vec::new())), ..Shape::default() };
+        reset.check(&what(&[""])).expect_err("no program");
+    }
+
+    #[test]
+    fn a_specification_says_what_was_asked_for() {
+        let shape = Shape {
+            init: Some(Init::System),
+            entrypoint: Some(Entrypoint(Vec::new())),
+            stop_signal: Some("SIGINT".to_owned()),
+            ..Shape::default()
+        };
+        let spec = shape.spec(Some("alpine"));
+        assert_eq!(spec.init, Some(InitMode::System));
+        assert_eq!(spec.entrypoint, Some(Vec::new()));
+        assert_eq!(spec.stop_signal.as_deref(), Some("SIGINT"));
+        let bare = Shape::default().spec(None);
+        assert_eq!((bare.init, bare.entrypoint, bare.stop_signal), (None, None, None));
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Ui {
 
     /// Whether a person reads stderr.
     pub fn has_reader(&self) -> bool {
-        !self.quiet && !self.is_json() && io::stderr().is_terminal()
+        self.shows_notes() && io::stderr().is_terminal()
     }
 
     /// A line of data.
@@ -105,9 +105,14 @@ impl Ui {
         }
     }
 
+    /// Whether [`Ui::note`] shows anything.
+    pub fn shows_notes(&self) -> bool {
+        !self.quiet && !self.is_json()
+    }
+
     /// Something worth knowing that is not what was asked for.
     pub fn note(&self, text: &str) {
-        if !self.quiet && !self.is_json() {
+        if self.shows_notes() {
             write_message(&format!("{}\n", message::clean(text)));
         }
     }
@@ -129,8 +134,7 @@ impl Ui {
 
     /// A display of progress that suits stderr.
     pub fn stages(&self) -> Stages {
-        let silent = self.quiet || self.is_json();
-        Stages::new(silent, self.progress && io::stderr().is_terminal())
+        Stages::new(!self.shows_notes(), self.progress && io::stderr().is_terminal())
     }
 
     /// Asks a person yes or no. Without a terminal nobody can be asked.
