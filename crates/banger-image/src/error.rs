@@ -8,6 +8,8 @@ use banger_api::{ErrorCode, Problem};
 use banger_core::reference::ReferenceError;
 use banger_host::command::ToolError;
 
+use crate::layer::LayerError;
+
 /// The two kinds of things that a library holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -211,6 +213,9 @@ pub enum PullError {
         /// The image.
         name: String,
     },
+    /// A layer cannot be put on a disk.
+    #[error(transparent)]
+    Layer(LayerError),
     /// The library's own files failed it.
     #[error(transparent)]
     Library(#[from] LibraryError),
@@ -247,6 +252,7 @@ impl PullError {
             Self::Tool { source, .. } => source.code(ErrorCode::PullFailed),
             Self::NoDebianSource | Self::Unexpected { .. } => ErrorCode::PullFailed,
             Self::NoSignatures { .. } => ErrorCode::SignatureInvalid,
+            Self::Layer(error) => error.code(),
             Self::Library(error) => error.code(),
         }
     }
@@ -265,6 +271,7 @@ impl PullError {
                 Some("sudo apt-get install debian-archive-keyring".to_owned())
             }
             Self::Tool { source, .. } => source.hint(),
+            Self::Layer(error) => error.hint(),
             Self::Library(error) => error.hint(),
             Self::Cancelled | Self::Unexpected { .. } | Self::NoSignatures { .. } => None,
         }
@@ -290,9 +297,12 @@ impl From<PullError> for Problem {
             }
             _ => Self::new(error.code(), error.to_string()),
         };
-        if let (PullError::Library(inner), true) = (&error, problem.causes.is_empty())
-            && let Some(source) = std::error::Error::source(inner)
-        {
+        let inner = match &error {
+            PullError::Library(error) => std::error::Error::source(error),
+            PullError::Layer(error) => std::error::Error::source(error),
+            _ => None,
+        };
+        if let (Some(source), true) = (inner, problem.causes.is_empty()) {
             problem = problem.because(source);
         }
         problem.hint = error.hint();

@@ -1,0 +1,62 @@
+//! From layers to a root disk, and back.
+//!
+//! A layer is a tar, mostly compressed, of what it adds to those below it and of what it hides of
+//! them. [`Root`] is a disk in the making: the contents of files go straight to their blocks while
+//! the layers stream through, everything else is a [`banger_ext4::Tree`] in memory until
+//! [`Root::finish`]. Nothing is unpacked on the host's file system, and no path that a stranger
+//! chose is ever given to the host's kernel.
+//!
+//! Layers come from anywhere. What they may make us keep or do is bounded by [`Limits`].
+
+mod compression;
+mod digest;
+mod error;
+mod header;
+mod merge;
+mod path;
+mod pax;
+mod root;
+mod sparse;
+mod tar;
+#[cfg(test)]
+pub(crate) mod testing;
+mod xattrs;
+
+pub use error::LayerError;
+pub(crate) use root::{Layer, Root};
+
+use crate::rootfs::BYTES_PER_INODE;
+
+/// What the layers of an image may amount to, all together.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Bytes of their tars, uncompressed.
+    pub(crate) bytes: u64,
+    /// Entries of their tars.
+    pub(crate) entries: u64,
+    /// Files at any one time.
+    pub(crate) files: usize,
+    /// Bytes of one path. More than Linux takes at once, but deep trees have them.
+    pub(crate) path: usize,
+    /// Directories above a file.
+    pub(crate) depth: usize,
+    /// Bytes of names, symbolic links and extended attributes: all that is kept in memory and is
+    /// not of a fixed size.
+    pub(crate) text: u64,
+}
+
+impl Limits {
+    /// Sensible ones for a disk of that size.
+    pub(crate) fn of_disk(bytes: u64) -> Self {
+        Self {
+            // What does not fit on the disk is told soon enough; only zeros and what a higher layer
+            // replaces take no room there. An honest stack of layers is a small multiple.
+            bytes: bytes.saturating_mul(8),
+            entries: 2_000_000,
+            files: usize::try_from(bytes / BYTES_PER_INODE).unwrap_or(usize::MAX),
+            path: 16 << 10,
+            depth: 1024,
+            text: 256 << 20,
+        }
+    }
+}

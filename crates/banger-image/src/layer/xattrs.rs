@@ -1,0 +1,53 @@
+//! Which extended attributes of a layer a file is given.
+
+use super::pax::Xattrs;
+
+/// Longest name that Linux knows.
+const MAX_NAME: usize = 255;
+/// What Linux lets file systems keep, and ext4 does.
+const SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+/// Access control lists are the only ones of the system's own that ext4 keeps.
+const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+/// How overlay file systems mark what is in their upper directories: that is about the host that
+/// made the layer.
+const OVERLAY: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+
+/// Those of `xattrs` that a file is to have. Others nobody could see.
+pub(super) fn kept(mut xattrs: Xattrs) -> Result<Xattrs, String> {
+    xattrs.retain(|name, _| {
+        let in_space =
+            SPACES.iter().any(|space| name.len() > space.len() && name.starts_with(space));
+        let of_overlay = OVERLAY.iter().any(|space| name.starts_with(space));
+        (in_space && !of_overlay) || ACLS.contains(&&name[..])
+    });
+    match xattrs.keys().find(|name| name.len() > MAX_NAME || name.contains(&0)) {
+        Some(_) => Err("an extended attribute with an impossible name".to_owned()),
+        None => Ok(xattrs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(names: &[&str]) -> Result<Vec<String>, String> {
+        let xattrs = names.iter().map(|name| (name.as_bytes().into(), b"value"[..].into()));
+        let kept = kept(xattrs.collect())?;
+        Ok(kept.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+    }
+
+    #[test]
+    fn what_is_the_makers_own_or_nobody_could_see_is_left_out() {
+        let good = ["security.capability", "system.posix_acl_access", "trusted.x", "user.y"];
+        let bad = ["", "user.", "user.overlay.origin", "trusted.overlay.opaque", "nothing"];
+        let all = [&good[..], &bad, &["system.nfs4_acl", "system.posix_acl_accessx"]].concat();
+        assert_eq!(after(&all), Ok(good.map(str::to_owned).to_vec()));
+    }
+
+    #[test]
+    fn impossible_names_are_refused() {
+        assert!(after(&["user.a\0b"]).is_err());
+        assert!(after(&[&format!("user.{}", "x".repeat(251))]).is_err());
+        assert!(after(&[&format!("user.{}", "x".repeat(250))]).is_ok());
+    }
+}
