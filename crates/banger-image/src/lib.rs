@@ -20,6 +20,8 @@ mod error;
 mod ext4;
 mod initramfs;
 mod kernel;
+#[allow(dead_code, reason = "the library begins to use it")]
+mod layer;
 mod library;
 mod modules;
 mod rootfs;
