@@ -251,6 +251,72 @@ pub fn spawn(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec;
+    use crate::exec::cgroup::Cgroups;
+    use crate::init::Init;
+    use crate::reaper::Scope;
+    use std::path::Path;
+
+    fn agent() -> Arc<Agent> {
+        let (_, root) = tokio::sync::watch::channel(Some(Ok(Vec::new())));
+        let agent = Agent::new(root, Init::agent(), Cgroups::by_descent());
+        agent.reaper().start(Scope::Registered, agent.cgroups());
+        agent
+    }
+
+    /// Waits for the process id that a script writes to `file`.
+    async fn written_pid(file: &Path) -> u32 {
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let text = fs::read_to_string(file).unwrap_or_default();
+            if let Some(pid) = text.strip_suffix('\n').and_then(|pid| pid.parse().ok()) {
+                return pid;
+            }
+        }
+    }
+
+    /// Runs a script as a main process, ends it as such, and then with certainty.
+    async fn end_script(traps: &str, signal: i32, limit: Duration) -> Result<(), String> {
+        let agent = agent();
+        let dir = tempfile::tempdir().expect("a directory");
+        let ready = dir.path().join("ready");
+        let script =
+            format!("{traps}; echo $$ > {}; while :; do sleep 0.05; done", ready.display());
+        let argv = ["sh", "-c", &script];
+        let running = exec::run_quietly(&agent, &argv, Duration::from_secs(50));
+        let ending = async {
+            let pid = written_pid(&ready).await;
+            end_main(&agent, StopMain { pid, signal }, limit).await;
+            end_main(&agent, StopMain { pid, signal: libc::SIGKILL }, limit).await;
+        };
+        let both = async { tokio::join!(running, ending).0 };
+        let ended = tokio::time::timeout(Duration::from_secs(60), both).await.expect("an end");
+        ended.map_err(|problem| problem.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_main_process_ends_by_its_own_signal() {
+        let limit = Duration::from_secs(30);
+        let ended = end_script("trap 'exit 0' USR1", libc::SIGUSR1, limit).await;
+        assert_eq!(ended, Ok(()));
+        let ended = end_script("trap 'exit 3' RTMIN+3", 37, limit).await;
+        assert_eq!(ended, Err("sh failed: it exited with 3".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_main_process_that_ignores_its_signal_is_not_waited_for_longer_than_the_limit() {
+        let limit = Duration::from_millis(300);
+        let ended = end_script("trap '' USR1", libc::SIGUSR1, limit).await;
+        assert_eq!(ended, Err("sh failed: signal 9 killed it".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn only_what_the_agent_started_is_signalled() {
+        let limit = Duration::from_secs(30);
+        for (pid, signal) in [(1, 9), (0, 9), (u32::MAX, 9), (std::process::id(), 9), (1, 0)] {
+            end_main(&agent(), StopMain { pid, signal }, limit).await;
+        }
+    }
 
     #[test]
     fn only_disks_are_unmounted() {

@@ -32,8 +32,6 @@ use crate::supervise::{Reporter, Vm};
 /// Longest wait for an image's own init with hardware virtualisation. What takes longer waits for
 /// something that does not come.
 const SYSTEM_LIMIT: Duration = Duration::from_secs(30);
-/// How much of the time that a boot may take is left when that wait is over, at least.
-const SYSTEM_MARGIN: Duration = Duration::from_secs(5);
 /// How long a VMM may take to end after a connection to it broke, to be taken for the reason.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -142,57 +140,64 @@ fn start_vmm(vm: &Vm, machine: &Host) -> Result<Booting, LaunchError> {
 /// Waits for the guest, but no longer than for anything that ends the waiting.
 async fn bring_up(vm: &Vm, mut booting: Booting) -> Result<Machine, LaunchError> {
     let limit = Duration::from_millis(vm.spec.boot_timeout_ms);
-    let outcome = tokio::select! {
-        result = tokio::time::timeout(limit, reach_guest(vm, Instant::now() + limit)) => Some(result),
+    let began = Instant::now();
+    let reached = tokio::select! {
+        result = tokio::time::timeout(limit, reach_guest(vm)) => Some(result),
         _ = booting.vmm.wait() => None,
     };
-    match outcome {
-        Some(Ok(Ok((qmp, events, guest)))) => {
-            let Booting { vmm, console, words } = booting;
-            Ok(Machine { vmm, qmp, events, console, words, guest })
-        }
+    let (qmp, events, guest) = match reached {
+        Some(Ok(Ok(reached))) => reached,
         Some(Ok(Err(error))) => {
             // What broke often broke because the VMM ended, which then says more.
-            match tokio::time::timeout(LAST_WORDS, booting.vmm.wait()).await {
+            return match tokio::time::timeout(LAST_WORDS, booting.vmm.wait()).await {
                 Ok(_) => Err(early_end(booting).await),
                 Err(_) => Err(error),
-            }
+            };
         }
-        Some(Err(_)) => Err(LaunchError::Silent { timeout_ms: vm.spec.boot_timeout_ms }),
-        None => Err(early_end(booting).await),
+        Some(Err(_)) => return Err(LaunchError::Silent { timeout_ms: vm.spec.boot_timeout_ms }),
+        None => return Err(early_end(booting).await),
+    };
+    if vm.spec.init == InitMode::System {
+        let limit = system_limit(vm.spec.engine.accelerator, limit.saturating_sub(began.elapsed()));
+        tokio::select! {
+            () = await_services(vm, &guest, limit) => {}
+            _ = booting.vmm.wait() => return Err(early_end(booting).await),
+        }
     }
+    let Booting { vmm, console, words } = booting;
+    Ok(Machine { vmm, qmp, events, console, words, guest })
 }
 
-/// Connects to the VMM and the guest, and makes the guest this VM.
-async fn reach_guest(
-    vm: &Vm,
-    deadline: Instant,
-) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchError> {
-    let (qmp, events, guest) = greet(vm).await?;
-    for warning in configure(&guest, &vm.spec).await? {
-        vm.board.warn(warning);
+/// Waits until the image's own init has started everything. A guest whose services take longer, or
+/// never come up, is a guest all the same.
+async fn await_services(vm: &Vm, guest: &Guest, limit: Duration) {
+    let up = tokio::time::timeout(limit, await_system(guest, limit)).await;
+    if !matches!(up, Ok(Ok(true))) {
+        vm.board.warn(format!(
+            "the guest's services still start after {} s: banger exec {} -- systemctl list-jobs",
+            limit.as_secs(),
+            vm.spec.name
+        ));
     }
-    if vm.spec.init == InitMode::System {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let limit = system_limit(vm.spec.engine.accelerator, left);
-        if !await_system(&guest, limit).await? {
-            vm.board.warn(format!(
-                "the guest's services still start after {} s: banger exec {} -- systemctl list-jobs",
-                limit.as_secs(),
-                vm.spec.name
-            ));
-        }
-    }
-    Ok((qmp, events, guest))
 }
 
 /// How long the image's own init is waited for, of the time that is left for the boot.
 fn system_limit(accelerator: Accelerator, left: Duration) -> Duration {
-    let left = left.saturating_sub(SYSTEM_MARGIN);
     match accelerator {
         Accelerator::Kvm => left.min(SYSTEM_LIMIT),
         Accelerator::Tcg => left,
     }
+}
+
+/// Connects to the VMM and the guest, and makes the guest this VM.
+async fn reach_guest(vm: &Vm) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchError> {
+    let (qmp, events, guest) = greet(vm).await?;
+    tracing::debug!("the guest answers");
+    for warning in configure(&guest, &vm.spec).await? {
+        vm.board.warn(warning);
+    }
+    tracing::debug!("the guest is configured");
+    Ok((qmp, events, guest))
 }
 
 /// Connects to the VMM and to the guest's agent.
@@ -262,9 +267,8 @@ mod tests {
     #[test]
     fn services_get_what_the_boot_leaves_them() {
         let seconds = Duration::from_secs;
-        assert_eq!(system_limit(Accelerator::Tcg, seconds(80)), seconds(75));
+        assert_eq!(system_limit(Accelerator::Tcg, seconds(80)), seconds(80));
         assert_eq!(system_limit(Accelerator::Kvm, seconds(80)), SYSTEM_LIMIT);
-        assert_eq!(system_limit(Accelerator::Kvm, seconds(12)), seconds(7));
-        assert_eq!(system_limit(Accelerator::Tcg, seconds(1)), Duration::ZERO);
+        assert_eq!(system_limit(Accelerator::Kvm, seconds(12)), seconds(12));
     }
 }

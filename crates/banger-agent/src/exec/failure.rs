@@ -59,6 +59,9 @@ fn program(command: &Command, error: &io::Error) -> Problem {
     };
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => not_found(command),
+        Some(libc::EACCES) if found(command).is_some_and(Path::is_dir) => {
+            not_executable("it is a directory").hint("give the path of a program")
+        }
         Some(libc::EACCES) => not_executable("permission denied")
             .hint(format!("make it executable for user {}: chmod +x {name}", command.user)),
         Some(libc::ENOEXEC) => {
@@ -76,18 +79,18 @@ fn program(command: &Command, error: &io::Error) -> Problem {
 
 fn not_found(command: &Command) -> Problem {
     let name = &command.program_name;
-    let title = format!("the VM has no program {name:?}");
-    let problem = Problem::new(ErrorCode::ExecNotFound, title);
-    let there = command.programs.iter().filter_map(|path| path.to_str().ok());
-    // Paths relative to the working directory are not looked at again from here.
-    if let Some(path) = there.into_iter().find(|path| path.starts_with('/') && exists(path)) {
-        return problem
-            .cause(match interpreter::named_in(Path::new(path)) {
-                Some(needed) => format!("{path} is there, but {needed:?} that it needs is not"),
-                None => format!("{path} is there, but the loader or interpreter it names is not"),
-            })
+    if let Some(path) = found(command) {
+        let title = format!("the VM lacks what {name:?} needs to run");
+        let needed = match interpreter::named_in(path) {
+            Some(needed) => format!("{needed:?}, which it names, is not"),
+            None => "the loader or interpreter that it names is not".to_owned(),
+        };
+        return Problem::new(ErrorCode::ExecNotFound, title)
+            .cause(format!("{} is there, but {needed}", path.display()))
             .hint("install what it needs in the VM, or use a program built for its image");
     }
+    let title = format!("the VM has no program {name:?}");
+    let problem = Problem::new(ErrorCode::ExecNotFound, title);
     if name.contains('/') {
         return problem.hint("give the path that it has in the VM");
     }
@@ -96,8 +99,11 @@ fn not_found(command: &Command) -> Problem {
         .hint("install it in the VM, or give its full path")
 }
 
-fn exists(path: &str) -> bool {
-    Path::new(path).symlink_metadata().is_ok()
+/// The file that the command's name leads to. Paths relative to its working directory are not looked
+/// at again from here.
+fn found(command: &Command) -> Option<&Path> {
+    let paths = command.programs.iter().filter_map(|path| path.to_str().ok()).map(Path::new);
+    paths.filter(|path| path.is_absolute()).find(|path| path.symlink_metadata().is_ok())
 }
 
 fn directory(command: &Command, error: &io::Error) -> Problem {

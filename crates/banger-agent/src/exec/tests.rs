@@ -406,7 +406,7 @@ async fn failures_say_what_failed() {
         (command(&["no-such-program"]), ErrorCode::ExecNotFound, "no program \"no-such-program\""),
         (command(&["/no/such"]), ErrorCode::ExecNotFound, "no program \"/no/such\""),
         (command(&[""]), ErrorCode::ExecNotFound, "no program \"\""),
-        (at(&orphan), ErrorCode::ExecNotFound, "no program"),
+        (at(&orphan), ErrorCode::ExecNotFound, "needs to run"),
         (at(&plain), ErrorCode::ExecNotExecutable, "cannot be executed"),
         (at(&garbage), ErrorCode::ExecNotExecutable, "cannot be executed"),
         (at(dir.path()), ErrorCode::ExecNotExecutable, "cannot be executed"),

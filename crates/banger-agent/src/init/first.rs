@@ -16,6 +16,8 @@ use crate::console;
 /// How the agent is called when it is not the first process. By the `@` systemd knows a process that
 /// is not to be killed before the disks are released.
 const AGENT_NAME: &CStr = c"@banger-agent";
+/// The same for tools that show no arguments.
+const NAME: &CStr = c"banger-agent";
 /// What the kernel gives an init, and a `PATH`.
 const ENVIRONMENT: [&CStr; 3] = [
     c"HOME=/",
@@ -52,6 +54,9 @@ pub fn inherited() -> Option<UnixStream> {
     // else here has touched it.
     let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(number) });
     set_inheritable(&stream, false).ok()?;
+    // The kernel calls it "exe", for the path by which it was started.
+    // SAFETY: the call reads a NUL-terminated string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, NAME.as_ptr()) };
     Some(stream)
 }
 

@@ -100,13 +100,17 @@ impl Init {
     /// Makes the image's init the first process, unless it is or the agent is to be. Blocks until
     /// the kernel runs it.
     pub fn hand_over(&self) -> Result<(), HandOverError> {
+        self.hand_over_to(Program::find())
+    }
+
+    fn hand_over_to(&self, program: Option<Program>) -> Result<(), HandOverError> {
         let mut first = self.lock();
         let waiting = match &mut *first {
             First::Agent | First::Image => return Ok(()),
             First::Stuck => return Err(HandOverError::GivenUp),
             First::Waiting(waiting) => waiting,
         };
-        let program = Program::find().ok_or(HandOverError::NoProgram)?;
+        let program = program.ok_or(HandOverError::NoProgram)?;
         let notifications = program.tells_when_up.then(Notifications::bind).and_then(Result::ok);
         let state = match notifications {
             Some(_) => SystemState::Starting,
@@ -144,5 +148,59 @@ impl Init {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, First> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    const PROGRAM: Program = Program { path: "/sbin/init", tells_when_up: false };
+
+    /// An agent's side, and a first process that answers with `answer`.
+    fn beside(answer: &'static [u8]) -> Init {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        std::thread::spawn(move || {
+            theirs.read_to_end(&mut Vec::new()).expect("a program's name");
+            theirs.write_all(answer).expect("answered");
+        });
+        Init::beside(ours)
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_the_first_process_stays_it() {
+        let init = Init::agent();
+        init.hand_over_to(None).expect("nothing to do");
+        assert!(!init.is_separate() && !init.is_handed_over());
+        assert_eq!(init.await_up(Duration::from_secs(60)).await, SystemState::None);
+    }
+
+    #[tokio::test]
+    async fn a_hand_over_happens_once() {
+        let init = beside(b"");
+        assert_eq!(init.await_up(Duration::ZERO).await, SystemState::Starting);
+        let error = init.hand_over_to(None).expect_err("there is no program");
+        assert!(matches!(error, HandOverError::NoProgram));
+        assert!(init.is_separate() && !init.is_handed_over());
+        init.hand_over_to(Some(PROGRAM)).expect("it runs");
+        init.hand_over_to(None).expect("it runs already");
+        assert!(init.is_handed_over());
+        assert_eq!(init.await_up(Duration::from_secs(60)).await, SystemState::Silent);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_the_kernel_refuses_is_told_with_its_reason() {
+        const ENOENT: [u8; 4] = libc::ENOENT.to_ne_bytes();
+        let init = beside(&ENOENT);
+        match init.hand_over_to(Some(PROGRAM)).expect_err("it does not run") {
+            HandOverError::NotRun { program: "/sbin/init", source } => {
+                assert_eq!(source.kind(), io::ErrorKind::NotFound);
+            }
+            other => panic!("{other}"),
+        }
+        assert!(!init.is_handed_over());
+        let error = init.hand_over_to(Some(PROGRAM)).expect_err("there is no second try");
+        assert!(matches!(error, HandOverError::GivenUp));
     }
 }
