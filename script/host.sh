@@ -49,9 +49,22 @@ ensure_programs() {
     "install what is listed above with your own package manager, then run this again"
   say "installing ${missing[*]}"
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install \
-    "${missing[@]}" </dev/null >/dev/null
+  install_stopped "${missing[@]}"
 }
+
+# install_stopped PACKAGE...: without starting the services that come along, now or at the next boot.
+# A registry that listens on the network is more than somebody wanted who only runs tests.
+install_stopped() (
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    trap 'as_root rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 0755 "$policy"
+  fi
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install \
+    "$@" </dev/null >/dev/null
+  case " $* " in *" docker-registry "*) as_root update-rc.d docker-registry disable ;; esac
+)
 
 ensure_toolchain() {
   command -v cargo >/dev/null || die "there is no Rust toolchain (cargo)" \

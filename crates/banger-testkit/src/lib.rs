@@ -19,6 +19,7 @@
 )]
 
 mod account;
+pub mod fixtures;
 mod host;
 mod invocation;
 mod leftovers;
