@@ -89,3 +89,27 @@ fn node_block(entries: &[Entry], depth: u16, inode_seed: Checksum) -> [u8; BLOCK
     set_u32(&mut bytes, end, checksum.value());
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_extents_are_written_in_pieces() {
+        let extent = Extent { logical: 5, physical: 1 << 33, blocks: 70_000 };
+        let found: Vec<_> = pieces(&extent)
+            .map(|piece| (piece.logical, piece.physical - (1 << 33), piece.blocks))
+            .collect();
+        let expected =
+            [(5, 0, 32_768), (32_773, 32_768, 32_768), (65_541, 65_536, 70_000 - 65_536)];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn fields_are_where_they_should_be() {
+        let extent = Extent { logical: 0x0102_0304, physical: 0x0506_0708_090a, blocks: 0x8000 };
+        assert_eq!(leaf_entry(extent), [4, 3, 2, 1, 0, 0x80, 6, 5, 10, 9, 8, 7]);
+        let index = index_entry(&[leaf_entry(extent)], 0x0506_0708_090a);
+        assert_eq!(index, [4, 3, 2, 1, 10, 9, 8, 7, 6, 5, 0, 0]);
+    }
+}

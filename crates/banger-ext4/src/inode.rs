@@ -136,3 +136,26 @@ pub(crate) fn made_directory(raw: &[u8; BYTES], number: u32, seed: Checksum) -> 
     let start = u64::from(u16_at(map, 0x12)) << 32 | u64::from(u32_at(map, 0x14));
     Ok(Run { start, blocks: u16_at(map, 0x10).into() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_34_bits() {
+        let encode = |seconds| encode_time(Timestamp { seconds, nanoseconds: 5 });
+        let cases = [
+            (0, (0, 0)),
+            (-1, (0xffff_ffff, 0)),
+            (0x7fff_ffff, (0x7fff_ffff, 0)),
+            (0x8000_0000, (0x8000_0000, 1)),
+            (-0x8000_0000, (0x8000_0000, 0)),
+            (0x3_7fff_ffff, (0x7fff_ffff, 3)),
+            (i64::MAX, (0x7fff_ffff, 3)),
+            (i64::MIN, (0x8000_0000, 0)),
+        ];
+        for (seconds, (low, epochs)) in cases {
+            assert_eq!(encode(seconds), (low, 5 << 2 | epochs), "{seconds}");
+        }
+    }
+}

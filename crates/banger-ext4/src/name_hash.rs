@@ -88,3 +88,29 @@ fn mix(state: &mut [u32; 4], words: &[u32; 8]) {
         *sum = sum.wrapping_add(value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_those_of_debugfs() {
+        let seed = [0x6745_2301, 0xef8d_ab89, 0x6745_2381, 0xefcd_ab89];
+        let long = [b'a'; 100];
+        let longest = b"xyz".repeat(85);
+        let cases = [
+            (&b"hello"[..], 0x7744_a19c, 0x1746_da32),
+            (b"lost+found", 0x0b44_f2aa, 0x591d_e422),
+            (&long, 0x8fbb_2538, 0x7b03_646e),
+            (&longest, 0x0761_b274, 0x0446_b9d0),
+            ("grün€".as_bytes(), 0x1332_7862, 0x3bcb_6ece),
+            (b"abcd", 0x0c7c_08e2, 0xad75_57a8),
+        ];
+        for (name, seeded, plain) in cases {
+            assert_eq!(NameHash::new(seed, true).of(name), seeded, "{name:?}");
+            assert_eq!(NameHash::new([0; 4], true).of(name), plain, "{name:?}");
+            let unsigned = NameHash::new(seed, false).of(name);
+            assert_eq!(unsigned == seeded, name.is_ascii(), "{name:?}");
+        }
+    }
+}

@@ -65,10 +65,10 @@ impl Writer {
     pub fn open(file: File) -> Result<Self, Error> {
         let superblock = Superblock::read(&file)?;
         let seed = check_supported(&superblock)?;
-        let (groups, before) = Groups::read(&file, &superblock, seed)?;
-        if superblock.inodes - superblock.free_inodes() != superblock.first_inode() {
+        if superblock.inodes.checked_sub(superblock.free_inodes()) != Some(LOST_FOUND) {
             return Err(Error::NotEmpty);
         }
+        let (groups, before) = Groups::read(&file, &superblock, seed)?;
         let mut base = before.clone();
         let table = groups.inode_table(0);
         let made = |number| made_directory(&file, table, number, seed);

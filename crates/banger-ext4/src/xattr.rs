@@ -298,3 +298,77 @@ fn full_name(prefix: u8, suffix: &[u8]) -> Vec<u8> {
     let known = PREFIXES.iter().chain(WHOLE).find(|(number, _)| *number == prefix);
     [known.map_or(&b""[..], |(_, prefix)| prefix), suffix].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn xattrs(list: &[(&str, usize)]) -> Xattrs {
+        list.iter()
+            .map(|(name, length)| (name.as_bytes().into(), vec![7; *length].into()))
+            .collect()
+    }
+
+    /// Store and read. Answers how many are in the inode.
+    fn round_trip(xattrs: &Xattrs) -> usize {
+        let stored = Stored::new(xattrs).expect("they fit");
+        let mut found = Xattrs::new();
+        read_inode(&stored.inode, &mut found).expect("it is sound");
+        let in_inode = found.len();
+        if let Some(block) = stored.block {
+            read_block(&*block, &mut found).expect("it is sound");
+        }
+        assert_eq!(found, *xattrs);
+        in_inode
+    }
+
+    #[test]
+    fn what_the_kernel_asks_for_is_in_the_inode() {
+        assert_eq!(round_trip(&xattrs(&[])), 0);
+        assert_eq!(round_trip(&xattrs(&[("user.a", 0)])), 1);
+        let list = xattrs(&[("security.capability", 20), ("trusted.b", 20), ("user.a", 20)]);
+        assert_eq!(round_trip(&list), 2);
+        let list = xattrs(&[("security.capability", 20), ("user.a", 50)]);
+        let stored = Stored::new(&list).expect("they fit");
+        let mut found = Xattrs::new();
+        read_inode(&stored.inode, &mut found).expect("it is sound");
+        assert!(found.contains_key(&b"security.capability"[..]));
+    }
+
+    #[test]
+    fn all_the_room_there_is_can_be_used() {
+        // 88 bytes in the inode, 4060 in the block.
+        let block = 4060 - 20;
+        assert_eq!(round_trip(&xattrs(&[("user.a", block), ("user.b", 68)])), 1);
+        let list = xattrs(&[("user.a", block), ("security.b", 36), ("user.c", 68)]);
+        assert!(check_xattrs(&list).is_err());
+        // In the order of use, the first in the inode would leave too much for the block.
+        let list = xattrs(&[("user.a", block - 40), ("security.b", 20), ("user.c", 68)]);
+        assert_eq!(round_trip(&list), 1);
+        let error = check_xattrs(&xattrs(&[("user.a", block + 1)])).expect_err("it is too long");
+        assert!(error.to_string().contains("4 KiB"), "{error}");
+    }
+
+    #[test]
+    fn names_must_be_known() {
+        for name in ["user.", "security", "system.data", "com.apple.quarantine", "user.a\0b"] {
+            let error = check_xattrs(&xattrs(&[(name, 1)])).expect_err("it is not known");
+            assert!(matches!(error, Error::BadXattr { .. }), "{error}");
+        }
+        assert!(check_xattrs(&xattrs(&[("system.posix_acl_access", 4)])).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_can_be_read(bytes in prop::collection::vec(0_u8..8, 96), edit in 0_usize..96) {
+            let mut found = Xattrs::new();
+            let _ = read(&bytes, 32, &mut found);
+            let sound = Stored::new(&xattrs(&[("user.a", 20), ("user.b", 20)])).expect("they fit");
+            let mut region = sound.inode;
+            region[edit] = bytes[0];
+            let _ = read_inode(&region, &mut found);
+        }
+    }
+}

@@ -40,17 +40,25 @@ impl Disk {
 
     /// One with other options and features.
     pub fn with(kib: u64, options: &[&str], features: &str) -> Self {
+        let extended =
+            format!("hash_seed={UUID},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0");
+        Self::made_by(|path| {
+            Tool::new("mke2fs")
+                .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0"])
+                .args(["-i", "16384", "-O", features])
+                .args(options)
+                .args(["-L", "test", "-U", UUID, "-E", &extended])
+                .arg(path)
+                .arg(format!("{kib}k"))
+                .run(&Cancel::new())
+                .expect("mke2fs makes a disk");
+        })
+    }
+
+    /// One that something makes in a file.
+    pub fn made_by(make: impl FnOnce(&Path)) -> Self {
         let disk = Self { dir: tempfile::tempdir().expect("a directory") };
-        Tool::new("mke2fs")
-            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0", "-O", features])
-            .args(["-i", "16384"])
-            .args(options)
-            .args(["-L", "test", "-U", UUID, "-E"])
-            .arg(format!("hash_seed={UUID},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0"))
-            .arg(disk.path())
-            .arg(format!("{kib}k"))
-            .run(&Cancel::new())
-            .expect("mke2fs makes a disk");
+        make(&disk.path());
         disk
     }
 
@@ -158,12 +166,14 @@ pub fn read(disk: &Disk) -> (Reader, Tree) {
     (reader, tree)
 }
 
-/// Everything about a tree that can be compared: by path, what is there, with the contents of files,
-/// and for hard links the first path of the file.
+/// What is at a path: metadata, kind, contents, and the first path of the same file.
+pub type Described = (Metadata, Kind, Vec<u8>, Vec<u8>);
+
+/// Everything about a tree that can be compared, by path.
 pub fn describe(
     tree: &Tree,
     contents: &dyn Fn(&Content) -> Vec<u8>,
-) -> BTreeMap<Vec<u8>, (Metadata, Kind, Vec<u8>, Vec<u8>)> {
+) -> BTreeMap<Vec<u8>, Described> {
     let mut described = BTreeMap::new();
     let mut first = BTreeMap::new();
     let mut pending = vec![(Vec::new(), Tree::ROOT)];
