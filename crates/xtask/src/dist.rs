@@ -17,6 +17,8 @@ use crate::failure::{ChoreFailure, on_file, run};
 use crate::tree;
 
 const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Static, so that it needs nothing of any image; its 3,700 relocations in 1 KiB instead of 90.
+const AGENT_FLAGS: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs";
 /// The programs of the host, and their places.
 const HOST_PROGRAMS: [(&str, &str); 3] =
     [("banger", "bin"), ("bangerd", "libexec"), ("banger-shim", "libexec")];
@@ -66,7 +68,7 @@ fn build_agent(target: &Path) -> Result<PathBuf, ChoreFailure> {
     let mut cargo = tree::cargo();
     cargo.args(["build", "--locked", "--profile", "agent", "-p", "banger-agent"]);
     cargo.args(["--target", AGENT_TARGET]).arg("--target-dir").arg(&target);
-    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo.env("RUSTFLAGS", AGENT_FLAGS);
     cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
     run(&mut cargo)?;
     Ok(target.join(AGENT_TARGET).join("agent/banger-agent"))
