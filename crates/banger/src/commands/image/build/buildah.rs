@@ -86,25 +86,20 @@ impl Builder {
         let begun = tokio::task::spawn_blocking(move || Place::begin(&data_dir)).await;
         let begun = begun.map_err(io::Error::other).and_then(|begun| begun);
         let beginning = begun.map_err(|error| no_place(&error))?;
-        // Until here nobody else begins; that must stay so while remains are removed.
-        let Beginning { place, has_remains, .. } = &beginning;
+        // Nobody else begins as long as this is held: remains of others are removed meanwhile.
+        let place = &beginning.place;
         let settings = Settings::write(place).map_err(|error| no_place(&error))?;
-        let arguments = |driver| global(place, &settings, driver);
-        let probe = with(arguments(Driver::Overlay), &["containers", "--quiet"]);
-        let probed =
-            run(tool(probe, place, &settings), &mut (&Ui::silent(), &mut *shown.1)).await?;
-        let driver = match probed {
+        // Something that needs the layers, and does no harm.
+        let trial: &[&str] =
+            if beginning.is_alone { &["rm", "--all"] } else { &["containers", "--quiet"] };
+        let trial = with(global(place, &settings, Driver::Overlay), trial);
+        let silent = &mut (&Ui::silent(), &mut *shown.1);
+        let driver = match run(tool(trial, place, &settings), silent).await? {
             Ok(_) => Driver::Overlay,
-            // Buildah has said nothing yet; without its namespaces it cannot do anything else.
+            // Without its namespaces it cannot do anything else either.
             Err(error @ ToolError::Isolation { .. }) => return Err(failure(&error)),
             Err(_) => Driver::Vfs,
         };
-        if *has_remains {
-            let sweep = with(arguments(driver), &["rm", "--all"]);
-            let silent = &mut (&Ui::silent(), &mut *shown.1);
-            // What is left takes room and is in nobody's way.
-            let _ = run(tool(sweep, place, &settings), silent).await?;
-        }
         let Beginning { place, .. } = beginning;
         Ok(Self { place, settings, driver })
     }
@@ -218,13 +213,21 @@ fn with<W: Clone + Into<OsString>>(mut global: Vec<OsString>, words: &[W]) -> Ve
 }
 
 fn tool(words: Vec<OsString>, place: &Place, settings: &Settings) -> Tool {
-    Tool::new(PROGRAM)
+    let tool = Tool::new(PROGRAM)
         .args(words)
         .env("TMPDIR", place.work.join("tmp"))
         .env("CONTAINERS_CONF", &settings.containers)
+        .env("XDG_DATA_HOME", place.work.join("data"))
+        .env("XDG_RUNTIME_DIR", &settings.runtime)
         .dir(&place.work)
         .isolation(Isolation::Root)
-        .stdout_lines()
+        .stdout_lines();
+    match place.uid {
+        0 => tool,
+        // What it is to the rest of the machine, which it cannot see from inside its namespace.
+        // Else it looks into root's directories. `buildah unshare` tells what it starts the same.
+        uid => tool.env("_CONTAINERS_ROOTLESS_UID", uid.to_string()),
+    }
 }
 
 /// Runs it, showing each line that it writes.

@@ -4,6 +4,7 @@
 //! dead, under a lock of its own, so that nothing is taken for dead that is just being made.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use banger_host::command::{Cancel, Isolation, Tool};
@@ -21,6 +22,8 @@ pub struct Place {
     pub cache: PathBuf,
     /// What goes with this one.
     pub work: PathBuf,
+    /// Who builds.
+    pub uid: u32,
     _alive: OfdLock,
 }
 
@@ -29,8 +32,8 @@ pub struct Place {
 pub struct Beginning {
     /// The new build's place.
     pub place: Place,
-    /// Builds were killed, and none is under way now: what buildah has of them can go.
-    pub has_remains: bool,
+    /// No other build is under way, so what buildah has of builds that were given up can go.
+    pub is_alone: bool,
     _turn: OfdLock,
 }
 
@@ -44,33 +47,34 @@ impl Place {
         let cache = data_dir.join("cache").join("build");
         files::create_private_dir(&cache)?;
         let turn = OfdLock::acquire(&cache.join(LOCK))?;
-        let (mut dead, mut living) = (0, 0);
+        let mut is_alone = true;
         for entry in std::fs::read_dir(&cache)? {
             let entry = entry?;
             if !entry.file_name().to_string_lossy().starts_with(WORK) {
                 continue;
             }
             match OfdLock::try_acquire(&entry.path().join(LOCK))? {
-                Some(_dead) => {
-                    remove(&entry.path());
-                    dead += 1;
-                }
-                None => living += 1,
+                Some(_dead) => remove(&entry.path()),
+                None => is_alone = false,
             }
         }
         let work = cache.join(format!("{WORK}{}", random::hex::<8>()));
         files::create_private_dir(&work)?;
         let alive = OfdLock::acquire(&work.join(LOCK))?;
-        for dir in ["run", "tmp"] {
+        for dir in ["data", "run", "tmp"] {
             files::create_private_dir(&work.join(dir))?;
         }
-        let place = Self { cache, work, _alive: alive };
-        Ok(Beginning { place, has_remains: dead > 0 && living == 0, _turn: turn })
+        let uid = std::fs::metadata(&work)?.uid();
+        let place = Self { cache, work, uid, _alive: alive };
+        Ok(Beginning { place, is_alone, _turn: turn })
     }
 
     /// Removes what the next build does not need.
     pub fn end(&self) {
         remove(&self.work);
+        if self.uid != 0 {
+            remove_litter(self.uid);
+        }
     }
 }
 
@@ -80,6 +84,15 @@ fn remove(work: &Path) {
     if files::remove_tree(work).is_err() {
         let tool = Tool::new("rm").arg("-rf").arg("--").arg(work).isolation(Isolation::Root);
         let _ = tool.run(&Cancel::new());
+    }
+}
+
+/// Removes the empty directories that buildah makes for every step that runs something, before it
+/// reads where it should. If others use them they are not empty.
+fn remove_litter(uid: u32) {
+    for (dir, below) in [("podman-run", "libpod"), ("containers-user", "containers")] {
+        let dir = PathBuf::from(format!("/tmp/{dir}-{uid}"));
+        let _ = std::fs::remove_dir(dir.join(below)).and_then(|()| std::fs::remove_dir(&dir));
     }
 }
 
@@ -96,8 +109,8 @@ mod tests {
     #[test]
     fn a_build_leaves_only_the_cache() {
         let data = tempfile::tempdir().expect("a temporary directory");
-        let Beginning { place, has_remains, .. } = Place::begin(data.path()).expect("writable");
-        assert!(!has_remains);
+        let Beginning { place, is_alone, .. } = Place::begin(data.path()).expect("writable");
+        assert!(is_alone);
         assert!(place.work.join("tmp").is_dir());
         place.end();
         assert_eq!(work_dirs(&place.cache), 0);
@@ -110,11 +123,11 @@ mod tests {
         drop(Place::begin(data.path()).expect("writable").place);
         // One lives, so what buildah has may be its.
         let third = Place::begin(data.path()).expect("writable");
-        assert!(!third.has_remains);
+        assert!(!third.is_alone);
         assert_eq!(work_dirs(&living.cache), 2);
         drop((third, living));
         let last = Place::begin(data.path()).expect("writable");
-        assert!(last.has_remains);
+        assert!(last.is_alone);
         assert_eq!(work_dirs(&last.place.cache), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use banger_host::environment;
+use banger_host::{environment, files};
 
 use super::place::Place;
 
@@ -11,6 +11,9 @@ use super::place::Place;
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 /// Takes every image: what containers-common installs, and what buildah needs to do anything.
 const POLICY: &str = "{\"default\":[{\"type\":\"insecureAcceptAnything\"}]}\n";
+
+/// File name of credentials for registries.
+const AUTH: &str = "auth.json";
 
 /// Files of a build's own for what the host has not, or not as needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub struct Settings {
     pub registries: Option<PathBuf>,
     /// policy.json; None leaves it to the host's.
     pub policy: Option<PathBuf>,
+    /// What buildah takes for the user's runtime directory, with the credentials of the real one.
+    pub runtime: PathBuf,
 }
 
 impl Settings {
@@ -47,8 +52,23 @@ impl Settings {
                 Some(_) => None,
                 None => Some(write("policy.json", POLICY)?),
             },
+            runtime: runtime_dir(place)?,
         })
     }
+}
+
+/// Makes a directory for what buildah keeps while it runs, where `podman login` seems to have left
+/// what it leaves in the real one.
+fn runtime_dir(place: &Place) -> io::Result<PathBuf> {
+    let real = environment::get("XDG_RUNTIME_DIR").map_or_else(
+        || format!("/run/containers/{}", place.uid),
+        |dir| format!("{dir}/containers"),
+    );
+    let runtime = place.work.join("runtime");
+    let containers = runtime.join("containers");
+    files::create_private_dir(&containers)?;
+    std::os::unix::fs::symlink(Path::new(&real).join(AUTH), containers.join(AUTH))?;
+    Ok(runtime)
 }
 
 fn host_registries() -> io::Result<Option<String>> {

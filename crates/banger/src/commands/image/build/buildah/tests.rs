@@ -12,6 +12,7 @@ fn settings(place: &Place) -> Settings {
         containers: place.work.join("containers.conf"),
         registries: Some(place.work.join("registries.conf")),
         policy: None,
+        runtime: place.work.join("runtime"),
     }
 }
 
@@ -115,8 +116,12 @@ fn a_missing_dockerfile_is_hinted_at() {
     assert_eq!(hint(&bare), None);
 }
 
-/// Builds for real; None where that is not possible.
-async fn built(tmp: &Path, dockerfile: &str) -> Option<(Builder, Result<String, Failure>)> {
+/// Builds for real; None where that is not possible. Layers are kept as this host can, or as any.
+async fn built(
+    tmp: &Path,
+    dockerfile: &str,
+    driver: Option<Driver>,
+) -> Option<(Builder, Result<String, Failure>)> {
     if check_installed().is_err() {
         eprintln!("skipped: buildah is not installed");
         return None;
@@ -130,7 +135,7 @@ async fn built(tmp: &Path, dockerfile: &str) -> Option<(Builder, Result<String, 
     let ui = Ui::silent();
     let shown = &mut (&ui, &mut interrupts);
     let builder = match Builder::begin(tmp, shown).await {
-        Ok(builder) => builder,
+        Ok(builder) => Builder { driver: driver.unwrap_or(builder.driver), ..builder },
         Err(Failure::Problem(problem)) if problem.code == ErrorCode::HostNotPermitted => {
             eprintln!("skipped: {problem}");
             return None;
@@ -141,31 +146,39 @@ async fn built(tmp: &Path, dockerfile: &str) -> Option<(Builder, Result<String, 
     Some((builder, layout))
 }
 
+/// Not all of it belongs to us.
+fn remove_cache(tmp: &Path) {
+    let tool = Tool::new("rm").arg("-rf").arg(tmp.join("cache")).isolation(Isolation::Root);
+    tool.run(&Cancel::new()).expect("it can be removed");
+}
+
 #[tokio::test]
 async fn a_real_build_makes_an_oci_layout_and_leaves_only_its_cache() {
     let tmp = tempfile::tempdir().expect("a temporary directory");
     let dockerfile = "FROM scratch\nCOPY file /file\nENV A=b\nCMD [\"/file\"]\n";
-    let Some((builder, layout)) = built(tmp.path(), dockerfile).await else { return };
-    let layout = PathBuf::from(layout.expect("it is built"));
-    let index = std::fs::read_to_string(layout.join("index.json")).expect("an OCI layout");
-    assert!(index.contains("application/vnd.oci.image.manifest.v1+json"), "{index}");
-    let (work, cache) = (builder.place.work.clone(), builder.place.cache.clone());
-    builder.end().await;
-    assert!(!work.exists());
-    assert!(cache.join("overlay").exists() || cache.join("vfs").exists());
-    // Not all of it belongs to us.
-    let tool = Tool::new("rm").arg("-rf").arg(tmp.path().join("cache")).isolation(Isolation::Root);
-    tool.run(&Cancel::new()).expect("it can be removed");
+    for driver in [None, Some(Driver::Vfs)] {
+        let Some((builder, layout)) = built(tmp.path(), dockerfile, driver).await else { return };
+        let layout = PathBuf::from(layout.expect("it is built"));
+        let index = std::fs::read_to_string(layout.join("index.json")).expect("an OCI layout");
+        assert!(index.contains("application/vnd.oci.image.manifest.v1+json"), "{index}");
+        let (work, layers) = (builder.place.work.clone(), builder.driver.as_str());
+        let layers = builder.place.cache.join(layers);
+        builder.end().await;
+        assert!(!work.exists());
+        assert!(layers.exists());
+    }
+    remove_cache(tmp.path());
 }
 
 #[tokio::test]
 async fn a_build_that_fails_says_why() {
     let tmp = tempfile::tempdir().expect("a temporary directory");
     let dockerfile = "FROM scratch\nCOPY nothing-like-that /file\n";
-    let Some((builder, layout)) = built(tmp.path(), dockerfile).await else { return };
+    let Some((builder, layout)) = built(tmp.path(), dockerfile, None).await else { return };
     let Err(Failure::Problem(problem)) = layout else { panic!("{layout:?}") };
     assert_eq!(problem.code, ErrorCode::PullFailed);
     assert!(problem.to_string().contains("nothing-like-that"), "{problem}");
     assert_eq!(problem.hint, None);
     builder.end().await;
+    remove_cache(tmp.path());
 }
