@@ -130,11 +130,17 @@ impl Host {
     {
         let mut command = self.account.command(program, &self.base.join("home"));
         command.env("BANGER_DATA_DIR", &self.data).env("BANGER_RUNTIME_DIR", &self.runtime);
-        command.env("BANGER_CONFIG_DIR", self.base.join("config"));
+        command.env("BANGER_CONFIG_DIR", self.config());
         command.env("TMPDIR", "/tmp");
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.current_dir(&self.scratch).args(args);
         Invocation::new(command)
+    }
+
+    /// The configuration directory; it need not be there.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.base.join("config")
     }
 
     /// Where the programs under test are: `bin/`, `libexec/`, `lib/`.

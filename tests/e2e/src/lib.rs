@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use banger_testkit::{Host, wait};
 
+mod image;
+
+pub use image::{LocalImage, configure, file, stored};
+
 /// For what takes a moment in a running guest.
 pub const SOON: Duration = Duration::from_secs(30);
 /// For what takes a boot.

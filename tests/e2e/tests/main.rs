@@ -4,6 +4,8 @@
 //! of its own, and so its own daemon; what they share is one pulled image and kernel.
 
 mod bad_input;
+mod build;
+mod catalog;
 mod crash;
 mod doctor;
 mod exec;
@@ -11,6 +13,12 @@ mod images;
 mod jail;
 mod lifecycle;
 mod network;
+mod promote;
 mod readme;
+mod register;
+mod registry;
+mod registry_access;
 mod run;
+mod system_init;
+mod ten_images;
 mod terminal;

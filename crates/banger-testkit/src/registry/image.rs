@@ -105,12 +105,12 @@ impl TestImage {
         self.layer(Layer::gzip(Layer::tar_of(&[(path, contents)])))
     }
 
-    /// The same with one more layer, of one file that does not get smaller by compression. The same
+    /// The same with one more layer, of one file that would not get smaller by compression. The same
     /// seed gives the same bytes.
     #[must_use]
     pub fn noise(self, path: &str, bytes: usize, seed: u64) -> Self {
         let noise = noise(bytes, seed);
-        self.file(path, &noise)
+        self.layer(Layer::plain(Layer::tar_of(&[(path, &noise)])))
     }
 
     /// The same with that configuration: `Entrypoint`, `Env` and so on.
