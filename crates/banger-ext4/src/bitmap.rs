@@ -22,14 +22,14 @@ impl Bitmap {
 
     /// Whether one of these is in it.
     pub(crate) fn intersects(&self, start: u64, count: u64) -> bool {
-        self.next(start).is_some_and(|first| first < start + count)
+        self.next(start, start.saturating_add(count)).is_some()
     }
 
     /// Whether all of these are in it.
     pub(crate) fn covers(&self, start: u64, count: u64) -> bool {
-        start.checked_add(count).is_some_and(|end| {
-            end <= self.bound && self.next_absent(start).is_none_or(|first| first >= end)
-        })
+        start
+            .checked_add(count)
+            .is_some_and(|end| end <= self.bound && self.next_absent(start, end).is_none())
     }
 
     /// Add numbers, which must be below the bound.
@@ -42,14 +42,14 @@ impl Bitmap {
         self.change(start, count, |word, mask| *word &= !mask);
     }
 
-    /// The first number in it that is not below `from`.
-    pub(crate) fn next(&self, from: u64) -> Option<u64> {
-        self.search(from, |word| word)
+    /// The first number in it that is not below `from`, but below `to`.
+    pub(crate) fn next(&self, from: u64, to: u64) -> Option<u64> {
+        self.search(from, to, |word| word)
     }
 
-    /// The first number not in it that is not below `from`.
-    pub(crate) fn next_absent(&self, from: u64) -> Option<u64> {
-        self.search(from, |word| !word)
+    /// The first number not in it that is not below `from`, but below `to`.
+    pub(crate) fn next_absent(&self, from: u64, to: u64) -> Option<u64> {
+        self.search(from, to, |word| !word)
     }
 
     /// How many numbers are in it.
@@ -64,18 +64,23 @@ impl Bitmap {
         self.words[word(first)].to_le_bytes()[crate::fields::index(shift / 8)]
     }
 
-    fn search(&self, from: u64, matching: impl Fn(u64) -> u64) -> Option<u64> {
-        if from >= self.bound {
+    fn search(&self, from: u64, to: u64, matching: impl Fn(u64) -> u64) -> Option<u64> {
+        let to = to.min(self.bound);
+        if from >= to {
             return None;
         }
+        let last = word(to - 1);
         let mut at = word(from);
         let mut found = matching(self.words[at]) & (!0 << (from % WORD_BITS));
         while found == 0 {
             at += 1;
-            found = matching(*self.words.get(at)?);
+            if at > last {
+                return None;
+            }
+            found = matching(self.words[at]);
         }
         let number = at as u64 * WORD_BITS + u64::from(found.trailing_zeros());
-        (number < self.bound).then_some(number)
+        (number < to).then_some(number)
     }
 
     fn change(&mut self, start: u64, count: u64, mut with: impl FnMut(&mut u64, u64)) {
@@ -121,10 +126,12 @@ mod tests {
                     set.retain(|number| !(start..start + count).contains(number));
                 }
                 prop_assert_eq!(bitmap.len(), set.len() as u64);
-                prop_assert_eq!(bitmap.next(start), set.range(start..).next().copied());
-                let absent = (start..bound).find(|number| !set.contains(number));
-                prop_assert_eq!(bitmap.next_absent(start), absent);
                 let range = start..start + count;
+                prop_assert_eq!(bitmap.next(start, u64::MAX), set.range(start..).next().copied());
+                prop_assert_eq!(bitmap.next(start, range.end), set.range(range.clone()).next().copied());
+                let absent = |end| (start..end).find(|number| !set.contains(number));
+                prop_assert_eq!(bitmap.next_absent(start, u64::MAX), absent(bound));
+                prop_assert_eq!(bitmap.next_absent(start, range.end), absent(range.end));
                 prop_assert_eq!(bitmap.covers(start, count), range.clone().all(|n| set.contains(&n)));
                 prop_assert_eq!(
                     bitmap.intersects(start, count),

@@ -69,11 +69,11 @@ impl Disk {
     /// from what has been given back: files stay in one piece, and what was given back becomes a
     /// hole of the disk's file.
     pub(crate) fn allocate(&mut self, most: u64) -> Option<Run> {
-        let from_cursor = self.used.next_absent(self.cursor);
-        let start = from_cursor.or_else(|| self.used.next_absent(0))?;
-        let end = self.used.next(start).unwrap_or(u64::MAX).min(start + most);
-        // The last free blocks of the disk may be followed by nothing.
-        let end = end.min(self.touched.bound());
+        let bound = self.used.bound();
+        let from_cursor = self.used.next_absent(self.cursor, bound);
+        let start = from_cursor.or_else(|| self.used.next_absent(0, self.cursor))?;
+        let most = start.saturating_add(most).min(bound);
+        let end = self.used.next(start, most).unwrap_or(most);
         let run = Run { start, blocks: end - start };
         self.used.insert(run.start, run.blocks);
         self.free -= run.blocks;
@@ -136,12 +136,13 @@ impl Disk {
     pub(crate) fn release_unused(&mut self) -> Result<(), Error> {
         self.flush()?;
         let mut at = 0;
-        while let Some(start) = self.touched.next(at) {
-            let end = self.touched.next_absent(start).unwrap_or(self.touched.bound());
+        let bound = self.touched.bound();
+        while let Some(start) = self.touched.next(at, bound) {
+            let end = self.touched.next_absent(start, bound).unwrap_or(bound);
             at = end;
             let mut from = start;
-            while let Some(unused) = self.used.next_absent(from).filter(|unused| *unused < end) {
-                from = self.used.next(unused).unwrap_or(end).min(end);
+            while let Some(unused) = self.used.next_absent(from, end) {
+                from = self.used.next(unused, end).unwrap_or(end);
                 self.make_hole(Run { start: unused, blocks: from - unused })?;
             }
         }
@@ -169,5 +170,69 @@ impl Disk {
             at += count;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk of 20 blocks, of which 0, 1 and 10 are in use.
+    fn disk() -> Disk {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(20 * BLOCK).expect("it is ours");
+        let mut used = Bitmap::new(20);
+        used.insert(0, 2);
+        used.insert(10, 1);
+        Disk::new(file, used, 5)
+    }
+
+    fn run(start: u64, blocks: u64) -> Run {
+        Run { start, blocks }
+    }
+
+    #[test]
+    fn blocks_are_used_again_when_there_are_no_others() {
+        let mut disk = disk();
+        assert_eq!(disk.free(), 17);
+        assert_eq!(disk.allocate(3), Some(run(5, 3)));
+        disk.free_run(run(5, 2));
+        assert_eq!(disk.allocate(100), Some(run(8, 2)));
+        assert_eq!(disk.allocate(100), Some(run(11, 9)));
+        assert_eq!(disk.allocate(100), Some(run(2, 5)));
+        assert_eq!(disk.allocate(1), None);
+        assert_eq!(disk.free(), 0);
+        disk.free_run(run(3, 1));
+        assert_eq!(disk.allocate(2), Some(run(3, 1)));
+        assert!(
+            matches!(disk.allocate_one(), Err(Error::NoSpace { bytes }) if bytes == 20 * BLOCK)
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_there_and_what_was_given_back_is_not() {
+        let mut disk = disk();
+        let all: Vec<Run> = std::iter::from_fn(|| disk.allocate(100)).collect();
+        let content = |block: u64| vec![u8::try_from(block).expect("20 blocks"); 4096];
+        for block in all.iter().flat_map(|run| run.start..run.start + run.blocks).rev() {
+            disk.put(block, &content(block)).expect("it is written");
+        }
+        disk.put(12, &content(112)).expect("it is written");
+        disk.free_run(run(15, 3));
+        disk.free_run(run(5, 1));
+        disk.release_unused().expect("it is released");
+        let read = |block: u64| {
+            let mut bytes = vec![0; 4096];
+            disk.file().read_exact_at(&mut bytes, block * BLOCK).expect("it is there");
+            bytes
+        };
+        for block in 0..20 {
+            let expected = match block {
+                0 | 1 | 10 | 15..18 | 5 => 0,
+                12 => 112,
+                other => other,
+            };
+            assert!(read(block) == content(expected), "{block}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::name_hash::NameHash;
 use crate::numbers::{LOST_FOUND, LOST_FOUND_NAME, Numbered, Numbers, ROOT};
 use crate::table::TableWriter;
 use crate::tree::{Content, Extent, Kind, MAX_LINKS, Tree};
-use crate::writer::Writer;
+use crate::writer::{MAX_FILE_BYTES, Writer};
 use crate::xattr::{self, Stored, Xattrs};
 use crate::{BLOCK, BLOCK_BYTES, extents};
 
@@ -64,6 +64,9 @@ fn blocks_of_files(writer: &Writer, tree: &Tree, numbers: &Numbers) -> Result<Bi
 
 /// Check that the extents are in order and within the file.
 fn check_content(content: &Content) -> Result<(), Error> {
+    if content.bytes > MAX_FILE_BYTES {
+        return Err(Error::TooLarge { bytes: content.bytes });
+    }
     let mut end = 0;
     for extent in &content.extents {
         if extent.blocks == 0 || u64::from(extent.logical) < end {

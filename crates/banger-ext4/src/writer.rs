@@ -17,7 +17,7 @@ use crate::tree::{Content, Tree};
 use crate::{BLOCK, BLOCK_BYTES, finish, inode};
 
 /// The most bytes a file can have: blocks are counted in 32 bits.
-const MAX_FILE_BYTES: u64 = (1 << 32) * BLOCK - BLOCK;
+pub(crate) const MAX_FILE_BYTES: u64 = (1 << 32) * BLOCK - BLOCK;
 
 const NEEDED_INCOMPAT: u32 =
     incompat::FILETYPE | incompat::EXTENTS | incompat::BIT64 | incompat::FLEX_BG;

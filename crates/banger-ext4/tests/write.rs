@@ -62,6 +62,8 @@ fn what_cannot_be_stored_is_refused() {
     assert!(matches!(finish(Kind::Symlink(vec![1; 4096].into())), Error::BadSymlink { .. }));
     let device = Kind::CharacterDevice { major: 4096, minor: 0 };
     assert!(matches!(finish(device), Error::BadDevice { major: 4096, minor: 0 }));
+    let content = Content { bytes: u64::MAX, extents: vec![] };
+    assert!(matches!(finish(Kind::File(content)), Error::TooLarge { .. }));
 }
 
 #[test]
