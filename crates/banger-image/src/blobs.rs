@@ -16,7 +16,9 @@ mod tests;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use banger_core::reference::Digest;
 use banger_host::command::Cancel;
@@ -26,7 +28,7 @@ use banger_host::random;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::LibraryError;
-pub(crate) use partial::Partial;
+pub(crate) use partial::{Finished, Partial, Verified};
 
 /// How much is read at once.
 const CHUNK: usize = 128 * 1024;
@@ -51,11 +53,18 @@ pub(crate) struct StoredBlob {
     pub(crate) in_use: bool,
 }
 
+/// Reads a blob from its beginning, whatever other readers do.
+#[derive(Debug, Clone)]
+pub(crate) struct Contents {
+    file: Arc<File>,
+    at: u64,
+}
+
 /// What there is of a blob that somebody wants to download.
 #[derive(Debug)]
 pub(crate) enum Begun {
     /// All of it.
-    Stored(File),
+    Stored(Contents),
     /// Somebody else downloads it.
     Busy,
     /// A part, maybe empty, that nobody else touches now.
@@ -116,9 +125,9 @@ impl Blobs {
     }
 
     /// A blob's contents, from their beginning.
-    pub(crate) fn file(&self, digest: &Digest) -> Result<File, LibraryError> {
+    pub(crate) fn contents(&self, digest: &Digest) -> Result<Contents, LibraryError> {
         let path = self.path(digest);
-        File::open(&path).map_err(LibraryError::io("read", &path))
+        File::open(&path).map(Contents::of).map_err(LibraryError::io("read", &path))
     }
 
     /// Store what `contents` gives. With `expected` it must have that digest.
@@ -170,7 +179,7 @@ impl Blobs {
     /// Whether a stored blob still is what its name says.
     pub(crate) fn verify(&self, digest: &Digest, cancel: &Cancel) -> Result<bool, BlobError> {
         let mut hasher = Sha256::new();
-        let read = each_chunk(&mut self.file(digest)?, cancel, &mut |chunk| {
+        let read = each_chunk(&mut self.contents(digest)?, cancel, &mut |chunk| {
             hasher.update(chunk);
             Ok(())
         });
@@ -188,7 +197,7 @@ impl Blobs {
         let path = self.partial_path(digest);
         loop {
             if self.bytes(digest) == Some(bytes) {
-                return self.file(digest).map(Begun::Stored);
+                return self.contents(digest).map(Begun::Stored);
             }
             let Some(lock) =
                 OfdLock::try_acquire(&path).map_err(LibraryError::io("lock", &path))?
@@ -272,6 +281,20 @@ impl Blobs {
         };
         let names: io::Result<Vec<String>> = entries.map(name).collect();
         names.map_err(LibraryError::io("list", &self.dir))
+    }
+}
+
+impl Contents {
+    fn of(file: File) -> Self {
+        Self { file: Arc::new(file), at: 0 }
+    }
+}
+
+impl Read for Contents {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
     }
 }
 

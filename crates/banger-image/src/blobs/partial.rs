@@ -1,7 +1,7 @@
 //! A blob that is being downloaded.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use banger_core::reference::Digest;
@@ -9,7 +9,7 @@ use banger_host::command::Cancel;
 use banger_host::lock::OfdLock;
 use sha2::{Digest as _, Sha256};
 
-use super::{BlobError, Broken, each_chunk, publish};
+use super::{BlobError, Broken, Contents, each_chunk, publish};
 use crate::error::LibraryError;
 
 /// The beginning of a blob, which only this value changes.
@@ -30,6 +30,20 @@ pub(crate) struct Verified {
     target: PathBuf,
     file: File,
     _lock: OfdLock,
+}
+
+/// What a download has come to.
+#[derive(Debug)]
+pub(crate) enum Finished {
+    /// The blob.
+    Whole(Verified),
+    /// Something else, of which nothing is kept.
+    Wrong {
+        /// Empty again.
+        partial: Partial,
+        /// The digest of what came.
+        found: Digest,
+    },
 }
 
 impl Partial {
@@ -83,18 +97,15 @@ impl Partial {
         Ok(())
     }
 
-    /// Check the digest. If it is wrong, nothing is kept, and the digest of what came is told.
-    pub(crate) fn finish(
-        mut self,
-        digest: &Digest,
-    ) -> Result<Result<Verified, (Self, Digest)>, LibraryError> {
+    /// Check the digest.
+    pub(crate) fn finish(mut self, digest: &Digest) -> Result<Finished, LibraryError> {
         let found = Digest::of_sum(self.hasher.clone().finalize().into());
         if found == *digest {
             let Self { path, target, file, lock, .. } = self;
-            return Ok(Ok(Verified { path, target, file, _lock: lock }));
+            return Ok(Finished::Whole(Verified { path, target, file, _lock: lock }));
         }
         self.restart()?;
-        Ok(Err((self, found)))
+        Ok(Finished::Wrong { partial: self, found })
     }
 
     fn io(&self, action: &'static str) -> impl FnOnce(io::Error) -> LibraryError + use<> {
@@ -105,11 +116,9 @@ impl Partial {
 
 impl Verified {
     /// Its contents, from their beginning. They can be read before they have a name.
-    pub(crate) fn contents(&self) -> Result<File, LibraryError> {
-        // Another descriptor of the same file would share the position.
-        let mut file = File::open(&self.path).map_err(LibraryError::io("read", &self.path))?;
-        file.seek(SeekFrom::Start(0)).map_err(LibraryError::io("read", &self.path))?;
-        Ok(file)
+    pub(crate) fn contents(&self) -> Result<Contents, LibraryError> {
+        let file = self.file.try_clone().map_err(LibraryError::io("read", &self.path))?;
+        Ok(Contents::of(file))
     }
 
     /// Make it a blob: waits until it is on the disk.

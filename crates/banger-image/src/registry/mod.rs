@@ -1,0 +1,427 @@
+//! Registries: what a reference names, fetched, checked and stored; and stored images, pushed.
+//!
+//! A [`Registry`] speaks the distribution API of the OCI (Docker's registry API v2) for one
+//! repository. Its methods block the calling thread, can be called off, and have bounds for
+//! everything that comes: sizes, counts, times, attempts. Nothing that a registry sends is believed:
+//! manifests and blobs are what their digests say, or are refused. `docs/decisions/007` says why the
+//! client is our own.
+//!
+//! ```text
+//! mod.rs          what a reference names now, and what that consists of
+//! fetch.rs        layers into the store of blobs, several at a time
+//! download.rs     one of them: resumed, checked, tried again
+//! push.rs         the other direction
+//! signature.rs    whose signature an image has
+//! endpoint.rs     one repository in one registry: logins, redirects, retries
+//! auth.rs         what a registry is shown: challenge.rs, authfile.rs, credentials.rs
+//! transport.rs    one request: connector.rs, payload.rs
+//! manifest.rs, settings.rs, retry.rs, failure.rs, location.rs    decisions
+//! ```
+
+mod auth;
+mod authfile;
+mod challenge;
+mod connector;
+mod credentials;
+mod download;
+mod endpoint;
+mod error;
+mod failure;
+mod fetch;
+mod location;
+pub(crate) mod manifest;
+mod meter;
+mod payload;
+mod push;
+mod retry;
+mod settings;
+mod signature;
+mod surroundings;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use banger_api::image::RegistryAccess;
+use banger_core::reference::{Digest, Reference};
+use banger_host::command::Cancel;
+use http::{Method, StatusCode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Runtime;
+
+use auth::{Auth, Errand};
+use credentials::Credentials;
+use endpoint::{Ask, Endpoint, Scheme};
+pub use error::RegistryError;
+use manifest::{ConfigFault, Descriptor, Document, Manifest, Platform};
+pub use meter::ProgressSink;
+pub(crate) use push::Upload;
+use settings::Settings;
+pub(crate) use surroundings::Surroundings;
+use transport::Transport;
+
+/// Where Docker's own registry really is.
+const DOCKER_HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
+/// The header in which a registry says what a tag stands for.
+const CONTENT_DIGEST: &str = "docker-content-digest";
+/// How often is looked whether somebody called it off.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often wrong bytes are asked for again: something on the way may have spoilt them.
+const WRONG_ANSWERS: usize = 2;
+
+/// What somebody wants of a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To read. Mirrors may do.
+    Pull,
+    /// To write.
+    Push,
+}
+
+/// A repository of a registry. Clones share logins and connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// None only while it is dropped.
+    runtime: Option<Runtime>,
+    /// Mirrors first, the registry itself last.
+    endpoints: Vec<Endpoint>,
+    reference: Reference,
+    cancel: Cancel,
+}
+
+/// What a reference stands for right now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    /// Digest of an index or a manifest.
+    pub(crate) digest: Digest,
+    /// The document itself, if finding out brought it along.
+    document: Option<(Vec<u8>, Option<String>)>,
+}
+
+/// An image for this machine, checked from end to end, without its layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PulledManifest {
+    /// Digest of what the reference named: an index, or the manifest itself.
+    pub(crate) index_digest: Digest,
+    /// Digest of the manifest.
+    pub(crate) manifest_digest: Digest,
+    /// What the image consists of.
+    pub(crate) manifest: Manifest,
+    /// The manifest as it came, with its type.
+    pub(crate) manifest_bytes: Vec<u8>,
+    /// The configuration as it came; its digest is in the manifest.
+    pub(crate) config: Vec<u8>,
+    /// Digests of the layers when they are unpacked, the lowest first; as many as there are layers.
+    pub(crate) diff_ids: Vec<Digest>,
+}
+
+impl Registry {
+    /// The repository of a reference, for somebody with this access. Reads settings, but neither
+    /// credentials nor anything from the network yet.
+    pub(crate) fn connect(
+        reference: &Reference,
+        access: &RegistryAccess,
+        purpose: Purpose,
+        cancel: &Cancel,
+    ) -> Result<Self, RegistryError> {
+        Self::connect_in(&Surroundings::of_this_process(), reference, access, (purpose, cancel))
+    }
+
+    /// As [`Registry::connect`], in other surroundings than this process's.
+    pub(crate) fn connect_in(
+        surroundings: &Surroundings,
+        reference: &Reference,
+        access: &RegistryAccess,
+        (purpose, cancel): (Purpose, &Cancel),
+    ) -> Result<Self, RegistryError> {
+        let (settings, credentials) = surroundings.read(access)?;
+        let plan = Plan { surroundings, settings: &settings, credentials: &credentials, cancel };
+        let own = (reference.registry(), "");
+        let mut endpoints = Vec::new();
+        if purpose == Purpose::Pull
+            && let Some(mirror) = &settings.of(reference.registry()).mirror
+        {
+            let place = mirror.split_once('/').unwrap_or((mirror, ""));
+            endpoints.push(plan.endpoint(place, reference, purpose)?);
+        }
+        endpoints.push(plan.endpoint(own, reference, purpose)?);
+        // Names are looked up, files read and synced in other threads.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(8)
+            .build()
+            .map_err(|source| crate::error::LibraryError::Io {
+                action: "begin to talk to",
+                path: reference.registry().into(),
+                source,
+            })?;
+        let (reference, cancel) = (reference.clone(), cancel.clone());
+        let inner = Inner { runtime: Some(runtime), endpoints, reference, cancel };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What the reference stands for now: one small request where the registry behaves.
+    pub(crate) fn resolve(&self) -> Result<Resolved, RegistryError> {
+        if let Some(digest) = self.inner.reference.digest() {
+            return Ok(Resolved { digest: digest.clone(), document: None });
+        }
+        let tag = self.inner.reference.tag().unwrap_or_default();
+        self.run(self.first_of(async |endpoint| endpoint.resolve(tag, self.what()).await))
+    }
+
+    /// The image for this machine that `resolved` has.
+    pub(crate) fn manifest(&self, resolved: &Resolved) -> Result<PulledManifest, RegistryError> {
+        self.run(
+            self.first_of(async |endpoint| endpoint.pull_manifest(resolved, self.what()).await),
+        )
+    }
+
+    /// What this is about, for people: `team/app:1`.
+    fn what(&self) -> String {
+        let text = self.inner.reference.canonical();
+        text[self.inner.reference.registry().len() + 1..].to_owned()
+    }
+
+    /// What the first registry says that has an answer.
+    async fn first_of<T>(
+        &self,
+        ask: impl AsyncFn(&Endpoint) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let (own, mirrors) = self.inner.endpoints.split_last().expect("there is always one");
+        for mirror in mirrors {
+            match ask(mirror).await {
+                Err(error) if error.is_of_this_registry() => {
+                    tracing::warn!(mirror = mirror.registry, %error, "the mirror does not help");
+                }
+                other => return other,
+            }
+        }
+        ask(own).await
+    }
+
+    /// Do it, unless it is called off.
+    fn run<T>(
+        &self,
+        work: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Result<T, RegistryError> {
+        self.run_until(&self.inner.cancel.clone(), work)
+    }
+
+    fn run_until<T>(
+        &self,
+        stop: &Cancel,
+        work: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Result<T, RegistryError> {
+        let called_off = async {
+            while !stop.is_cancelled() && !self.inner.cancel.is_cancelled() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let runtime = self.inner.runtime.as_ref().expect("it is there until the end");
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = called_off => Err(RegistryError::Cancelled),
+                done = work => done,
+            }
+        })
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // A name server that does not answer must not keep us.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("reference", &self.reference).finish_non_exhaustive()
+    }
+}
+
+/// What all endpoints of a [`Registry`] are made of.
+struct Plan<'a> {
+    surroundings: &'a Surroundings,
+    settings: &'a Settings,
+    credentials: &'a Credentials,
+    cancel: &'a Cancel,
+}
+
+impl Plan<'_> {
+    fn endpoint(
+        &self,
+        (registry, prefix): (&str, &str),
+        reference: &Reference,
+        purpose: Purpose,
+    ) -> Result<Endpoint, RegistryError> {
+        let settings = self.settings.of(registry);
+        let authorities = match &settings.ca {
+            Some(file) => read_authorities(file)?,
+            None => Vec::new(),
+        };
+        let repository = reference.repository().to_owned();
+        let path = match prefix.trim_matches('/') {
+            "" => repository.clone(),
+            prefix => format!("{prefix}/{repository}"),
+        };
+        let actions = if purpose == Purpose::Pull { "pull" } else { "pull,push" };
+        let errand =
+            Errand { registry: registry.to_owned(), repository, path: path.clone(), actions };
+        let patience = self.surroundings.patience;
+        let authority = if registry == DOCKER_HUB.0 { DOCKER_HUB.1 } else { registry };
+        Ok(Endpoint {
+            registry: registry.to_owned(),
+            authority: authority.to_owned(),
+            path,
+            auth: Auth::new(errand, self.credentials.clone(), self.cancel.clone()),
+            transport: Transport::new(&self.surroundings.proxies, authorities, &patience),
+            patience,
+            scheme: Scheme::new(settings.plain_http),
+        })
+    }
+}
+
+fn read_authorities(file: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
+    let bytes = surroundings::read_file(file)?;
+    let wrong =
+        |reason: String| RegistryError::Settings { place: file.display().to_string(), reason };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(wrong("it has no certificate in PEM".to_owned())),
+        Ok(found) => Ok(found),
+        Err(error) => Err(wrong(error.to_string())),
+    }
+}
+
+impl Endpoint {
+    async fn resolve(&self, tag: &str, what: String) -> Result<Resolved, RegistryError> {
+        const NO_HEAD: &[StatusCode] =
+            &[StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
+        let path = format!("manifests/{tag}");
+        let ask =
+            Ask::new(Method::HEAD, &*path, &*what).accept(&manifest::ACCEPT).tolerate(NO_HEAD);
+        let answer = self.ask(&ask).await?;
+        let told = answer.header(CONTENT_DIGEST).and_then(|text| Digest::parse(text).ok());
+        if let Some(digest) = told.filter(|_| answer.status.is_success()) {
+            return Ok(Resolved { digest, document: None });
+        }
+        let ask = Ask::new(Method::GET, &*path, &*what).accept(&manifest::ACCEPT);
+        let (bytes, headers) = self.ask_for_bytes(&ask, manifest::MAX_MANIFEST).await?;
+        let digest = digest_of(&bytes);
+        Ok(Resolved { digest, document: Some((bytes, content_type(&headers))) })
+    }
+
+    async fn pull_manifest(
+        &self,
+        resolved: &Resolved,
+        what: String,
+    ) -> Result<PulledManifest, RegistryError> {
+        let invalid = |reason: String| RegistryError::Invalid { what: what.clone(), reason };
+        let machine = Platform::of_this_machine();
+        let no_platform = |found: Vec<String>| RegistryError::NoPlatform {
+            what: what.clone(),
+            wanted: machine.name(),
+            found,
+        };
+        let (mut bytes, kind) = match &resolved.document {
+            Some(document) => document.clone(),
+            None => self.document(&resolved.digest, &what).await?,
+        };
+        let mut digest = resolved.digest.clone();
+        let mut document = Document::parse(&bytes, kind.as_deref()).map_err(invalid)?;
+        if let Document::Index(entries) = &document {
+            let entry = manifest::choose(entries, &machine).map_err(no_platform)?;
+            digest = Digest::parse(&entry.digest).map_err(|error| invalid(error.to_string()))?;
+            let size = entry.size;
+            let (found, kind) = self.document(&digest, &what).await?;
+            if found.len() as u64 != size {
+                return Err(invalid(format!("its index gives manifest {digest} a wrong size")));
+            }
+            document = Document::parse(&found, kind.as_deref()).map_err(invalid)?;
+            bytes = found;
+        }
+        let Document::Manifest(manifest) = document else {
+            return Err(invalid("its index leads to another index".to_owned()));
+        };
+        manifest.check().map_err(invalid)?;
+        let about = format!("the configuration of {what}");
+        let config = self.small_blob(&manifest.config, about).await?;
+        let diff_ids =
+            manifest::check_config(&config, &manifest, &machine).map_err(|fault| match fault {
+                ConfigFault::Platform(found) => no_platform(vec![found]),
+                ConfigFault::Other(reason) => invalid(reason),
+            })?;
+        Ok(PulledManifest {
+            index_digest: resolved.digest.clone(),
+            manifest_digest: digest,
+            manifest,
+            manifest_bytes: bytes,
+            config,
+            diff_ids,
+        })
+    }
+
+    /// A manifest or index by its digest, with the type that the registry gives it.
+    async fn document(
+        &self,
+        digest: &Digest,
+        what: &str,
+    ) -> Result<(Vec<u8>, Option<String>), RegistryError> {
+        let ask = Ask::new(Method::GET, format!("manifests/{digest}"), what);
+        let ask = ask.accept(&manifest::ACCEPT);
+        let (bytes, headers) = self.checked(&ask, digest, manifest::MAX_MANIFEST).await?;
+        Ok((bytes, content_type(&headers)))
+    }
+
+    /// A blob that fits into memory; its descriptor has been checked to be small.
+    async fn small_blob(&self, blob: &Descriptor, what: String) -> Result<Vec<u8>, RegistryError> {
+        let ask = Ask::new(Method::GET, format!("blobs/{}", blob.digest), &*what);
+        let (bytes, _) = self.checked(&ask, &blob.digest, blob.size).await?;
+        if bytes.len() as u64 != blob.size {
+            let reason = format!("it has {} bytes instead of {}", bytes.len(), blob.size);
+            return Err(RegistryError::Invalid { what, reason });
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes that have that digest, whatever the registry says.
+    async fn checked(
+        &self,
+        ask: &Ask,
+        digest: &Digest,
+        limit: u64,
+    ) -> Result<(Vec<u8>, http::HeaderMap), RegistryError> {
+        let mut reason = String::new();
+        for _ in 0..WRONG_ANSWERS {
+            let (bytes, headers) = self.ask_for_bytes(ask, limit).await?;
+            let found = digest_of(&bytes);
+            if found == *digest {
+                return Ok((bytes, headers));
+            }
+            reason = format!("what comes for {digest} has the digest {found}");
+        }
+        Err(RegistryError::Invalid { what: ask.what.clone(), reason })
+    }
+}
+
+fn content_type(headers: &http::HeaderMap) -> Option<String> {
+    headers.get(http::header::CONTENT_TYPE)?.to_str().ok().map(str::to_owned)
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    Digest::of_sum(Sha256::digest(bytes).into())
+}
