@@ -34,6 +34,13 @@ impl GuestCommand {
                     problem.hint.take().map(|hint| format!("{hint}\n")).unwrap_or_default();
                 problem.hint = Some(theirs + &ours);
             }
+            // No image is called `./serve`.
+            ErrorCode::InvalidArgument if is_path(word) => {
+                let is_general = |hint: &String| hint == "banger image catalog";
+                if problem.hint.as_ref().is_none_or(is_general) {
+                    problem.hint = Some(ours);
+                }
+            }
             _ => {}
         }
         Failure::Problem(problem)
@@ -42,8 +49,11 @@ impl GuestCommand {
 
 /// Whether a word that was taken for an image can be the name of a program.
 fn may_be_program(word: &str) -> bool {
-    let is_path = word.starts_with('/') || word.starts_with('.');
-    is_path || !word.contains(['/', ':', '@'])
+    is_path(word) || !word.contains(['/', ':', '@'])
+}
+
+fn is_path(word: &str) -> bool {
+    word.starts_with(['/', '.'])
 }
 
 /// Splits what follows the options of `run`. `words` is the end of the command line, and
@@ -133,6 +143,12 @@ mod tests {
         for image in ["localhost:5000/x", "team/app", "alpine:3.20", "x@sha256:aa"] {
             assert_eq!(hint(&format!("{image} ls"), denied, "theirs"), "theirs", "{image}");
         }
+        let invalid = ErrorCode::InvalidArgument;
+        assert_eq!(hint("./serve", invalid, "theirs"), "theirs");
+        assert_eq!(hint("ls", invalid, "theirs"), "theirs");
+        assert!(
+            hint("/bin/ls", invalid, "banger image catalog").starts_with("banger run -- /bin/ls")
+        );
         assert!(
             hint("./serve -p 80", missing, "theirs").starts_with("banger run -- ./serve -p 80")
         );

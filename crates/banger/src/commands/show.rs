@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use banger_api::vm::{NetworkPolicy, Vm};
+use banger_api::vm::{InitMode, NetworkPolicy, Vm};
 use banger_core::{duration, size};
 use clap::Args;
 
@@ -64,7 +64,15 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
     if spec.network == NetworkPolicy::HostAccess {
         fields.push(("Network", "with access to this host".to_owned()));
     }
+    if spec.init == Some(InitMode::System) {
+        fields.push(("Init", "the image's own".to_owned()));
+    }
     fields.push(("Command", spec.command.join(" ")));
+    // That of a main command is part of it.
+    if spec.command.is_empty() {
+        fields.push(("Entrypoint", spec.entrypoint.clone().unwrap_or_default().join(" ")));
+    }
+    fields.push(("Stop signal", spec.stop_signal.clone().unwrap_or_default()));
     fields.push(("User", spec.user.clone().unwrap_or_default()));
     fields.push(("Directory", spec.workdir.clone().unwrap_or_default()));
     fields.push(("Environment", pairs(&spec.env)));
@@ -107,20 +115,26 @@ mod tests {
         let mut vm = vm("web", "failed", &end);
         vm.spec.labels = [("team".to_owned(), "a".to_owned())].into();
         vm.status.boot_ms = Some(2_345);
+        vm.spec.init = Some(InitMode::System);
+        vm.spec.entrypoint = Some(vec!["/bin/sh".to_owned(), "-c".to_owned()]);
+        vm.spec.stop_signal = Some("SIGQUIT".to_owned());
         insta::assert_snapshot!(render_fields(&fields(&vm, 121_000)), @r"
-        Name:     web
-        Id:       0123456789ab
-        State:    failed 1 minute ago
-        Ended:    guest kernel panic: VFS: Unable to mount root fs
-        Console:  line one
-                  line two
-        Image:    debian-bookworm (sha256:aa)
-        Kernel:   sha256:bb
-        Size:     2 CPUs, 1 GiB memory, 8 GiB disk
-        Boot:     2s
-        Labels:   team=a
-        Created:  2 minutes ago
-        Files:    /data/vms/0123456789ab
+        Name:         web
+        Id:           0123456789ab
+        State:        failed 1 minute ago
+        Ended:        guest kernel panic: VFS: Unable to mount root fs
+        Console:      line one
+                      line two
+        Image:        debian-bookworm (sha256:aa)
+        Kernel:       sha256:bb
+        Size:         2 CPUs, 1 GiB memory, 8 GiB disk
+        Boot:         2s
+        Init:         the image's own
+        Entrypoint:   /bin/sh -c
+        Stop signal:  SIGQUIT
+        Labels:       team=a
+        Created:      2 minutes ago
+        Files:        /data/vms/0123456789ab
         ");
     }
 }
