@@ -191,6 +191,9 @@ fn mke2fs(plan: &DiskPlan<'_>) -> Tool {
         // disk. The zeros become holes again afterwards.
         .arg("-E")
         .arg(format!("hash_seed={uuid},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0"))
+        // Of a disk, too, it says nothing when it was made: the same again is the same.
+        .env("E2FSPROGS_FAKE_TIME", NEWEST_MTIME.trim_start_matches('@'))
+        .env("SOURCE_DATE_EPOCH", NEWEST_MTIME.trim_start_matches('@'))
 }
 
 /// A UUID made of a digest.

@@ -34,6 +34,9 @@ pub enum LayerError {
         /// Why.
         source: io::Error,
     },
+    /// A layer cannot be written.
+    #[error("cannot write the layer")]
+    Write(#[source] io::Error),
     /// The disk cannot be written, or the files do not fit on it.
     #[error("cannot make the disk")]
     Disk(#[source] banger_ext4::Error),
@@ -47,7 +50,9 @@ impl LayerError {
         match self {
             Self::Cancelled => ErrorCode::Cancelled,
             Self::Invalid { .. } => ErrorCode::ImageInvalid,
-            Self::Read { source, .. } | Self::Disk(Disk::Io(source)) if is_disk_full(source) => {
+            Self::Read { source, .. } | Self::Write(source) | Self::Disk(Disk::Io(source))
+                if is_disk_full(source) =>
+            {
                 ErrorCode::HostDiskFull
             }
             Self::Disk(
@@ -56,7 +61,7 @@ impl LayerError {
                 | Disk::TooLarge { .. }
                 | Disk::BadXattr { .. },
             ) => ErrorCode::ImageInvalid,
-            Self::Read { .. } | Self::Disk(_) => ErrorCode::PullFailed,
+            Self::Read { .. } | Self::Write(_) | Self::Disk(_) => ErrorCode::PullFailed,
         }
     }
 

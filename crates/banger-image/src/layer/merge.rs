@@ -339,7 +339,7 @@ impl<'a, C: Contents> Merge<'a, C> {
 
     /// Check that there is room for one more in memory.
     fn keep(&mut self, name: usize, entry: &Entry) -> Result<(), Refusal> {
-        if self.tree.len() >= self.limits.files {
+        if self.tree.len() > self.limits.files {
             return Err(format!("there are more than {} files", self.limits.files).into());
         }
         let target = match &entry.kind {

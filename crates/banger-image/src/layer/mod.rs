@@ -20,12 +20,19 @@ mod sparse;
 mod tar;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod umoci_tests;
+mod write;
 mod xattrs;
 
 pub use error::LayerError;
 pub(crate) use root::{Layer, Root};
+pub(crate) use write::write_layer;
 
 use crate::rootfs::BYTES_PER_INODE;
+
+/// Inodes that no file can have; but for the root, of which every disk has one.
+const RESERVED_INODES: usize = 11;
 
 /// What the layers of an image may amount to, all together.
 #[derive(Debug, Clone)]
@@ -34,7 +41,7 @@ pub(crate) struct Limits {
     pub(crate) bytes: u64,
     /// Entries of their tars.
     pub(crate) entries: u64,
-    /// Files at any one time.
+    /// Files at any one time, the root not counted.
     pub(crate) files: usize,
     /// Bytes of one path. More than Linux takes at once, but deep trees have them.
     pub(crate) path: usize,
@@ -53,7 +60,9 @@ impl Limits {
             // replaces take no room there. An honest stack of layers is a small multiple.
             bytes: bytes.saturating_mul(8),
             entries: 2_000_000,
-            files: usize::try_from(bytes / BYTES_PER_INODE).unwrap_or(usize::MAX),
+            files: usize::try_from(bytes / BYTES_PER_INODE)
+                .unwrap_or(usize::MAX)
+                .saturating_sub(RESERVED_INODES),
             path: 16 << 10,
             depth: 1024,
             text: 256 << 20,

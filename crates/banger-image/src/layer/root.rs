@@ -161,3 +161,7 @@ impl<R: Read> Read for Watched<'_, R> {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+#[path = "root_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! Tars for tests, right ones and wrong ones.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::Read;
 
 use banger_ext4::{Content, Extent, Kind, NodeId, Tree};
@@ -10,7 +11,7 @@ use super::merge::Contents;
 use super::sparse::Chunks;
 
 /// A member of a tar to be.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Member {
     pub(crate) name: Vec<u8>,
     pub(crate) flag: u8,
@@ -22,6 +23,19 @@ pub(crate) struct Member {
     pub(crate) mtime: u64,
     pub(crate) device: (u32, u32),
     pub(crate) pax: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, flag, link, data, mode, uid, gid, .. } = self;
+        let (name, flag) = (name.escape_ascii(), char::from(*flag));
+        let (link, bytes) = (link.escape_ascii(), data.len());
+        write!(f, "<{flag} {name} -> {link} {mode:o} {uid}:{gid} {bytes} bytes")?;
+        for (key, value) in &self.pax {
+            write!(f, " {}={}", key.escape_ascii(), value.escape_ascii())?;
+        }
+        write!(f, ">")
+    }
 }
 
 impl Member {
@@ -148,7 +162,7 @@ pub(crate) fn short(text: &str) -> Member {
 }
 
 /// Contents in memory.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Memory {
     files: Vec<Option<Vec<u8>>>,
 }
