@@ -83,7 +83,7 @@ fn report(pruned: &PrunedImages, verb: &str, ui: &Ui) -> Result<u8, Failure> {
         ui.line(&line)?;
     }
     if is_empty(pruned) {
-        ui.note("there is nothing that nobody needs");
+        ui.note("there is nothing to remove");
     } else {
         ui.note(&format!("{}, {verb} {}", counted(pruned), size::format(pruned.bytes)));
     }
