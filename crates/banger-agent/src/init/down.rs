@@ -7,10 +7,19 @@ use std::time::Duration;
 use banger_api::agent::ShutdownAction;
 
 use crate::agent::Agent;
-use crate::{console, exec};
+use crate::{console, exec, files};
 
+/// Whose processes sysvinit's scripts neither end nor wait for.
+const SPARED: &str = "/run/sendsigs.omit.d/banger-agent";
 /// There as long as systemd is the first process, as `sd_booted` has it.
 const SYSTEMD: &str = "/run/systemd/system";
+
+/// Has the agent spared when the image's init ends all processes, by inits that do not know it by its
+/// name. Without that sysvinit would wait for it, for ten seconds.
+pub fn spare_agent() {
+    // Nothing of the image is changed, and nothing but time is lost if it fails.
+    let _ = files::put(Path::new(SPARED), format!("{}\n", std::process::id()).as_bytes(), 0o644);
+}
 
 /// Asks, and does not wait until it is down.
 pub async fn ask(agent: &Agent, action: ShutdownAction, limit: Duration) {

@@ -100,7 +100,11 @@ impl Init {
     /// Makes the image's init the first process, unless it is or the agent is to be. Blocks until
     /// the kernel runs it.
     pub fn hand_over(&self) -> Result<(), HandOverError> {
-        self.hand_over_to(Program::find())
+        let program = Program::find();
+        if self.is_separate() && program.is_some_and(|program| !program.is_systemd) {
+            down::spare_agent();
+        }
+        self.hand_over_to(program)
     }
 
     fn hand_over_to(&self, program: Option<Program>) -> Result<(), HandOverError> {
@@ -111,7 +115,7 @@ impl Init {
             First::Waiting(waiting) => waiting,
         };
         let program = program.ok_or(HandOverError::NoProgram)?;
-        let notifications = program.tells_when_up.then(Notifications::bind).and_then(Result::ok);
+        let notifications = program.is_systemd.then(Notifications::bind).and_then(Result::ok);
         let state = match notifications {
             Some(_) => SystemState::Starting,
             None => SystemState::Silent,
@@ -156,7 +160,7 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
 
-    const PROGRAM: Program = Program { path: "/sbin/init", tells_when_up: false };
+    const PROGRAM: Program = Program { path: "/sbin/init", is_systemd: false };
 
     /// An agent's side, and a first process that answers with `answer`.
     fn beside(answer: &'static [u8]) -> Init {

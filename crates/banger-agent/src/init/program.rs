@@ -13,8 +13,8 @@ const PLACES: [&str; 3] = ["/sbin/init", "/usr/lib/systemd/systemd", "/lib/syste
 pub struct Program {
     /// Its path, as the kernel would be given it.
     pub path: &'static str,
-    /// It says when it has started everything, as systemd does.
-    pub tells_when_up: bool,
+    /// It is systemd, which says when it has started everything.
+    pub is_systemd: bool,
 }
 
 impl Program {
@@ -29,8 +29,8 @@ impl Program {
             let real = fs::canonicalize(place).ok()?;
             let found = fs::metadata(&real).ok()?;
             let runs = found.is_file() && found.permissions().mode() & 0o111 != 0;
-            let tells_when_up = real.file_name() == Some(OsStr::new("systemd"));
-            runs.then_some(Self { path, tells_when_up })
+            let is_systemd = real.file_name() == Some(OsStr::new("systemd"));
+            runs.then_some(Self { path, is_systemd })
         })
     }
 }
@@ -54,11 +54,11 @@ mod tests {
         assert_eq!(Program::find_in(root), None);
         put(root, "lib/systemd/systemd", 0o755);
         let found = Program::find_in(root).expect("without /sbin/init");
-        assert_eq!((found.path, found.tells_when_up), ("/lib/systemd/systemd", true));
+        assert_eq!((found.path, found.is_systemd), ("/lib/systemd/systemd", true));
         fs::create_dir(root.join("sbin")).expect("a directory");
         symlink("../lib/systemd/systemd", root.join("sbin/init")).expect("a link");
         let found = Program::find_in(root).expect("a link");
-        assert_eq!((found.path, found.tells_when_up), ("/sbin/init", true));
+        assert_eq!((found.path, found.is_systemd), ("/sbin/init", true));
     }
 
     #[test]
@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(Program::find_in(root), None);
         put(root, "sbin/init", 0o755);
         let found = Program::find_in(root).expect("a program");
-        assert_eq!((found.path, found.tells_when_up), ("/sbin/init", false));
+        assert_eq!((found.path, found.is_systemd), ("/sbin/init", false));
         fs::remove_file(root.join("sbin/init")).expect("removed");
         fs::create_dir(root.join("sbin/init")).expect("a directory");
         assert_eq!(Program::find_in(root), None);
