@@ -41,7 +41,7 @@ pub struct Exec {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Command")]
 pub struct How {
-    /// Environment variable, repeatable; a name alone takes its value here
+    /// Environment variable, repeatable; KEY alone takes its value from here
     #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = parse_pair)]
     env: Vec<Pair>,
     /// Working directory [default: the VM's]

@@ -99,7 +99,7 @@ pub struct Shape {
     /// Signal that asks the main command to end [default: the image's]
     #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, help_heading = "Command")]
     pub stop_signal: Option<String>,
-    /// Environment variable, repeatable; a name alone takes its value here
+    /// Environment variable, repeatable; KEY alone takes its value from here
     #[arg(short, long = "env", value_name = "KEY[=VALUE]", value_parser = parse_pair,
         help_heading = "Command")]
     pub env: Vec<Pair>,

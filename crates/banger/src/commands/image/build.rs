@@ -47,7 +47,7 @@ pub struct Build {
     /// Dockerfile; `-` is standard input [default: DIR's Containerfile or Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Value of an ARG, repeatable; a name alone takes its value from here
+    /// Value of an ARG, repeatable; KEY alone takes its value from here
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     build_args: Vec<String>,
     /// Build only up to this stage

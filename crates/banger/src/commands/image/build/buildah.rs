@@ -131,7 +131,7 @@ impl Builder {
             .map_err(|error| Failure::internal("buildah did not say what it built", &error))?;
         let words = push(settings, id.trim());
         let pushed = run(tool(with(global(), &words), place, settings), shown).await?;
-        pushed.map_err(|error| failure(&error))?;
+        pushed.map_err(|error| failed(&error, recipe, shown.0))?;
         let layout = place.work.join(LAYOUT).into_os_string().into_string();
         layout.map_err(|path| {
             let title = format!("the path {} is not UTF-8", path.display());
