@@ -130,15 +130,15 @@ impl Auth {
         if let Challenge::Bearer { realm, .. } = &challenge {
             self.check_realm(realm, is_plain)?;
         }
-        if challenge == Challenge::Basic && shown.is_some() {
-            return Err(self.denied(anonymous, refused).await.into());
-        }
         let credential = match &state.credential {
             Some(credential) => credential.clone(),
             None => state.credential.insert(self.look_up().await?).clone(),
         };
-        if challenge == Challenge::Basic && credential.is_none() {
-            return Err(self.denied(true, refused).await.into());
+        // A password that was refused will be refused again; and a token is no password.
+        let has_password =
+            matches!(credential, Some(Credential::Password { .. } | Credential::Registry(_)));
+        if challenge == Challenge::Basic && (shown.is_some() || !has_password) {
+            return Err(self.denied(credential.is_none(), refused).await.into());
         }
         state.pass = Some(self.obtain(transport, challenge, credential).await?);
         Ok(())
@@ -195,7 +195,9 @@ impl Auth {
             (Challenge::Basic, Some(Credential::Password { user, password })) => {
                 (basic(user, password), None)
             }
-            (Challenge::Basic, _) => (String::new(), None),
+            (Challenge::Basic, _) => {
+                return Err(self.unavailable("it wants a password".to_owned()).into());
+            }
             (Challenge::Bearer { realm, service }, _) => {
                 let since = Instant::now();
                 let request = self.token_request(realm, service.as_deref(), credential.as_ref())?;

@@ -258,7 +258,8 @@ impl Endpoint {
             match location.filter(|_| is_reading) {
                 Some(location) => {
                     let sent_on = follow(&uri, location).map_err(|reason| {
-                        let to = printable(location);
+                        // What stands behind the question mark may open doors.
+                        let to = printable(location.split('?').next().unwrap_or_default());
                         Broken::Here(self.unavailable(format!("it sends us to {to}: {reason}")))
                     });
                     uri = sent_on?;

@@ -29,4 +29,4 @@ pub use http::Request;
 pub use image::{Layer, TestImage, noise};
 pub use layout::OciLayout;
 pub use proxy::FaultProxy;
-pub use server::{PASSWORD, RegistryOptions, RegistryServer, USER};
+pub use server::{PASSWORD, RegistryOptions, RegistryServer, TokenOptions, USER};

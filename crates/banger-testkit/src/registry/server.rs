@@ -33,6 +33,17 @@ pub struct RegistryOptions {
     pub password: bool,
     /// Whether it speaks TLS, with what certificate.
     pub tls: Option<Certificates>,
+    /// Whether it wants tokens.
+    pub tokens: Option<TokenOptions>,
+}
+
+/// Which tokens a registry takes: JSON web tokens by `tests` for the service `tests`.
+#[derive(Debug, Clone)]
+pub struct TokenOptions {
+    /// URL of the token service.
+    pub realm: String,
+    /// Who has to have signed the certificate of the key that signs tokens, PEM.
+    pub authority: PathBuf,
 }
 
 /// A registry that lives as long as this value, and no longer than the thread that started it.
@@ -227,6 +238,15 @@ fn configuration(dir: &Path, port: u16, mark: &str, options: &RegistryOptions) -
     if options.password {
         writeln!(text, "auth: {{htpasswd: {{realm: tests, path: {dir}/htpasswd}}}}")
             .expect("memory");
+    }
+    if let Some(TokenOptions { realm, authority }) = &options.tokens {
+        let authority = authority.display();
+        writeln!(
+            text,
+            "auth: {{token: {{realm: {realm}, service: tests, issuer: tests, \
+             rootcertbundle: {authority}}}}}"
+        )
+        .expect("memory");
     }
     String::from_utf8(text).expect("all of it is text")
 }

@@ -2,9 +2,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use banger_testkit::registry::{Fault, PASSWORD, Request, USER, When};
+use banger_testkit::registry::{Certificates, Fault, PASSWORD, Request, TokenOptions, USER, When};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde_json::json;
 
 use super::*;
@@ -138,6 +141,54 @@ fn a_token_is_fetched_once_and_shown_to_the_registry() {
     assert_eq!(asked.header("authorization"), Some(&*basic));
     let to_registry = requests.iter().filter(|r| !r.target.starts_with("/token"));
     assert!(to_registry.filter_map(|r| r.header("authorization")).all(|text| text == "Bearer t1"));
+}
+
+/// A signed token for what is asked for, as docker-registry reads it.
+fn web_token(certificates: &Certificates, request: &Request) -> String {
+    let pem = |path: &Path| std::fs::read(path).expect("it is there");
+    let key = PrivatePkcs8KeyDer::from_pem_slice(&pem(&certificates.key)).expect("a key");
+    let certificate =
+        CertificateDer::from_pem_slice(&pem(&certificates.certificate)).expect("a certificate");
+    let random = SystemRandom::new();
+    let kind = &ECDSA_P256_SHA256_FIXED_SIGNING;
+    let key = EcdsaKeyPair::from_pkcs8(kind, key.secret_pkcs8_der(), &random).expect("a key");
+    let scope = request.target.split("scope=").nth(1).and_then(|rest| rest.split('&').next());
+    let scope = scope.expect("a scope").replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
+    let parts: Vec<&str> = scope.split(':').collect();
+    let actions: Vec<&str> = parts[2].split(',').collect();
+    let now = banger_host::clock::since_epoch().as_secs();
+    let head = json!({ "typ": "JWT", "alg": "ES256", "x5c": [STANDARD.encode(&certificate)] });
+    let claims = json!({
+        "iss": "tests", "aud": "tests", "sub": "", "jti": "1",
+        "exp": now + 300, "nbf": now - 10, "iat": now - 10,
+        "access": [{ "type": parts[0], "name": parts[1], "actions": actions }],
+    });
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let text = format!(
+        "{}.{}",
+        encode(head.to_string().as_bytes()),
+        encode(claims.to_string().as_bytes())
+    );
+    let signature = key.sign(&random, text.as_bytes()).expect("signed");
+    format!("{text}.{}", encode(signature.as_ref()))
+}
+
+#[test]
+fn a_real_registry_takes_the_tokens_that_are_asked_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let certificates = Certificates::create(dir.path());
+    let service = FaultProxy::start("127.0.0.1:1");
+    let realm = format!("http://{}/token", service.address());
+    let tokens = TokenOptions { realm, authority: certificates.authority.clone() };
+    service.rule(move |request| Some(token(&web_token(&certificates, request), 300)));
+    let tokens = Some(tokens);
+    let scene = Scene::with(&RegistryOptions { tokens, ..RegistryOptions::default() });
+    scene.push(&TestImage::new().file("x", b"y").noise("n", 300_000, 5), "team/app:1");
+    service.forget();
+    assert!(has_all(&scene.blobs, &scene.pull("team/app:1").expect("it comes")));
+    let asked = service.requests();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert!(asked[0].target.ends_with("scope=repository%3Ateam%2Fapp%3Apull&service=tests"));
 }
 
 #[test]

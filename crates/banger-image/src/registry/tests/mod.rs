@@ -3,6 +3,7 @@
 mod auth;
 mod faults;
 mod network;
+mod processes;
 mod pull;
 mod push;
 mod sharing;
@@ -17,6 +18,7 @@ use banger_api::operation::Progress;
 use banger_testkit::registry::{FaultProxy, OciLayout, RegistryOptions, RegistryServer, TestImage};
 use serde_json::Value;
 
+use super::manifest::{Descriptor, Manifest};
 use super::retry::Patience;
 use super::*;
 use crate::blobs::Blobs;

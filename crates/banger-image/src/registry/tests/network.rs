@@ -169,7 +169,7 @@ fn a_registry_that_is_not_there_is_said_at_once() {
     drop(listener);
     let mut patient = surroundings();
     patient.patience.first_wait = Duration::from_secs(60);
-    for host in [&*address, "registry.invalid"] {
+    for host in [&*address, "[::1]:1", "registry.invalid"] {
         let registry = connect_with(&patient, &format!("{host}/app:1"), &RegistryAccess::default());
         let error = registry.resolve().expect_err("nobody is there");
         assert!(matches!(error, RegistryError::Unavailable { .. }), "{error:?}");
