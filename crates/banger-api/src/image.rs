@@ -53,6 +53,8 @@ pub struct OciOrigin {
     pub digest: String,
     /// Digest of the manifest for this machine.
     pub manifest_digest: String,
+    /// Digest of its configuration.
+    pub config_digest: String,
     /// Its layers, the lowest first.
     pub layers: Vec<ImageLayer>,
 }

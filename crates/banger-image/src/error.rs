@@ -8,7 +8,9 @@ use banger_api::{ErrorCode, Problem};
 use banger_core::reference::ReferenceError;
 use banger_host::command::ToolError;
 
+use crate::blobs::BlobError;
 use crate::layer::LayerError;
+use crate::registry::RegistryError;
 
 /// The two kinds of things that a library holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,9 +215,26 @@ pub enum PullError {
         /// The image.
         name: String,
     },
+    /// What came as an image is none.
+    #[error("{what} cannot become an image: {reason}")]
+    Invalid {
+        /// What came.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The VM was started while its disk was read.
+    #[error("{vm} has written to its disk while that was read")]
+    Changed {
+        /// The VM.
+        vm: String,
+    },
     /// A layer cannot be put on a disk.
     #[error(transparent)]
     Layer(LayerError),
+    /// A registry did not do what was asked of it.
+    #[error(transparent)]
+    Registry(RegistryError),
     /// The library's own files failed it.
     #[error(transparent)]
     Library(#[from] LibraryError),
@@ -236,6 +255,11 @@ impl PullError {
         move |source| Self::Library(library(source))
     }
 
+    /// What came as an image is none.
+    pub(crate) fn invalid(what: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self::Invalid { what: what.into(), reason: reason.to_string() }
+    }
+
     /// What came is not what it should be.
     pub(crate) fn unexpected(what: impl Into<String>, reason: impl fmt::Display) -> Self {
         Self::Unexpected { what: what.into(), reason: reason.to_string() }
@@ -252,7 +276,10 @@ impl PullError {
             Self::Tool { source, .. } => source.code(ErrorCode::PullFailed),
             Self::NoDebianSource | Self::Unexpected { .. } => ErrorCode::PullFailed,
             Self::NoSignatures { .. } => ErrorCode::SignatureInvalid,
+            Self::Invalid { .. } => ErrorCode::ImageInvalid,
+            Self::Changed { .. } => ErrorCode::VmWrongState,
             Self::Layer(error) => error.code(),
+            Self::Registry(error) => error.code(),
             Self::Library(error) => error.code(),
         }
     }
@@ -272,9 +299,30 @@ impl PullError {
             }
             Self::Tool { source, .. } => source.hint(),
             Self::Layer(error) => error.hint(),
+            Self::Registry(error) => error.hint(),
             Self::Library(error) => error.hint(),
-            Self::Cancelled | Self::Unexpected { .. } | Self::NoSignatures { .. } => None,
+            Self::Changed { vm } => Some(format!("banger stop {vm}")),
+            Self::Cancelled
+            | Self::Unexpected { .. }
+            | Self::Invalid { .. }
+            | Self::NoSignatures { .. } => None,
         }
+    }
+}
+
+impl From<RegistryError> for PullError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Cancelled => Self::Cancelled,
+            RegistryError::Library(error) => Self::Library(error),
+            error => Self::Registry(error),
+        }
+    }
+}
+
+impl From<BlobError> for PullError {
+    fn from(error: BlobError) -> Self {
+        RegistryError::from(error).into()
     }
 }
 
@@ -300,6 +348,7 @@ impl From<PullError> for Problem {
         let inner = match &error {
             PullError::Library(error) => std::error::Error::source(error),
             PullError::Layer(error) => std::error::Error::source(error),
+            PullError::Registry(error) => std::error::Error::source(error),
             _ => None,
         };
         if let (Some(source), true) = (inner, problem.causes.is_empty()) {

@@ -24,6 +24,7 @@ mod kernel;
 mod layer;
 mod library;
 mod modules;
+mod oci;
 mod rootfs;
 mod sparse;
 mod stage;
@@ -31,3 +32,4 @@ mod store;
 
 pub use error::{Kind, LibraryError, PullError};
 pub use library::{LayerUse, Library, LocalImage, LocalKernel, VmDisk};
+pub use registry::ProgressSink;

@@ -7,6 +7,7 @@ mod oci;
 mod promote;
 mod prune;
 mod pull;
+mod push;
 mod register;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Kind, LibraryError, PullError};
 use crate::store::Store;
 
+use crate::blobs::Blobs;
 use crate::catalog::CATALOG_FILE;
 pub use images::LocalImage;
 pub use kernels::LocalKernel;
@@ -34,6 +36,7 @@ pub use prune::LayerUse;
 pub struct Library {
     images: Store,
     kernels: Store,
+    blobs: Blobs,
     cache: PathBuf,
     /// The user's own catalog.
     user_catalog: PathBuf,
@@ -51,6 +54,7 @@ impl Library {
         Ok(Self {
             images: Store::open(&data_dir.join("images"))?,
             kernels: Store::open(&data_dir.join("kernels"))?,
+            blobs: Blobs::open(data_dir)?,
             cache,
             user_catalog: config_dir.join(CATALOG_FILE),
         })

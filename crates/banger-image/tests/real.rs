@@ -15,6 +15,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use banger_api::Problem;
@@ -22,7 +23,7 @@ use banger_api::error::ErrorCode;
 use banger_api::image::PullRequest;
 use banger_api::operation::Progress;
 use banger_host::command::{Cancel, Tool, find_program};
-use banger_image::{Library, LocalImage, LocalKernel};
+use banger_image::{Library, LocalImage, LocalKernel, ProgressSink};
 use tempfile::TempDir;
 
 /// The ordinary user.
@@ -140,19 +141,20 @@ fn check_with_modprobe(modules: &Path, release: &str) {
 fn an_image_is_built_and_clean() {
     let dir = data_dir();
     let library = Library::open(dir.path(), dir.path()).expect("it opens");
-    let mut stages = Vec::new();
-    let mut percents = Vec::new();
+    let heard = Arc::new(Mutex::new((Vec::new(), Vec::new())));
+    let sink: ProgressSink = {
+        let heard = Arc::clone(&heard);
+        Arc::new(move |progress| {
+            let (stages, percents) = &mut *heard.lock().expect("no panic");
+            note_stage(stages, &progress);
+            percents.extend(progress.done);
+        })
+    };
     let image = library
-        .pull_image(
-            &image_request(),
-            &mut |progress| {
-                note_stage(&mut stages, &progress);
-                percents.extend(progress.done);
-            },
-            &Cancel::new(),
-        )
+        .pull_image(&image_request(), &sink, &Cancel::new())
         .map_err(Problem::from)
         .expect("the image is built");
+    let (stages, percents) = heard.lock().expect("no panic").clone();
     assert_eq!(stages, ["image.bootstrap", "image.unpack", "image.disk"]);
     assert!(percents.is_sorted(), "{percents:?}");
     assert!(percents.len() > 50, "{percents:?}");
@@ -212,13 +214,15 @@ fn a_cancelled_build_leaves_nothing() {
     let dir = data_dir();
     let library = Library::open(dir.path(), dir.path()).expect("it opens");
     let cancel = Cancel::new();
-    let mut in_build = |progress: Progress| {
-        if progress.done >= Some(20) {
-            cancel.cancel();
-        }
+    let in_build: ProgressSink = {
+        let cancel = cancel.clone();
+        Arc::new(move |progress: Progress| {
+            if progress.done >= Some(20) {
+                cancel.cancel();
+            }
+        })
     };
-    let error =
-        library.pull_image(&image_request(), &mut in_build, &cancel).expect_err("cancelled");
+    let error = library.pull_image(&image_request(), &in_build, &cancel).expect_err("cancelled");
     assert_eq!(error.code(), ErrorCode::Cancelled);
     let images = dir.path().join("images");
     assert_eq!(names(&images), [".lock", "by-name", "pull-debian-bookworm.lock"]);
@@ -289,11 +293,11 @@ fn child_dir() -> Option<PathBuf> {
 fn child_pulls() {
     let Some(dir) = child_dir() else { return };
     let library = Library::open(&dir, &dir).expect("it opens");
-    let mut say = |progress: Progress| {
+    let say: ProgressSink = Arc::new(|progress: Progress| {
         let unpacks = progress.done >= Some(25);
         println!("{}", if unpacks { "unpacking" } else { "fetching" });
-    };
-    library.pull_image(&image_request(), &mut say, &Cancel::new()).expect("nobody kills it");
+    });
+    library.pull_image(&image_request(), &say, &Cancel::new()).expect("nobody kills it");
 }
 
 /// A child's work: pull, fail, and say how, and what is left.
@@ -301,8 +305,8 @@ fn child_pulls() {
 fn child_pulls_and_fails() {
     let Some(dir) = child_dir() else { return };
     let library = Library::open(&dir, &dir).expect("it opens");
-    let error =
-        library.pull_image(&image_request(), &mut |_| {}, &Cancel::new()).expect_err("no room");
+    let silent: ProgressSink = Arc::new(|_| {});
+    let error = library.pull_image(&image_request(), &silent, &Cancel::new()).expect_err("no room");
     let problem = Problem::from(error);
     println!("code: {}", problem.code.as_str());
     println!("problem: {problem}");

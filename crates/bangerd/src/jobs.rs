@@ -39,8 +39,8 @@ async fn perform(host: Host, job: Job, handle: Handle) -> Result<OperationResult
     let cancel = Cancel::new();
     let watcher = tokio::spawn(pass_on(handle.cancel_token().clone(), cancel.clone()));
     let done = blocking(move || {
-        let mut progress = |progress: Progress| handle.progress(progress);
-        host.artifacts.perform(&job, Report { progress: &mut progress, cancel: &cancel })
+        let progress = Arc::new(move |progress: Progress| handle.progress(progress));
+        host.artifacts.perform(&job, Report { progress, cancel: &cancel })
     })
     .await;
     watcher.abort();

@@ -187,14 +187,24 @@ impl Library {
             if names.values().filter(|other| *other == digest).count() > 1 {
                 return self.images.remove_name(&name);
             }
-            return self.images.remove(digest);
+            return self.remove_with_layers(digest);
         }
         match resolve(&self.images, wanted)? {
-            Some(digest) => self.images.remove(&digest),
+            Some(digest) => self.remove_with_layers(&digest),
             None => {
                 let near = nearest(wanted, names.keys().map(String::as_str)).map(str::to_owned);
                 Err(not_found(wanted, near))
             }
+        }
+    }
+
+    fn remove_with_layers(&self, digest: &str) -> Result<(), LibraryError> {
+        // What it was made of may not be known: damaged things can be removed too.
+        let oci = self.read_image(digest, digest).ok().flatten().and_then(|local| local.image.oci);
+        self.images.remove(digest)?;
+        match oci {
+            Some(oci) => self.remove_unneeded(&super::oci::blobs_of(&oci)),
+            None => Ok(()),
         }
     }
 
@@ -218,6 +228,14 @@ impl Library {
             }
         }
         Ok(None)
+    }
+
+    /// Note that an image was found to be the newest at that time.
+    pub(super) fn touch(&self, digest: &str, now_ms: u64) -> Result<(), LibraryError> {
+        let Some(mut manifest) = self.read_manifest(digest, digest)? else { return Ok(()) };
+        let Some(dir) = self.images.path_of(digest) else { return Ok(()) };
+        manifest.image.created_at_ms = now_ms;
+        write_manifest(&dir, &manifest)
     }
 
     /// The image with that digest; `name` is what to call it if it is damaged.

@@ -5,14 +5,18 @@ use std::path::Path;
 use banger_api::image::{Image, ImageConfig, OciOrigin};
 use banger_api::vm::InitMode;
 use banger_host::clock::now_ms;
+use banger_host::command::Cancel;
 use banger_host::files::allocated_bytes;
 use sha2::{Digest, Sha256};
 
 use super::Library;
 use super::images::{DISK, Manifest, write_manifest};
+use super::pull::LABEL;
 use crate::error::{LibraryError, PullError};
-use crate::rootfs::uuid_of;
+use crate::layer::{Layer, Root};
+use crate::rootfs::{DiskPlan, uuid_of};
 use crate::sparse::disk_digest;
+use crate::stage::Reporter;
 
 /// Version of the way from a tree to a disk. A change makes other images out of the same trees.
 const BUILDER_VERSION: u32 = 2;
@@ -40,7 +44,41 @@ pub(super) fn recipe(kind: &str, contents: &str, disk_bytes: u64) -> String {
     hex::encode(Sha256::digest(text))
 }
 
+/// The size of a disk for layers of so many compressed bytes in all: the usual one, or a larger one
+/// where they would hardly fit.
+pub(super) fn disk_bytes_for(compressed: u64) -> u64 {
+    const GUESS: u64 = 6;
+    DISK_BYTES.max(compressed.saturating_mul(GUESS).next_power_of_two())
+}
+
 impl Library {
+    /// Make an image of layers, the lowest first.
+    pub(super) fn assemble<'a>(
+        &self,
+        draft: Draft,
+        layers: impl ExactSizeIterator<Item = Result<Layer<'a>, PullError>>,
+        reporter: &mut Reporter<'_>,
+        cancel: &Cancel,
+    ) -> Result<Image, PullError> {
+        self.in_work_dir(|work| {
+            let made = work.subdir("made")?;
+            let (label, bytes, identity) = (LABEL, draft.disk_bytes, draft.made_of.as_str());
+            let plan = DiskPlan { label, bytes, journal: true, identity };
+            let mut root = Root::create(&made.join(DISK), &plan, cancel)?;
+            let count = layers.len();
+            for (number, layer) in (1..).zip(layers) {
+                let layer = layer?;
+                // Until then what is seen is how the layers come.
+                if number == count {
+                    reporter.stage("image.disk", "building the disk");
+                }
+                root.apply(layer, cancel)?;
+            }
+            root.finish(cancel)?;
+            self.publish_image(&made, draft)
+        })
+    }
+
     /// Make the disk in the directory `made` visible as an image, and give it its name.
     pub(super) fn publish_image(&self, made: &Path, draft: Draft) -> Result<Image, PullError> {
         let uuid = uuid_of(&draft.made_of);

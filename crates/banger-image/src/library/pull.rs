@@ -1,7 +1,6 @@
 //! Making an image local: from the Debian archive, a registry, or a file somewhere.
 
 use banger_api::image::{Image, ImageConfig, PullRequest};
-use banger_api::operation::Progress;
 use banger_core::reference::Reference;
 use banger_host::clock::now_ms;
 use banger_host::command::Cancel;
@@ -10,10 +9,11 @@ use super::images::{DISK, Wanted, write_manifest};
 use super::make::{DISK_BYTES, Draft, recipe};
 use super::oci::Target;
 use super::{Library, ensure_room};
-use crate::catalog::{DebianImage, ImageEntry, ImageSource};
+use crate::catalog::{DebianImage, FileImage, ImageEntry, ImageSource};
 use crate::debian::bootstrap::bootstrap;
 use crate::error::PullError;
-use crate::rootfs::{DiskPlan, make_disk, tree_digest};
+use crate::registry::ProgressSink;
+use crate::rootfs::{DiskPlan, make_root_disk, tree_digest};
 use crate::stage::Reporter;
 use crate::store::WorkDir;
 
@@ -32,10 +32,11 @@ impl Library {
     pub fn pull_image(
         &self,
         request: &PullRequest,
-        on_progress: &mut dyn FnMut(Progress),
+        sink: &ProgressSink,
         cancel: &Cancel,
     ) -> Result<Image, PullError> {
-        let mut reporter = Reporter::new(on_progress);
+        let mut progress = |progress| sink(progress);
+        let mut reporter = Reporter::new(&mut progress);
         match self.wanted(&request.name)? {
             Wanted::Entry(entry) => match entry.source() {
                 ImageSource::Debian(debian) => {
@@ -46,16 +47,16 @@ impl Library {
                     let reference = Reference::parse(&oci.reference)
                         .map_err(|error| PullError::unexpected(&entry.name, error))?;
                     let target = Target::of_entry(&entry, reference);
-                    self.pull_oci(&target, request, &mut reporter, cancel)
+                    self.pull_oci(&target, request, sink, cancel)
                 }
                 ImageSource::File(file) => {
                     refuse_key(request, &entry.name)?;
-                    self.pull_file(&entry, file, request, &mut reporter, cancel)
+                    self.pull_file(&entry, file, sink, cancel)
                 }
             },
             Wanted::Reference(reference) => {
                 let target = Target::of_reference(reference);
-                self.pull_oci(&target, request, &mut reporter, cancel)
+                self.pull_oci(&target, request, sink, cancel)
             }
             Wanted::Local => match self.whole_image(&request.name) {
                 Some(local) => Ok(local.image),
@@ -120,7 +121,7 @@ impl Library {
         reporter.stage("image.disk", "building the disk");
         let made = work.subdir("made")?;
         let plan = DiskPlan { label: LABEL, bytes: DISK_BYTES, journal: true, identity: &made_of };
-        make_disk(&tree, &made.join(DISK), &plan, cancel)?;
+        make_root_disk(&tree, &made.join(DISK), &plan, cancel)?;
         let draft = Draft {
             name: entry.name.clone(),
             source: entry.source_text(),
@@ -132,6 +133,16 @@ impl Library {
             disk_bytes: DISK_BYTES,
         };
         self.publish_image(&made, draft)
+    }
+
+    fn pull_file(
+        &self,
+        entry: &ImageEntry,
+        _file: &FileImage,
+        _sink: &ProgressSink,
+        _cancel: &Cancel,
+    ) -> Result<Image, PullError> {
+        Err(PullError::unexpected(&entry.name, "files are not there yet"))
     }
 
     /// The image of that name if it was made of the same as a new one would be: then it is as new as

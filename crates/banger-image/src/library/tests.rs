@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use banger_api::Problem;
 use banger_api::error::ErrorCode;
@@ -12,6 +13,7 @@ use serde_json::json;
 
 use super::Library;
 use crate::error::{LibraryError, PullError};
+use crate::registry::ProgressSink;
 
 const UUID: &str = "01234567-89ab-8def-8123-456789abcdef";
 const DISK_BYTES: u64 = 300 << 20;
@@ -24,6 +26,10 @@ fn library() -> (tempfile::TempDir, Library) {
     let dir = tempfile::tempdir().expect("a directory");
     let library = Library::open(dir.path(), &dir.path().join("config")).expect("it opens");
     (dir, library)
+}
+
+fn silent() -> ProgressSink {
+    Arc::new(|_| {})
 }
 
 fn bookworm() -> PullRequest {
@@ -167,7 +173,7 @@ fn what_is_not_here_cannot_be_removed_and_the_nearest_is_named() {
 fn unknown_names_are_not_pulled() {
     let (_dir, library) = library();
     let request = PullRequest { name: "debian-bookwrm".to_owned(), ..PullRequest::default() };
-    let image = library.pull_image(&request, &mut |_| {}, &Cancel::new());
+    let image = library.pull_image(&request, &silent(), &Cancel::new());
     let problem = Problem::from(image.expect_err("unknown"));
     assert_eq!(problem.code, ErrorCode::ImageNotFound);
     assert!(problem.hint.expect("a hint").contains("debian-bookworm"));
@@ -180,8 +186,9 @@ fn what_is_here_is_not_pulled_again() {
     let (_dir, library) = library();
     add_image(&library, &digest('a'), 1);
     add_kernel(&library);
-    let mut progress = |_| panic!("there is nothing to do");
-    let image = library.pull_image(&bookworm(), &mut progress, &Cancel::new());
+    let sink: ProgressSink = Arc::new(|_| panic!("there is nothing to do"));
+    let mut progress = |progress| sink(progress);
+    let image = library.pull_image(&bookworm(), &sink, &Cancel::new());
     assert_eq!(image.expect("it is here").digest, digest('a'));
     let kernel = library.pull_kernel("debian-cloud", false, &mut progress, &Cancel::new());
     assert_eq!(kernel.expect("it is here").digest, digest('c'));
@@ -192,7 +199,7 @@ fn a_cancelled_pull_leaves_nothing() {
     let (_dir, library) = library();
     let cancel = Cancel::new();
     cancel.cancel();
-    let image = library.pull_image(&bookworm(), &mut |_| {}, &cancel);
+    let image = library.pull_image(&bookworm(), &silent(), &cancel);
     assert_eq!(image.expect_err("cancelled").code(), ErrorCode::Cancelled);
     let left: Vec<_> = fs::read_dir(library.images.dir())
         .expect("readable")

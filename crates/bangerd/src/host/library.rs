@@ -78,11 +78,12 @@ impl Artifacts for RealArtifacts {
     }
 
     fn perform(&self, job: &Job, report: Report<'_>) -> Result<OperationResult, Problem> {
-        let Report { progress, cancel } = report;
+        let Report { progress: sink, cancel } = report;
+        let progress = &mut |progress| sink(progress);
         let library = &self.library;
         let done = match job {
             Job::PullImage(request) => {
-                library.pull_image(request, progress, cancel).map(OperationResult::Image)
+                library.pull_image(request, &sink, cancel).map(OperationResult::Image)
             }
             Job::RegisterImage(request) => {
                 library.register_image(request, progress, cancel).map(OperationResult::Image)
@@ -92,7 +93,7 @@ impl Artifacts for RealArtifacts {
                 library.promote(name, &disk, progress, cancel).map(OperationResult::Image)
             }
             Job::PushImage(request) => {
-                library.push_image(request, progress, cancel).map(OperationResult::Pushed)
+                library.push_image(request, &sink, cancel).map(OperationResult::Pushed)
             }
             Job::PullKernel(request) => library
                 .pull_kernel(&request.name, request.refresh, progress, cancel)

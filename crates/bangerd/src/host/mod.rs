@@ -26,6 +26,7 @@ use banger_api::shim::{EngineSpec, JailUser, LaunchEvent};
 use banger_api::vm::{EngineChoice, StopVm, VmStatus};
 use banger_core::spec::HostCapacity;
 use banger_host::command::Cancel;
+use banger_image::ProgressSink;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -254,7 +255,7 @@ pub struct Promotion {
 /// Where long work tells how far it is, and learns that nobody wants it any more.
 pub struct Report<'a> {
     /// Told how far it is.
-    pub progress: &'a mut dyn FnMut(Progress),
+    pub progress: ProgressSink,
     /// Set when nobody wants it any more.
     pub cancel: &'a Cancel,
 }

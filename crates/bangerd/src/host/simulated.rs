@@ -238,7 +238,7 @@ fn kernel(version: usize) -> Kernel {
 }
 
 impl Seen {
-    fn pull(&self, name: &str, report: &mut Report<'_>) -> Result<usize, Problem> {
+    fn pull(&self, name: &str, report: &Report<'_>) -> Result<usize, Problem> {
         (report.progress)(Progress::stage("pull", name));
         while self.0.slow_pulls.load(Ordering::SeqCst) {
             if report.cancel.is_cancelled() {
@@ -300,15 +300,15 @@ impl Artifacts for Seen {
         Ok(())
     }
 
-    fn perform(&self, job: &Job, mut report: Report<'_>) -> Result<OperationResult, Problem> {
+    fn perform(&self, job: &Job, report: Report<'_>) -> Result<OperationResult, Problem> {
         match job {
             Job::PullImage(request) => {
-                let image = image(self.pull(&request.name, &mut report)?);
+                let image = image(self.pull(&request.name, &report)?);
                 self.0.images.lock().unwrap().push(image.clone());
                 Ok(OperationResult::Image(image))
             }
             Job::PullKernel(request) => {
-                let kernel = kernel(self.pull(&request.name, &mut report)?);
+                let kernel = kernel(self.pull(&request.name, &report)?);
                 self.0.kernels.lock().unwrap().push(kernel.clone());
                 Ok(OperationResult::Kernel(kernel))
             }
