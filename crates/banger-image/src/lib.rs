@@ -9,7 +9,6 @@
 //! blocking pool.
 
 mod apt;
-#[allow(dead_code, reason = "the library begins to use it")]
 mod blobs;
 mod bzimage;
 mod catalog;
@@ -20,11 +19,11 @@ mod error;
 mod ext4;
 mod initramfs;
 mod kernel;
-#[allow(dead_code, reason = "the library begins to use it")]
 mod layer;
 mod library;
 mod modules;
 mod oci;
+mod registry;
 mod rootfs;
 mod sparse;
 mod stage;
