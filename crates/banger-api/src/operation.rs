@@ -51,7 +51,7 @@ pub enum OperationResult {
     /// A VM, as it is now.
     Vm(Box<Vm>),
     /// An image, now local.
-    Image(Image),
+    Image(Box<Image>),
     /// A kernel, now local.
     Kernel(Kernel),
     /// An image, now in a registry.

@@ -33,6 +33,10 @@ impl RealArtifacts {
     }
 }
 
+fn image(image: Image) -> OperationResult {
+    OperationResult::Image(Box::new(image))
+}
+
 impl Artifacts for RealArtifacts {
     fn images(&self) -> Result<Vec<Image>, Problem> {
         self.library.images().map_err(Problem::from)
@@ -82,15 +86,13 @@ impl Artifacts for RealArtifacts {
         let progress = &mut |progress| sink(progress);
         let library = &self.library;
         let done = match job {
-            Job::PullImage(request) => {
-                library.pull_image(request, &sink, cancel).map(OperationResult::Image)
-            }
+            Job::PullImage(request) => library.pull_image(request, &sink, cancel).map(image),
             Job::RegisterImage(request) => {
-                library.register_image(request, progress, cancel).map(OperationResult::Image)
+                library.register_image(request, progress, cancel).map(image)
             }
             Job::PromoteVm(Promotion { name, vm, image_digest, vm_dir, disk_bytes }) => {
                 let disk = VmDisk { vm, image_digest, vm_dir, bytes: *disk_bytes };
-                library.promote(name, &disk, progress, cancel).map(OperationResult::Image)
+                library.promote(name, &disk, progress, cancel).map(image)
             }
             Job::PushImage(request) => {
                 library.push_image(request, &sink, cancel).map(OperationResult::Pushed)

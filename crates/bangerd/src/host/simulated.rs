@@ -305,7 +305,7 @@ impl Artifacts for Seen {
             Job::PullImage(request) => {
                 let image = image(self.pull(&request.name, &report)?);
                 self.0.images.lock().unwrap().push(image.clone());
-                Ok(OperationResult::Image(image))
+                Ok(OperationResult::Image(Box::new(image)))
             }
             Job::PullKernel(request) => {
                 let kernel = kernel(self.pull(&request.name, &report)?);
