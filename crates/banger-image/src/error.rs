@@ -9,6 +9,7 @@ use banger_core::reference::ReferenceError;
 use banger_host::command::ToolError;
 
 use crate::blobs::BlobError;
+use crate::catalog::Catalog;
 use crate::layer::LayerError;
 use crate::registry::RegistryError;
 
@@ -147,6 +148,11 @@ impl LibraryError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotFound { kind, nearest, .. } => Some(not_found_hint(*kind, nearest.as_deref())),
+            Self::Corrupt { kind: Kind::Kernel, name, .. }
+                if Catalog::built_in().kernel(name).is_none() =>
+            {
+                Some(format!("import the kernel again: banger kernel import --name {name}"))
+            }
             Self::Corrupt { kind, name, .. } => {
                 Some(format!("banger {kind} pull --refresh {name}"))
             }
@@ -208,6 +214,24 @@ pub enum PullError {
         what: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// What was asked for makes no sense.
+    #[error("{what}: {reason}")]
+    Argument {
+        /// What.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A kernel lacks what guests need.
+    #[error("the kernel {release} lacks what guests need")]
+    Unsuitable {
+        /// Which kernel.
+        release: String,
+        /// All that is missing, in words.
+        missing: Vec<String>,
+        /// The build options that provide it.
+        options: Vec<String>,
     },
     /// A signature is wanted where there are none.
     #[error("{name} is not an image of a registry, so nobody signed it with that key")]
@@ -276,6 +300,8 @@ impl PullError {
             Self::Tool { source, .. } => source.code(ErrorCode::PullFailed),
             Self::NoDebianSource | Self::Unexpected { .. } => ErrorCode::PullFailed,
             Self::NoSignatures { .. } => ErrorCode::SignatureInvalid,
+            Self::Argument { .. } => ErrorCode::InvalidArgument,
+            Self::Unsuitable { .. } => ErrorCode::KernelUnsuitable,
             Self::Invalid { .. } => ErrorCode::ImageInvalid,
             Self::Changed { .. } => ErrorCode::VmWrongState,
             Self::Layer(error) => error.code(),
@@ -301,11 +327,16 @@ impl PullError {
             Self::Layer(error) => error.hint(),
             Self::Registry(error) => error.hint(),
             Self::Library(error) => error.hint(),
+            Self::Unsuitable { options, .. } => {
+                let wanted: Vec<_> = options.iter().map(|option| format!("{option}=y")).collect();
+                Some(format!("build the kernel with {}", wanted.join(" ")))
+            }
             Self::Changed { vm } => Some(format!("banger stop {vm}")),
             Self::Cancelled
             | Self::Unexpected { .. }
             | Self::Invalid { .. }
-            | Self::NoSignatures { .. } => None,
+            | Self::NoSignatures { .. }
+            | Self::Argument { .. } => None,
         }
     }
 }
@@ -342,6 +373,10 @@ impl From<PullError> for Problem {
         let mut problem = match &error {
             PullError::Tool { doing, source } => {
                 source.problem(format!("{doing} failed"), ErrorCode::PullFailed)
+            }
+            PullError::Unsuitable { missing, .. } => {
+                let problem = Self::new(error.code(), error.to_string());
+                missing.iter().fold(problem, Self::cause)
             }
             _ => Self::new(error.code(), error.to_string()),
         };

@@ -1,7 +1,14 @@
-//! From a kernel package's files to what a VM is started with.
+//! From a kernel and its modules to what a VM is started with.
+
+mod config;
+mod image;
+mod needs;
+pub(crate) mod source;
+mod vmlinux;
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use banger_api::kernel::Kernel;
@@ -9,30 +16,22 @@ use banger_host::command::Cancel;
 use banger_host::files::allocated_bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::bzimage::{extract_vmlinux, is_bzimage};
+use crate::bzimage::is_bzimage;
 use crate::error::PullError;
 use crate::ext4;
 use crate::modules::{ModuleSet, write_indexes};
 use crate::rootfs::{DiskPlan, make_disk, uuid_of};
 use crate::stage::Reporter;
+use needs::{Facts, judge};
+use source::KernelSource;
 
 /// Version of the way from a package to a kernel. A change makes other kernels out of the same
 /// packages.
-pub(crate) const EXTRACTOR_VERSION: u32 = 1;
+pub(crate) const EXTRACTOR_VERSION: u32 = 2;
 pub(crate) const MANIFEST: &str = "kernel.json";
-
-/// The modules without which a guest cannot reach its disks, its network and its agent. A `?` marks
-/// those that it can do without.
-const BOOT_MODULES: [&str; 8] = [
-    "virtio_mmio",
-    "virtio_blk",
-    "virtio_console",
-    "dm_snapshot",
-    "dm_zero",
-    "ext4",
-    "virtio_net",
-    "virtio_rng?",
-];
+const VMLINUZ: &str = "vmlinuz";
+const VMLINUX: &str = "vmlinux";
+const MODULES: &str = "modules.ext4";
 
 /// The kernel's manifest: what it is and which files it has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,10 +41,13 @@ pub(crate) struct Manifest {
     pub(crate) files: KernelFiles,
 }
 
-/// The files of a kernel, relative to its directory.
+/// The files of a kernel, relative to its directory. One of the first two is always there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KernelFiles {
-    pub(crate) vmlinuz: FileRecord,
+    /// The kernel as it came, if that was a bzImage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vmlinuz: Option<FileRecord>,
+    /// The uncompressed kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) vmlinux: Option<FileRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,9 +64,17 @@ pub(crate) struct FileRecord {
 }
 
 impl KernelFiles {
+    /// What a monitor starts: the uncompressed kernel, where there is one.
+    pub(crate) fn boot_file(&self) -> Option<&FileRecord> {
+        self.vmlinux.as_ref().or(self.vmlinuz.as_ref())
+    }
+
     /// Check sizes and beginnings of the files in `dir`. Answers what is wrong.
     pub(crate) fn check(&self, dir: &Path, kernel: &Kernel) -> Result<(), String> {
-        self.vmlinuz.check(dir, "a bzImage", is_bzimage)?;
+        self.boot_file().ok_or("its manifest names no kernel")?;
+        if let Some(vmlinuz) = &self.vmlinuz {
+            vmlinuz.check(dir, "a bzImage", is_bzimage)?;
+        }
         let is_elf = |bytes: &[u8]| bytes.starts_with(b"\x7fELF");
         if let Some(vmlinux) = &self.vmlinux {
             vmlinux.check(dir, "an ELF file", is_elf)?;
@@ -89,6 +99,13 @@ impl FileRecord {
         Ok(Self { name: name.to_owned(), bytes })
     }
 
+    /// Write a new file.
+    fn write(dir: &Path, name: &str, contents: &[u8]) -> Result<Self, PullError> {
+        let path = dir.join(name);
+        fs::write(&path, contents).map_err(PullError::io("write", &path))?;
+        Ok(Self { name: name.to_owned(), bytes: contents.len() as u64 })
+    }
+
     fn check(&self, dir: &Path, what: &str, is_it: impl Fn(&[u8]) -> bool) -> Result<(), String> {
         let name = &self.name;
         let mut file =
@@ -104,77 +121,83 @@ impl FileRecord {
     }
 }
 
-/// Make the files of `kernel` in the empty directory `made` out of the unpacked package in `tree`.
-/// Answers the kernel with what was learnt about it.
-pub(crate) fn extract(
-    tree: &Path,
+/// Make the files of `kernel` in the empty directory `made` out of `source`. Answers the kernel with
+/// what was learnt about it.
+///
+/// # Errors
+/// [`PullError::Unsuitable`] with all that guests need and the kernel has not.
+pub(crate) fn make_kernel(
+    source: &KernelSource,
     made: &Path,
     mut kernel: Kernel,
     reporter: &mut Reporter<'_>,
     cancel: &Cancel,
 ) -> Result<Kernel, PullError> {
-    let vmlinux = extract_kernel(tree, made, &kernel.release)?;
-    reporter.stage("kernel.modules", "building the modules disk");
-    let modules = tree.join("lib/modules").join(&kernel.release);
-    let set = ModuleSet::read(&modules).map_err(PullError::io("read", &modules))?;
-    write_indexes(&set).map_err(PullError::io("write", &modules))?;
-    let boot_modules = copy_boot_modules(&set, made, &mut kernel)?;
-    make_modules_disk(&modules, made, &kernel, cancel)?;
-    kernel.allocated_bytes = allocated_bytes(made).map_err(PullError::io("measure", made))?;
-    let files = KernelFiles {
-        vmlinuz: FileRecord::of(made, "vmlinuz")?,
-        vmlinux: if vmlinux { Some(FileRecord::of(made, "vmlinux")?) } else { None },
-        modules_image: Some(FileRecord::of(made, "modules.ext4")?),
-        boot_modules,
+    let KernelSource { image, config, modules } = source;
+    kernel.release.clone_from(&image.release);
+    reporter.stage("kernel.modules", "reading the modules");
+    let set = match modules {
+        Some(dir) => Some(ModuleSet::read(dir).map_err(unreadable(dir))?),
+        None => None,
     };
+    let facts = Facts { vmlinux: &image.vmlinux, config: config.as_ref(), modules: set.as_ref() };
+    let wanted = judge(facts).map_err(|missing| PullError::Unsuitable {
+        release: image.release.clone(),
+        options: missing.iter().map(|it| it.option.clone()).collect(),
+        missing: missing.into_iter().map(|it| it.what).collect(),
+    })?;
+    let mut files = KernelFiles {
+        vmlinuz: None,
+        vmlinux: Some(FileRecord::write(made, VMLINUX, image.vmlinux.bytes())?),
+        modules_image: None,
+        boot_modules: Vec::new(),
+    };
+    if let Some(bytes) = &image.bzimage {
+        files.vmlinuz = Some(FileRecord::write(made, VMLINUZ, bytes)?);
+    }
+    if let (Some(set), Some(dir)) = (set.filter(|set| !set.is_empty()), modules) {
+        files.boot_modules = copy_boot_modules(&set, &wanted, made, &mut kernel)?;
+        write_indexes(&set).map_err(unreadable(dir))?;
+        reporter.stage("kernel.modules", "building the modules disk");
+        make_modules_disk(dir, made, &kernel, cancel)?;
+        files.modules_image = Some(FileRecord::of(made, MODULES)?);
+    }
+    kernel.allocated_bytes = allocated_bytes(made).map_err(PullError::io("measure", made))?;
     let manifest = Manifest { kernel, files };
     let json = serde_json::to_vec_pretty(&manifest).expect("plain data");
-    let path = made.join(MANIFEST);
-    fs::write(&path, json).map_err(PullError::io("write", &path))?;
+    FileRecord::write(made, MANIFEST, &json)?;
     Ok(manifest.kernel)
 }
 
-/// Take the kernel as it is shipped, and unpacked if that is possible.
-fn extract_kernel(tree: &Path, made: &Path, release: &str) -> Result<bool, PullError> {
-    let shipped = tree.join(format!("boot/vmlinuz-{release}"));
-    let bytes = fs::read(&shipped).map_err(PullError::io("read", &shipped))?;
-    if !is_bzimage(&bytes) {
-        let what = shipped.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        return Err(PullError::Unexpected { what, reason: "it is no bzImage".to_owned() });
-    }
-    let target = made.join("vmlinuz");
-    fs::rename(&shipped, &target).map_err(PullError::io("write", &target))?;
-    match extract_vmlinux(&bytes) {
-        Ok(kernel) => {
-            let target = made.join("vmlinux");
-            fs::write(&target, kernel).map_err(PullError::io("write", &target))?;
-            Ok(true)
-        }
-        Err(error) => {
-            tracing::warn!("the kernel {release} stays packed: {error}");
-            Ok(false)
-        }
+/// For `map_err`: modules that were staged cannot be used.
+fn unreadable(dir: &Path) -> impl FnOnce(io::Error) -> PullError {
+    let dir = dir.to_owned();
+    // The disk's errors have a kind; what is wrong with the modules has not.
+    move |error| match error.kind() {
+        io::ErrorKind::Other => PullError::unexpected("the kernel's modules", error),
+        _ => PullError::io("read", &dir)(error),
     }
 }
 
 /// Copy the boot modules, numbered in the order of loading.
 fn copy_boot_modules(
     set: &ModuleSet,
+    wanted: &[&str],
     made: &Path,
     kernel: &mut Kernel,
 ) -> Result<Vec<FileRecord>, PullError> {
-    let order = set
-        .load_order(&BOOT_MODULES)
-        .map_err(|reason| PullError::Unexpected { what: kernel.source.clone(), reason })?;
+    let unusable = |reason: String| PullError::unexpected("the kernel's modules", reason);
+    let order = set.load_order(wanted).map_err(unusable)?;
     let dir = made.join("boot");
     fs::create_dir(&dir).map_err(PullError::io("create", &dir))?;
     let mut records = Vec::new();
     for (number, (name, path)) in order.into_iter().enumerate() {
-        let file = format!("boot/{number:02}-{name}.ko");
+        if let Some(other) = set.release_of(&name).filter(|release| *release != kernel.release) {
+            let release = &kernel.release;
+            return Err(unusable(format!("{name} is of {other}, and the kernel is {release}")));
+        }
         let bytes = fs::read(&path).map_err(PullError::io("read", &path))?;
-        let target = made.join(&file);
-        fs::write(&target, bytes).map_err(PullError::io("write", &target))?;
-        records.push(FileRecord::of(made, &file)?);
+        records.push(FileRecord::write(made, &format!("boot/{number:02}-{name}.ko"), &bytes)?);
         kernel.boot_modules.push(name);
     }
     Ok(records)
@@ -187,11 +210,32 @@ fn make_modules_disk(
     kernel: &Kernel,
     cancel: &Cancel,
 ) -> Result<(), PullError> {
+    make_readable(modules).map_err(PullError::io("write", modules))?;
     let used = allocated_bytes(modules).map_err(PullError::io("measure", modules))?;
     // Inodes, directories and the file system's own blocks, generously: the file is sparse. Whole
     // block groups, so that a copy of the superblock is where the check expects it.
     let bytes = (used + used / 8 + (16 << 20)).next_multiple_of(128 << 20);
     let identity = kernel.digest.trim_start_matches("sha256:");
     let plan = DiskPlan { label: "banger-modules", bytes, journal: false, identity };
-    make_disk(modules, &made.join("modules.ext4"), &plan, cancel)
+    make_disk(modules, &made.join(MODULES), &plan, cancel)
+}
+
+/// Let every user of a guest read the modules, whatever the host's umask is.
+fn make_readable(dir: &Path) -> io::Result<()> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            make_readable(&entry.path())?;
+        } else {
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o644))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::needs::tests::{good_config, good_words};
+    pub(crate) use super::vmlinux::tests::{carried_config, vmlinux};
 }

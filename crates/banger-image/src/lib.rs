@@ -23,6 +23,7 @@ mod layer;
 mod library;
 mod modules;
 mod oci;
+mod packing;
 mod registry;
 mod rootfs;
 mod sparse;

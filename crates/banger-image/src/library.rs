@@ -88,7 +88,7 @@ impl Library {
 /// The digest that `wanted` means in `store`: a name, a whole digest, or the first twelve or more of
 /// its hex digits.
 fn resolve(store: &Store, wanted: &str) -> Result<Option<String>, LibraryError> {
-    if let Some(digest) = store.digest_of(wanted) {
+    if let Some(digest) = store.lookup(wanted)? {
         return Ok(Some(digest));
     }
     let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);

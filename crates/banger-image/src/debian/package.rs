@@ -1,4 +1,4 @@
-//! A kernel out of Debian's package, fetched and unpacked but never installed.
+//! A kernel package of Debian's, fetched but never installed.
 //!
 //! The package is checked by apt: the archive's keys sign the release, the release has the digests
 //! of the lists, the lists have the digest of the package. Hosts that run another Debian release
@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use banger_host::command::{Cancel, Isolation, Tool};
+use banger_host::command::Cancel;
 
 use crate::apt::PrivateApt;
 use crate::catalog::DebianKernel;
@@ -55,28 +55,15 @@ pub(crate) fn newest(
     Ok((apt, package))
 }
 
-/// Fetch the package and unpack it into a new directory under `work`.
-pub(crate) fn unpack(
+/// Fetch the package. Answers where it is.
+pub(crate) fn fetch(
     apt: &PrivateApt,
     package: &KernelPackage,
-    work: &Path,
     reporter: &mut Reporter<'_>,
     cancel: &Cancel,
 ) -> Result<PathBuf, PullError> {
     let mut stage = reporter.stage("kernel.download", &format!("fetching {}", package.name));
-    let file = apt.download(&package.name, cancel, &mut |percent| {
-        stage.percent(25 + percent * 3 / 4, "");
-    })?;
-    reporter.stage("kernel.extract", "unpacking the kernel");
-    let tree = work.join("tree");
-    Tool::new("dpkg-deb")
-        .arg("--extract")
-        .arg(&file)
-        .arg(&tree)
-        .isolation(Isolation::Processes)
-        .run(cancel)
-        .map_err(PullError::tool("unpacking the kernel package"))?;
-    Ok(tree)
+    apt.download(&package.name, cancel, &mut |percent| stage.percent(25 + percent * 3 / 4, ""))
 }
 
 /// The kernel package among what a package depends on.

@@ -1,6 +1,10 @@
 //! The library's kernels.
 
-use std::path::{Path, PathBuf};
+mod import;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
 
 use banger_api::kernel::{CatalogKernel, Kernel};
 use banger_api::operation::Progress;
@@ -11,9 +15,10 @@ use sha2::{Digest, Sha256};
 
 use super::{Library, ensure_room, read_manifest, resolve};
 use crate::catalog::{Catalog, KernelEntry};
-use crate::debian::package::{KernelPackage, newest, unpack};
+use crate::debian::package::{fetch, newest};
 use crate::error::{Kind, LibraryError, PullError};
-use crate::kernel::{EXTRACTOR_VERSION, KernelFiles, MANIFEST, Manifest, extract};
+use crate::kernel::source::{KernelSource, read_kernel_package};
+use crate::kernel::{EXTRACTOR_VERSION, FileRecord, KernelFiles, MANIFEST, Manifest, make_kernel};
 use crate::stage::Reporter;
 use crate::store::WorkDir;
 
@@ -22,30 +27,41 @@ use crate::store::WorkDir;
 pub struct LocalKernel {
     /// What it is.
     pub kernel: Kernel,
-    /// The kernel as the distribution ships it, a bzImage.
-    pub vmlinuz: PathBuf,
-    /// The same unpacked, an ELF file, if it could be.
-    pub vmlinux: Option<PathBuf>,
+    /// What a monitor starts: the uncompressed kernel, an ELF file, or, if it was kept packed by an
+    /// older release, the bzImage.
+    pub boot_file: PathBuf,
+    /// The kernel as it came, if that was a bzImage.
+    pub vmlinuz: Option<PathBuf>,
     /// An ext4 disk with all its modules, to be mounted at `/lib/modules/<release>`.
     pub modules_image: Option<PathBuf>,
     /// The modules that a guest's boot needs, in the order of loading.
     pub boot_modules: Vec<PathBuf>,
+    dir: PathBuf,
     files: KernelFiles,
 }
 
 impl Library {
-    /// All local kernels by name, newest first. One that cannot be read is left out.
+    /// All local kernels by name, newest first; one with several names once for each. One that
+    /// cannot be read is left out.
     ///
     /// # Errors
     /// The library cannot be read.
     pub fn kernels(&self) -> Result<Vec<Kernel>, LibraryError> {
+        let names = self.kernels.names()?;
         let mut kernels = Vec::new();
         for digest in self.kernels.digests()? {
-            match self.read_kernel(&digest, &digest) {
-                Ok(Some(local)) => kernels.push(local.kernel),
-                Ok(None) => {}
-                Err(error) => tracing::warn!("kernel {digest} is left out: {error}"),
-            }
+            let kernel = match self.read_kernel(&digest, &digest) {
+                Ok(Some(local)) => local.kernel,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!("kernel {digest} is left out: {error}");
+                    continue;
+                }
+            };
+            let of_this = names.iter().filter(|(_, stands_for)| **stands_for == digest);
+            let named: Vec<Kernel> =
+                of_this.map(|(name, _)| Kernel { name: name.clone(), ..kernel.clone() }).collect();
+            kernels.extend(if named.is_empty() { vec![kernel] } else { named });
         }
         kernels.sort_by(|a, b| (&a.name, b.created_at_ms).cmp(&(&b.name, a.created_at_ms)));
         Ok(kernels)
@@ -54,12 +70,16 @@ impl Library {
     /// The local kernel of that name, digest, or beginning of a digest.
     ///
     /// # Errors
-    /// The library or the kernel's manifest cannot be read.
+    /// The library or the kernel's manifest cannot be read. That is never the same as there being
+    /// no such kernel.
     pub fn find_kernel(&self, wanted: &str) -> Result<Option<LocalKernel>, LibraryError> {
-        match resolve(&self.kernels, wanted)? {
-            Some(digest) => self.read_kernel(&digest, wanted),
-            None => Ok(None),
+        let Some(digest) = resolve(&self.kernels, wanted)? else { return Ok(None) };
+        let mut found = self.read_kernel(&digest, wanted)?;
+        if let (Some(local), Some(_)) = (&mut found, self.kernels.lookup(wanted)?) {
+            // It may have others.
+            wanted.clone_into(&mut local.kernel.name);
         }
+        Ok(found)
     }
 
     /// Check in a few milliseconds that a kernel's files are there and whole.
@@ -67,8 +87,7 @@ impl Library {
     /// # Errors
     /// [`LibraryError::Corrupt`] with what is wrong.
     pub fn verify_kernel(&self, local: &LocalKernel) -> Result<(), LibraryError> {
-        let dir = local.vmlinuz.parent().unwrap_or(Path::new("/"));
-        local.files.check(dir, &local.kernel).map_err(|reason| LibraryError::Corrupt {
+        local.files.check(&local.dir, &local.kernel).map_err(|reason| LibraryError::Corrupt {
             kind: Kind::Kernel,
             name: local.kernel.name.clone(),
             reason,
@@ -76,8 +95,10 @@ impl Library {
     }
 
     /// The kernels of the catalog.
-    #[must_use]
-    pub fn catalog_kernels(&self) -> Vec<CatalogKernel> {
+    ///
+    /// # Errors
+    /// The user's catalog cannot be used.
+    pub fn catalog_kernels(&self) -> Result<Vec<CatalogKernel>, LibraryError> {
         let show = |entry: &KernelEntry| CatalogKernel {
             name: entry.name.clone(),
             description: entry.description.clone(),
@@ -85,7 +106,7 @@ impl Library {
             size_hint_bytes: entry.size_mib << 20,
             local: self.kernels.digest_of(&entry.name).is_some(),
         };
-        Catalog::built_in().kernels.iter().map(show).collect()
+        Ok(Catalog::load(&self.user_catalog)?.kernels.iter().map(show).collect())
     }
 
     /// Make a kernel of the catalog local. One that is here and whole is taken as it is, unless
@@ -100,7 +121,10 @@ impl Library {
         on_progress: &mut dyn FnMut(Progress),
         cancel: &Cancel,
     ) -> Result<Kernel, PullError> {
-        let entry = Catalog::built_in().kernel(name).ok_or_else(|| unknown_kernel(name))?;
+        let catalog = Catalog::load(&self.user_catalog)?;
+        let Some(entry) = catalog.kernel(name) else {
+            return self.imported_kernel(name, &catalog);
+        };
         if let (false, Some(local)) = (refresh, self.whole_kernel(name)) {
             return Ok(local.kernel);
         }
@@ -113,8 +137,32 @@ impl Library {
             return Ok(local.kernel);
         }
         ensure_room(self.kernels.dir(), entry.build_mib)?;
+        self.in_kernel_work_dir(|work| self.fetch_kernel(entry, work, &mut reporter, cancel))
+    }
+
+    /// A kernel that is not in the catalog. It may be here all the same; if it is and cannot be used,
+    /// that is what is wrong, and not that the catalog does not have it.
+    fn imported_kernel(&self, name: &str, catalog: &Catalog) -> Result<Kernel, PullError> {
+        match self.find_kernel(name)? {
+            Some(local) => {
+                self.verify_kernel(&local)?;
+                Ok(local.kernel)
+            }
+            None => {
+                let known = catalog.kernels.iter().map(|entry| entry.name.as_str());
+                let nearest = nearest(name, known).map(str::to_owned);
+                Err(PullError::Unknown { kind: Kind::Kernel, name: name.to_owned(), nearest })
+            }
+        }
+    }
+
+    /// Do something in a directory that is removed afterwards.
+    fn in_kernel_work_dir<T>(
+        &self,
+        make: impl FnOnce(&WorkDir) -> Result<T, PullError>,
+    ) -> Result<T, PullError> {
         let work = self.kernels.begin()?;
-        let made = self.make_kernel(entry, &work, &mut reporter, cancel);
+        let made = make(&work);
         // The result is what counts; what cannot be removed now is removed at the next opening.
         if let Err(error) = work.remove() {
             tracing::warn!("left for later: {error}");
@@ -128,7 +176,7 @@ impl Library {
         self.verify_kernel(&local).is_ok().then_some(local)
     }
 
-    fn make_kernel(
+    fn fetch_kernel(
         &self,
         entry: &KernelEntry,
         work: &WorkDir,
@@ -136,36 +184,68 @@ impl Library {
         cancel: &Cancel,
     ) -> Result<Kernel, PullError> {
         let (apt, package) = newest(&entry.debian, &work.subdir("apt")?, reporter, cancel)?;
-        let identity = identity_of(&package);
-        let digest = format!("sha256:{identity}");
-        if let Some(local) = self.whole_kernel(&digest) {
-            self.kernels.set_name(&entry.name, &digest)?;
-            return Ok(local.kernel);
+        let digest = identity_of(std::slice::from_ref(&package.sha256));
+        if let Some(kernel) = self.named_kernel(&digest, &entry.name)? {
+            return Ok(kernel);
         }
-        let tree = unpack(&apt, &package, work.path(), reporter, cancel)?;
+        let file = fetch(&apt, &package, reporter, cancel)?;
+        reporter.stage("kernel.extract", "unpacking the kernel");
+        let source = read_kernel_package(&file, &work.subdir("modules")?, cancel)?;
+        let draft = KernelDraft {
+            name: &entry.name,
+            digest,
+            origin: format!("{} {} (Debian)", package.name, package.version),
+            source: &source,
+        };
+        self.publish_kernel(draft, work, reporter, cancel)
+    }
+
+    /// The kernel of that digest, if it is here and whole; then it gets the name.
+    fn named_kernel(&self, digest: &str, name: &str) -> Result<Option<Kernel>, LibraryError> {
+        let Some(local) = self.whole_kernel(digest) else { return Ok(None) };
+        self.kernels.set_name(name, digest)?;
+        Ok(Some(Kernel { name: name.to_owned(), ..local.kernel }))
+    }
+
+    /// Make a kernel's files in `work`, and the whole visible.
+    fn publish_kernel(
+        &self,
+        draft: KernelDraft<'_>,
+        work: &WorkDir,
+        reporter: &mut Reporter<'_>,
+        cancel: &Cancel,
+    ) -> Result<Kernel, PullError> {
+        let KernelDraft { name, digest, origin, source } = draft;
         let made = work.subdir("made")?;
         let kernel = Kernel {
-            name: entry.name.clone(),
+            name: name.to_owned(),
             digest: digest.clone(),
-            release: package.release().to_owned(),
+            release: source.image.release.clone(),
             allocated_bytes: 0,
-            source: format!("{} {} (Debian)", package.name, package.version),
+            source: origin,
             created_at_ms: now_ms(),
             boot_modules: Vec::new(),
         };
-        let kernel = extract(&tree, &made, kernel, reporter, cancel)?;
+        let kernel = make_kernel(source, &made, kernel, reporter, cancel)?;
         // If there is one with this digest, it is damaged.
         self.kernels.move_away(&digest, &work.path().join("damaged"))?;
         self.kernels.publish(&made, &digest)?;
-        self.kernels.set_name(&entry.name, &digest)?;
+        self.kernels.set_name(name, &digest)?;
         Ok(kernel)
     }
 
-    /// Remove a kernel by name or digest. Whether a VM needs it is for the caller to know.
+    /// Remove a kernel. By digest it goes with all its names; by one name of several it only loses
+    /// that. Whether a VM needs it is for the caller to know.
     ///
     /// # Errors
     /// There is none, or its files cannot be removed.
     pub fn remove_kernel(&self, wanted: &str) -> Result<(), LibraryError> {
+        let names = self.kernels.names()?;
+        if let Some(digest) = names.get(wanted)
+            && names.values().filter(|other| *other == digest).count() > 1
+        {
+            return self.kernels.remove_name(wanted);
+        }
         match resolve(&self.kernels, wanted)? {
             Some(digest) => self.kernels.remove(&digest),
             None => Err(self.no_kernel(wanted)),
@@ -182,31 +262,47 @@ impl Library {
     /// The kernel with that digest; `name` is what to call it if it is damaged.
     fn read_kernel(&self, digest: &str, name: &str) -> Result<Option<LocalKernel>, LibraryError> {
         let Some(dir) = self.kernels.path_of(digest) else { return Ok(None) };
-        let manifest = read_manifest::<Manifest>(Kind::Kernel, name, &dir.join(MANIFEST))?;
-        Ok(manifest.map(|manifest| local_kernel(&dir, manifest)))
+        let corrupt = |reason: &str| LibraryError::Corrupt {
+            kind: Kind::Kernel,
+            name: name.to_owned(),
+            reason: reason.to_owned(),
+        };
+        match read_manifest::<Manifest>(Kind::Kernel, name, &dir.join(MANIFEST))? {
+            Some(manifest) => local_kernel(dir, manifest)
+                .map(Some)
+                .ok_or_else(|| corrupt("its manifest names no kernel")),
+            // Removed just now, or never here.
+            None if !dir.exists() => Ok(None),
+            None => Err(corrupt("its manifest is missing")),
+        }
     }
 }
 
-fn local_kernel(dir: &Path, manifest: Manifest) -> LocalKernel {
+/// What a kernel will be, but for what its files say.
+struct KernelDraft<'a> {
+    name: &'a str,
+    digest: String,
+    /// Where it came from, for people.
+    origin: String,
+    source: &'a KernelSource,
+}
+
+fn local_kernel(dir: PathBuf, manifest: Manifest) -> Option<LocalKernel> {
     let Manifest { kernel, files } = manifest;
-    LocalKernel {
-        vmlinuz: dir.join(&files.vmlinuz.name),
-        vmlinux: files.vmlinux.as_ref().map(|file| dir.join(&file.name)),
-        modules_image: files.modules_image.as_ref().map(|file| dir.join(&file.name)),
-        boot_modules: files.boot_modules.iter().map(|file| dir.join(&file.name)).collect(),
+    let path = |file: &FileRecord| dir.join(&file.name);
+    Some(LocalKernel {
+        boot_file: path(files.boot_file()?),
+        vmlinuz: files.vmlinuz.as_ref().map(path),
+        modules_image: files.modules_image.as_ref().map(path),
+        boot_modules: files.boot_modules.iter().map(path).collect(),
+        dir,
         kernel,
         files,
-    }
+    })
 }
 
-fn unknown_kernel(name: &str) -> PullError {
-    let known = Catalog::built_in().kernels.iter().map(|entry| entry.name.as_str());
-    let nearest = nearest(name, known).map(str::to_owned);
-    PullError::Unknown { kind: Kind::Kernel, name: name.to_owned(), nearest }
-}
-
-/// The identity of what this extractor makes of a package: 64 hex digits.
-fn identity_of(package: &KernelPackage) -> String {
-    let text = format!("banger kernel extractor {EXTRACTOR_VERSION}\n{}\n", package.sha256);
-    hex::encode(Sha256::digest(text))
+/// The identity of what this extractor makes of things with these digests.
+fn identity_of(inputs: &[String]) -> String {
+    let text = format!("banger kernel extractor {EXTRACTOR_VERSION}\n{}\n", inputs.join("\n"));
+    format!("sha256:{}", hex::encode(Sha256::digest(text)))
 }

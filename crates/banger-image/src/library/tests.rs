@@ -241,11 +241,11 @@ fn damaged_kernels_are_found_out() {
 fn the_catalog_says_what_is_here() {
     let (_dir, library) = library();
     assert!(library.catalog_images().expect("readable").iter().all(|entry| !entry.local));
-    assert!(library.catalog_kernels().iter().all(|entry| !entry.local));
+    assert!(library.catalog_kernels().expect("readable").iter().all(|entry| !entry.local));
     add_image(&library, &digest('a'), 1);
     add_kernel(&library);
     assert!(library.catalog_images().expect("readable").iter().any(|entry| entry.local));
-    assert!(library.catalog_kernels().iter().any(|entry| entry.local));
+    assert!(library.catalog_kernels().expect("readable").iter().any(|entry| entry.local));
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn an_initramfs_is_made_once_for_an_agent_and_a_kernel() {
     assert_eq!(paths, want);
     assert_eq!(entries[7].contents, b"agent one");
     // The kernel's files are not even looked at the second time.
-    fs::remove_dir_all(kernel.vmlinuz.parent().expect("a directory")).expect("ours");
+    fs::remove_dir_all(kernel.boot_file.parent().expect("a directory")).expect("ours");
     assert_eq!(library.initramfs(&kernel, &agent).expect("it is cached"), first);
     fs::write(&agent, "agent two, longer").expect("ours");
     let error = library.initramfs(&kernel, &agent).expect_err("another agent, and no kernel");

@@ -10,6 +10,18 @@ pub(super) struct ModuleInfo {
     pub(super) aliases: Vec<String>,
     /// Modules that it would like to be loaded before or after it, as in modprobe.d.
     pub(super) softdeps: Vec<String>,
+    /// The kernel that it was built for.
+    pub(super) release: Option<String>,
+}
+
+impl ModuleInfo {
+    /// What it would like to be loaded before it: names of modules, or what modules answer to.
+    pub(super) fn wanted_before(&self) -> impl Iterator<Item = &str> {
+        self.softdeps.iter().flat_map(|rule| {
+            let words = rule.split_ascii_whitespace().skip_while(|word| *word != "pre:");
+            words.skip(1).take_while(|word| *word != "post:")
+        })
+    }
 }
 
 /// Read the `.modinfo` of a 64-bit little-endian ELF file; None if it is none, or has none.
@@ -25,6 +37,9 @@ pub(super) fn module_info(file: &[u8]) -> Option<ModuleInfo> {
             }
             Some(("alias", alias)) => info.aliases.push(alias.to_owned()),
             Some(("softdep", rule)) => info.softdeps.push(rule.to_owned()),
+            Some(("vermagic", magic)) => {
+                info.release = magic.split_ascii_whitespace().next().map(str::to_owned);
+            }
             _ => {}
         }
     }
@@ -76,7 +91,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A minimal ELF file with that `.modinfo`.
@@ -110,12 +125,15 @@ pub(super) mod tests {
     fn modinfo_is_read() {
         let file = module_file(
             b"license=GPL\0alias=virtio:d00000001v*\0alias=net-x\0depends=virtio_ring,net-failover\0\
-              softdep=pre: crc32c\0name=virtio_net\0",
+              softdep=pre: crc32c x post: y\0name=virtio_net\0\
+              vermagic=6.1.0-56-cloud-amd64 SMP preempt mod_unload\0",
         );
         let info = module_info(&file).expect("well formed");
         assert_eq!(info.depends, ["virtio_ring", "net_failover"]);
         assert_eq!(info.aliases, ["virtio:d00000001v*", "net-x"]);
-        assert_eq!(info.softdeps, ["pre: crc32c"]);
+        assert_eq!(info.softdeps, ["pre: crc32c x post: y"]);
+        assert_eq!(info.wanted_before().collect::<Vec<_>>(), ["crc32c", "x"]);
+        assert_eq!(info.release.as_deref(), Some("6.1.0-56-cloud-amd64"));
     }
 
     #[test]

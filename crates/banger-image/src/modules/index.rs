@@ -8,9 +8,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use super::ModuleSet;
 use super::elf::normal_name;
+
+/// What is built in says about itself: `.modinfo` of all of it, each key with the module's name.
+pub(super) const BUILT_IN_INFO: &str = "modules.builtin.modinfo";
+/// Longest alias that is kept. The format needs a call for each byte, and real ones have up to 200.
+const MAX_ALIAS: usize = 400;
+/// How many aliases are kept. Ubuntu has 70,000.
+const MAX_ALIASES: usize = 200_000;
 
 const MAGIC: u32 = 0xB007_F457;
 const VERSION: u32 = 0x0002_0001;
@@ -27,24 +35,26 @@ pub(crate) fn write_indexes(set: &ModuleSet) -> io::Result<()> {
     for (name, line) in &dependencies {
         index.insert(name, line, 0);
     }
-    fs::write(set.dir.join("modules.dep.bin"), index.to_bytes())?;
+    fs::write(set.dir.join("modules.dep.bin"), index.to_bytes()?)?;
 
     let mut text = String::from("# Aliases extracted from modules themselves.\n");
     let mut index = Index::default();
     for (name, module) in &set.modules {
-        for alias in &module.info.aliases {
+        for alias in module.info.aliases.iter().filter(|alias| is_usual(alias)) {
             text.push_str(&format!("alias {alias} {name}\n"));
             index.insert(&normal_alias(alias), name, 0);
         }
     }
     fs::write(set.dir.join("modules.alias"), text)?;
-    fs::write(set.dir.join("modules.alias.bin"), index.to_bytes())?;
+    fs::write(set.dir.join("modules.alias.bin"), index.to_bytes()?)?;
 
     let mut index = Index::default();
-    for name in &set.builtin {
+    for name in set.built_in.iter().flatten() {
         index.insert(name, "", 0);
     }
-    fs::write(set.dir.join("modules.builtin.bin"), index.to_bytes())?;
+    fs::write(set.dir.join("modules.builtin.bin"), index.to_bytes()?)?;
+    let index = built_in_aliases(&set.dir.join(BUILT_IN_INFO))?;
+    fs::write(set.dir.join("modules.builtin.alias.bin"), index.to_bytes()?)?;
     fs::write(set.dir.join("modules.softdep"), soft_dependencies(set))
 }
 
@@ -69,6 +79,30 @@ fn soft_dependencies(set: &ModuleSet) -> String {
         }
     }
     text
+}
+
+/// The aliases of what is built in; none if nothing tells.
+fn built_in_aliases(file: &Path) -> io::Result<Index> {
+    let info = match fs::read(file) {
+        Ok(info) => info,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let mut index = Index::default();
+    for entry in info.split(|byte| *byte == 0) {
+        let alias = std::str::from_utf8(entry).ok().and_then(|text| {
+            let (name, alias) = text.split_once(".alias=")?;
+            is_usual(alias).then(|| (normal_name(name), normal_alias(alias)))
+        });
+        if let Some((name, alias)) = alias {
+            index.insert(&alias, &name, 0);
+        }
+    }
+    Ok(index)
+}
+
+fn is_usual(alias: &str) -> bool {
+    alias.len() <= MAX_ALIAS && !alias.contains(char::is_whitespace)
 }
 
 /// An alias as it is looked up: with underscores, except inside brackets.
@@ -107,7 +141,11 @@ impl Index {
         }
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        if self.entries.len() > MAX_ALIASES {
+            let reason = format!("there are more than {MAX_ALIASES} names of modules");
+            return Err(io::Error::other(reason));
+        }
         let mut bytes = Vec::new();
         for word in [MAGIC, VERSION, 0] {
             bytes.extend(word.to_be_bytes());
@@ -121,7 +159,7 @@ impl Index {
             write_subtree(&mut bytes, &entries, 0)
         };
         bytes[8..12].copy_from_slice(&root.to_be_bytes());
-        bytes
+        Ok(bytes)
     }
 }
 
@@ -246,6 +284,8 @@ mod tests {
             ],
             "kernel/fs/ext4/ext4.ko\n",
         );
+        let info = "ext4.license=GPL\0ext4.alias=fs-ext2\0ext4.alias=ext3\0";
+        fs::write(dir.path().join(BUILT_IN_INFO), info).expect("ours");
         write_indexes(&ModuleSet::read(dir.path()).expect("read")).expect("write");
         let read = |name: &str| fs::read(dir.path().join(name)).expect("it was written");
         let line = "kernel/b/virtio-net.ko: kernel/a/virtio.ko kernel/a/virtio_ring.ko";
@@ -253,6 +293,7 @@ mod tests {
         assert_eq!(search(&read("modules.dep.bin"), b"virtio_net"), [line]);
         assert_eq!(search(&read("modules.alias.bin"), b"virtio:d1v*"), ["virtio_net"]);
         assert_eq!(search(&read("modules.builtin.bin"), b"ext4"), [""]);
+        assert_eq!(search(&read("modules.builtin.alias.bin"), b"fs_ext2"), ["ext4"]);
         let soft = String::from_utf8(read("modules.softdep")).expect("text");
         assert!(soft.ends_with("softdep virtio_net pre: x\n"));
     }
@@ -272,7 +313,7 @@ mod tests {
             for (key, value) in &keys {
                 index.insert(key, value, 0);
             }
-            let bytes = index.to_bytes();
+            let bytes = index.to_bytes().expect("few");
             for (key, value) in &keys {
                 prop_assert_eq!(search(&bytes, key.as_bytes()), vec![value.clone()]);
             }

@@ -7,6 +7,17 @@
 mod elf;
 mod index;
 mod set;
+mod stage;
 
 pub(crate) use index::write_indexes;
 pub(crate) use set::ModuleSet;
+pub(crate) use stage::{Stage, StageError, open_plain};
+
+use index::BUILT_IN_INFO;
+use set::BUILT_IN;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::elf::tests::module_file;
+    pub(crate) use super::set::tests::kernel_dir;
+}

@@ -7,6 +7,13 @@ use std::path::{Path, PathBuf};
 
 use super::elf::{ModuleInfo, module_info, normal_name};
 
+/// The list of what is part of the kernel itself.
+pub(super) const BUILT_IN: &str = "modules.builtin";
+/// How long a chain of dependencies may be. The longest in Debian has nine modules.
+const MAX_CHAIN: usize = 64;
+/// How many modules another one may need. More than 200 are not seen.
+const MAX_NEEDED: usize = 2000;
+
 /// A module of a kernel.
 #[derive(Debug, Clone)]
 pub(super) struct Module {
@@ -22,20 +29,20 @@ pub(crate) struct ModuleSet {
     pub(super) dir: PathBuf,
     /// By name, as the kernel knows it.
     pub(super) modules: BTreeMap<String, Module>,
-    /// Names of what is part of the kernel itself.
-    pub(super) builtin: BTreeSet<String>,
+    /// Names of what is part of the kernel itself; None if nothing lists it.
+    pub(super) built_in: Option<BTreeSet<String>>,
 }
 
 impl ModuleSet {
-    /// Read the modules in `dir`, which is `…/lib/modules/<release>`.
+    /// Read the modules in `dir`, which is `…/lib/modules/<release>` as [`super::Stage`] leaves it.
     pub(crate) fn read(dir: &Path) -> io::Result<Self> {
-        let builtin = fs::read_to_string(dir.join("modules.builtin")).unwrap_or_default();
-        let mut set = Self {
-            dir: dir.to_owned(),
-            modules: BTreeMap::new(),
-            builtin: builtin.lines().filter_map(|line| name_of(Path::new(line))).collect(),
+        let built_in = match fs::read_to_string(dir.join(BUILT_IN)) {
+            Ok(text) => Some(text.lines().filter_map(|line| name_of(Path::new(line))).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
         };
-        set.read_dir(&dir.join("kernel"))?;
+        let mut set = Self { dir: dir.to_owned(), modules: BTreeMap::new(), built_in };
+        set.read_dir(dir)?;
         Ok(set)
     }
 
@@ -48,29 +55,41 @@ impl ModuleSet {
                 continue;
             }
             let Some(name) = name_of(&path) else { continue };
-            let info = module_info(&fs::read(&path)?).ok_or_else(|| {
-                io::Error::other(format!("{} is no kernel module", path.display()))
-            })?;
             let path = path.strip_prefix(&self.dir).unwrap_or(&path).to_string_lossy().into_owned();
+            let info = module_info(&fs::read(entry.path())?)
+                .ok_or_else(|| io::Error::other(format!("{path} is no kernel module")))?;
             self.modules.insert(name, Module { path, info });
         }
         Ok(())
     }
 
+    /// Whether there is no module at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.modules.is_empty()
+    }
+
+    /// Whether there is a module of that name.
+    pub(crate) fn has_module(&self, name: &str) -> bool {
+        self.modules.contains_key(name)
+    }
+
+    /// Whether that is part of the kernel itself; None if nothing tells.
+    pub(crate) fn is_built_in(&self, name: &str) -> Option<bool> {
+        self.built_in.as_ref().map(|names| names.contains(name))
+    }
+
+    /// The kernel that a module was built for, if it says so.
+    pub(crate) fn release_of(&self, name: &str) -> Option<&str> {
+        self.modules.get(name)?.info.release.as_deref()
+    }
+
     /// The files of the modules `wanted` and of all they need, each after what it needs. What is
     /// built into the kernel needs no file. A wanted module that the kernel has not at all is an
-    /// error, unless its name ends in `?`.
+    /// error.
     pub(crate) fn load_order(&self, wanted: &[&str]) -> Result<Vec<(String, PathBuf)>, String> {
         let mut order = Vec::new();
         for name in wanted {
-            let (name, optional) = match name.strip_suffix('?') {
-                Some(name) => (name, true),
-                None => (*name, false),
-            };
-            if optional && !self.modules.contains_key(name) {
-                continue;
-            }
-            self.visit(name, &mut order, 0)?;
+            self.visit(name, Softdeps::Follow, &mut order, 0)?;
         }
         Ok(order.into_iter().map(|name| (name.to_owned(), self.file(name))).collect())
     }
@@ -83,25 +102,62 @@ impl ModuleSet {
     fn visit<'a>(
         &'a self,
         name: &str,
+        softdeps: Softdeps,
         order: &mut Vec<&'a str>,
         depth: usize,
     ) -> Result<(), String> {
-        if order.contains(&name) || self.builtin.contains(name) {
+        if order.contains(&name) || self.is_built_in(name) == Some(true) {
             return Ok(());
         }
         let (name, module) = self
             .modules
             .get_key_value(name)
             .ok_or_else(|| format!("the kernel has no module {name}"))?;
-        // Deeper than there are modules is a circle.
-        if depth > self.modules.len() {
+        if depth > MAX_CHAIN {
             return Err(format!("the module {name} depends on itself"));
         }
-        for dependency in &module.info.depends {
-            self.visit(dependency, order, depth + 1)?;
+        if order.len() > MAX_NEEDED {
+            return Err("a module depends on thousands of others".to_owned());
         }
-        order.push(name);
+        if softdeps == Softdeps::Follow {
+            for wanted in module.info.wanted_before() {
+                self.visit_provider(wanted, order, depth + 1)?;
+            }
+        }
+        for dependency in &module.info.depends {
+            self.visit(dependency, softdeps, order, depth + 1)?;
+        }
+        // What it would like before it may have needed it.
+        if !order.contains(&name.as_str()) {
+            order.push(name);
+        }
         Ok(())
+    }
+
+    /// Put a module that answers to `wanted` into the order, if there is one: the generic one rather
+    /// than one that only some processors can use.
+    fn visit_provider<'a>(
+        &'a self,
+        wanted: &str,
+        order: &mut Vec<&'a str>,
+        depth: usize,
+    ) -> Result<(), String> {
+        let answers = |(_, module): &(&String, &Module)| {
+            module.info.aliases.iter().any(|alias| alias == wanted)
+        };
+        let name = normal_name(wanted);
+        let provider = match self.modules.get_key_value(&name) {
+            Some((name, _)) => Some(name),
+            None => {
+                let mut all = self.modules.iter().filter(answers).map(|(name, _)| name);
+                let generic = all.clone().find(|name| name.ends_with("_generic"));
+                generic.or_else(|| all.next())
+            }
+        };
+        match provider {
+            Some(name) => self.visit(name, Softdeps::Follow, order, depth),
+            None => Ok(()),
+        }
     }
 
     /// What must be loaded before `name`, in the order in which `modules.dep` lists it: the reverse
@@ -109,21 +165,29 @@ impl ModuleSet {
     pub(super) fn dependencies(&self, name: &str) -> Vec<&Module> {
         let mut order = Vec::new();
         // A module whose dependencies are incomplete can be listed; modprobe will say so.
-        let _ = self.visit(name, &mut order, 0);
+        let _ = self.visit(name, Softdeps::Ignore, &mut order, 0);
         let needed = order.into_iter().filter(|other| *other != name).rev();
         needed.filter_map(|other| self.modules.get(other)).collect()
     }
 }
 
-/// The name of the module in a file, None if the file is none. Compressed modules are not known
-/// here: Debian 12 has none.
+/// Whether what a module would like to be loaded before it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Softdeps {
+    /// In an initramfs, where nothing loads it later.
+    Follow,
+    /// For `modprobe`, which has a list of its own for these.
+    Ignore,
+}
+
+/// The name of the module in a file, None if the file is none.
 fn name_of(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?.strip_suffix(".ko")?;
     Some(normal_name(name))
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::super::elf::tests::module_file;
     use super::*;
 
@@ -135,7 +199,7 @@ pub(super) mod tests {
             fs::create_dir_all(path.parent().expect("not the root")).expect("a directory");
             fs::write(&path, module_file(modinfo.as_bytes())).expect("a file");
         }
-        fs::write(dir.path().join("modules.builtin"), builtin).expect("a file");
+        fs::write(dir.path().join(BUILT_IN), builtin).expect("a file");
         dir
     }
 
@@ -149,6 +213,10 @@ pub(super) mod tests {
                 ("kernel/drivers/md/dm-snapshot.ko", "depends=dm-mod,ext4\0"),
                 ("kernel/a/ring-a.ko", "depends=ring-b\0"),
                 ("kernel/a/ring-b.ko", "depends=ring_a\0"),
+                ("updates/xfs.ko", "depends=\0softdep=pre: crc32c nothing post: late\0"),
+                ("kernel/crypto/crc32c-cpu.ko", "depends=\0alias=crc32c\0"),
+                ("kernel/crypto/crc32c_generic.ko", "depends=virtio_ring\0alias=crc32c\0"),
+                ("kernel/late.ko", "depends=\0"),
             ],
             "kernel/fs/ext4/ext4.ko\n",
         )
@@ -169,13 +237,42 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named_unless_optional() {
-        assert_eq!(order(&["virtio_rng?"]), Ok(Vec::new()));
+    fn what_a_module_would_like_before_it_is_loaded_too() {
+        let want = ["virtio_ring", "crc32c_generic", "xfs"];
+        assert_eq!(order(&["xfs"]).expect("all there"), want);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
         assert_eq!(order(&["virtio_rng"]), Err("the kernel has no module virtio_rng".to_owned()));
     }
 
     #[test]
     fn a_circle_is_an_error() {
         assert!(order(&["ring_a"]).expect_err("a circle").contains("depends on itself"));
+    }
+
+    #[test]
+    fn a_chain_without_end_is_an_error_and_no_overflow() {
+        let modules: Vec<(String, String)> = (0..5000)
+            .map(|n| (format!("kernel/m{n}.ko"), format!("depends=m{}\0", n + 1)))
+            .collect();
+        let modules: Vec<(&str, &str)> =
+            modules.iter().map(|(path, info)| (path.as_str(), info.as_str())).collect();
+        let dir = kernel_dir(&modules, "");
+        let set = ModuleSet::read(dir.path()).expect("it can be read");
+        assert!(set.load_order(&["m0"]).is_err());
+        assert!(set.dependencies("m0").len() < MAX_CHAIN * 2);
+    }
+
+    #[test]
+    fn what_is_built_in_is_known_if_it_is_listed() {
+        let dir = virtio();
+        let set = ModuleSet::read(dir.path()).expect("it can be read");
+        assert_eq!(set.is_built_in("ext4"), Some(true));
+        assert_eq!(set.is_built_in("virtio_blk"), Some(false));
+        fs::remove_file(dir.path().join(BUILT_IN)).expect("ours");
+        let set = ModuleSet::read(dir.path()).expect("it can be read");
+        assert_eq!(set.is_built_in("ext4"), None);
     }
 }

@@ -88,11 +88,29 @@ impl Store {
         Ok(digests)
     }
 
-    /// The digest that a name stands for.
+    /// The digest that a name stands for; None if that cannot be told either.
     pub(crate) fn digest_of(&self, name: &str) -> Option<String> {
-        let target = fs::read_link(self.names_dir().join(file_name(name)?)).ok()?;
-        let digest = target.file_name()?.to_str()?.replacen('-', ":", 1);
-        self.path_of(&digest).filter(|path| path.is_dir()).map(|_| digest)
+        self.lookup(name).ok().flatten()
+    }
+
+    /// The digest that a name stands for. That it cannot be read is not the same as that there is
+    /// none.
+    pub(crate) fn lookup(&self, name: &str) -> Result<Option<String>, LibraryError> {
+        let Some(file) = file_name(name) else { return Ok(None) };
+        let link = self.names_dir().join(file);
+        let target = match fs::read_link(&link) {
+            Ok(target) => target,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(LibraryError::io("read", &link)(error)),
+        };
+        let digest = target.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let digest = digest.replacen('-', ":", 1);
+        let Some(path) = self.path_of(&digest) else { return Ok(None) };
+        match fs::metadata(&path) {
+            Ok(meta) => Ok(meta.is_dir().then_some(digest)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(LibraryError::io("read", &path)(error)),
+        }
     }
 
     /// Begin work that will be published.

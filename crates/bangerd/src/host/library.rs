@@ -115,8 +115,7 @@ impl Artifacts for RealArtifacts {
         let found = self.library.find_kernel(name_or_digest).map_err(Problem::from)?;
         Ok(found.map(|local| LocalKernel {
             kernel: local.kernel,
-            // Uncompressed it boots faster: nothing is unpacked by the guest.
-            boot_file: local.vmlinux.unwrap_or(local.vmlinuz),
+            boot_file: local.boot_file,
             modules_image: local.modules_image,
         }))
     }
@@ -131,7 +130,7 @@ impl Artifacts for RealArtifacts {
     }
 
     fn catalog_kernels(&self) -> Result<Vec<CatalogKernel>, Problem> {
-        Ok(self.library.catalog_kernels())
+        self.library.catalog_kernels().map_err(Problem::from)
     }
 
     fn initramfs(&self, kernel: &LocalKernel) -> Result<PathBuf, Problem> {
