@@ -247,6 +247,12 @@ pub enum PullError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A name is needed, and nothing suggests one.
+    #[error("the image needs a name: {source_text} suggests none")]
+    NoName {
+        /// What it is made of.
+        source_text: String,
+    },
     /// The VM was started while its disk was read.
     #[error("{vm} has written to its disk while that was read")]
     Changed {
@@ -304,6 +310,7 @@ impl PullError {
             Self::Unsuitable { .. } => ErrorCode::KernelUnsuitable,
             Self::Invalid { .. } => ErrorCode::ImageInvalid,
             Self::Changed { .. } => ErrorCode::VmWrongState,
+            Self::NoName { .. } => ErrorCode::InvalidArgument,
             Self::Layer(error) => error.code(),
             Self::Registry(error) => error.code(),
             Self::Library(error) => error.code(),
@@ -331,6 +338,7 @@ impl PullError {
                 let wanted: Vec<_> = options.iter().map(|option| format!("{option}=y")).collect();
                 Some(format!("build the kernel with {}", wanted.join(" ")))
             }
+            Self::NoName { .. } => Some("banger image register --name NAME …".to_owned()),
             Self::Changed { vm } => Some(format!("banger stop {vm}")),
             Self::Cancelled
             | Self::Unexpected { .. }

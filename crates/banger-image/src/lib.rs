@@ -9,12 +9,12 @@
 //! blocking pool.
 
 mod apt;
+mod archive;
 mod blobs;
 mod bzimage;
 mod catalog;
 mod cpio;
 mod debian;
-
 mod error;
 mod ext4;
 mod initramfs;

@@ -234,7 +234,7 @@ fn the_store_of_hard_links_of_aufs_goes_with_the_layer() {
 #[test]
 fn metadata_are_the_last_entrys_whole() {
     let old = Member { uid: 1, gid: 2, mode: 0o700, mtime: 9, ..Member::directory("d") };
-    let old = old.pax("SCHILY.xattr.user.a", "1").pax("SCHILY.xattr.trusted.overlay.opaque", "y");
+    let old = old.pax("SCHILY.xattr.user.a", "1").pax("SCHILY.xattr.strange", "y");
     let new = Member { mode: 0o6750, mtime: 10, ..Member::directory("d/") };
     let new = new.pax("SCHILY.xattr.user.b", "");
     let node = |layers: &[Vec<Member>]| {

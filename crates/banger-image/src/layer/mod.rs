@@ -8,7 +8,7 @@
 //!
 //! Layers come from anywhere. What they may make us keep or do is bounded by [`Limits`].
 
-mod compression;
+pub(crate) mod compression;
 mod digest;
 mod error;
 mod header;
@@ -17,7 +17,7 @@ mod path;
 mod pax;
 mod root;
 mod sparse;
-mod tar;
+pub(crate) mod tar;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -26,6 +26,7 @@ mod write;
 mod xattrs;
 
 pub use error::LayerError;
+pub(crate) use error::shown;
 pub(crate) use root::{Layer, Root};
 pub(crate) use write::write_layer;
 

@@ -71,11 +71,6 @@ impl Root {
         change(&mut self.limits);
     }
 
-    /// The files so far.
-    pub(crate) fn tree_mut(&mut self) -> &mut Tree {
-        &mut self.tree
-    }
-
     /// Put a layer on top.
     pub(crate) fn apply(&mut self, layer: Layer<'_>, cancel: &Cancel) -> Result<(), LayerError> {
         let Layer { name, digest, diff_id, stream } = layer;

@@ -1,14 +1,11 @@
 //! Tests of whole disks.
 
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 
 use banger_api::ErrorCode;
 use banger_ext4::{Kind, Reader, Tree};
-use flate2::write::GzEncoder;
-use sha2::{Digest, Sha256};
 
-use super::super::testing::{Member, paths, short, tar};
+use super::super::testing::{Member, gzip, paths, short, tar};
 use super::*;
 use crate::sparse::disk_digest;
 
@@ -32,18 +29,12 @@ fn members(text: &str) -> Vec<u8> {
     tar(&text.split_whitespace().map(short).collect::<Vec<_>>())
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).expect("into memory");
-    encoder.finish().expect("into memory")
-}
-
 fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).expect("into memory")
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+    format!("sha256:{}", super::super::testing::sha256(bytes))
 }
 
 /// Every file of a disk, and what is in it.

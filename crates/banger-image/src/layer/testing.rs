@@ -2,9 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::Read;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
 
 use banger_ext4::{Content, Extent, Kind, NodeId, Tree};
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::header::BLOCK;
 use super::merge::Contents;
@@ -256,4 +261,47 @@ pub(crate) fn listing(tree: &Tree, contents: &Memory) -> Vec<String> {
         seen.insert(id, path);
     }
     lines
+}
+
+/// 64 hex digits.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Put a blob into a layout. Answers its descriptor.
+pub(crate) fn blob(dir: &Path, media_type: &str, bytes: &[u8]) -> Value {
+    let hex = sha256(bytes);
+    fs::write(dir.join("blobs/sha256").join(&hex), bytes).expect("write");
+    json!({"mediaType": media_type, "digest": format!("sha256:{hex}"), "size": bytes.len()})
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("into memory");
+    encoder.finish().expect("into memory")
+}
+
+/// Write an OCI layout with one image, called `test`. Answers the digest of its manifest.
+pub(crate) fn write_layout(dir: &Path, layers: &[Vec<u8>]) -> String {
+    fs::create_dir_all(dir.join("blobs/sha256")).expect("create");
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("write");
+    let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+    let descriptors: Vec<Value> =
+        layers.iter().map(|layer| blob(dir, media_type, &gzip(layer))).collect();
+    let diff_ids: Vec<String> =
+        layers.iter().map(|layer| format!("sha256:{}", sha256(layer))).collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "config": {"Cmd": ["/bin/true"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let config =
+        blob(dir, "application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": descriptors});
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let mut manifest = blob(dir, media_type, manifest.to_string().as_bytes());
+    manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "test"});
+    let index = json!({"schemaVersion": 2, "manifests": [manifest]});
+    fs::write(dir.join("index.json"), index.to_string()).expect("write");
+    manifest["digest"].as_str().expect("it has one").to_owned()
 }

@@ -6,17 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use banger_ext4::{Kind, Reader, Timestamp, Tree};
 use banger_host::command::{Cancel, Tool, ToolError, find_program};
-use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::Limits;
 use super::merge::Merge;
@@ -24,7 +21,7 @@ use super::path::{Walk, components};
 use super::pax::Xattrs;
 use super::root::{Layer, Root};
 use super::tar::{EntryKind, Stream, TarReader};
-use super::testing::{Member, Memory, paths, tar};
+use super::testing::{Member, Memory, paths, sha256, tar, write_layout};
 use crate::rootfs::DiskPlan;
 
 /// What is compared of a file.
@@ -185,43 +182,6 @@ fn is_blocked(tree: &Tree, member: &Member, limits: &Limits) -> bool {
     let node = target.iter().flatten().find_map(|(parent, name)| tree.child(*parent, name));
     let is_told = |id| matches!(tree.node(id).kind, Kind::File(_) | Kind::Symlink(_));
     target == Some(there) || !node.is_some_and(is_told)
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
-}
-
-fn blob(dir: &Path, media_type: &str, bytes: &[u8]) -> Value {
-    let hex = sha256(bytes);
-    fs::write(dir.join("blobs/sha256").join(&hex), bytes).expect("write");
-    json!({"mediaType": media_type, "digest": format!("sha256:{hex}"), "size": bytes.len()})
-}
-
-/// Write an OCI layout with one image.
-fn write_layout(dir: &Path, layers: &[Vec<u8>]) {
-    fs::create_dir_all(dir.join("blobs/sha256")).expect("create");
-    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("write");
-    let mut descriptors = Vec::new();
-    for layer in layers {
-        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(layer).expect("into memory");
-        let bytes = encoder.finish().expect("into memory");
-        descriptors.push(blob(dir, "application/vnd.oci.image.layer.v1.tar+gzip", &bytes));
-    }
-    let diff_ids: Vec<String> =
-        layers.iter().map(|layer| format!("sha256:{}", sha256(layer))).collect();
-    let config = json!({
-        "architecture": "amd64", "os": "linux", "config": {},
-        "rootfs": {"type": "layers", "diff_ids": diff_ids},
-    });
-    let config =
-        blob(dir, "application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
-    let manifest = json!({"schemaVersion": 2, "config": config, "layers": descriptors});
-    let media_type = "application/vnd.oci.image.manifest.v1+json";
-    let mut manifest = blob(dir, media_type, manifest.to_string().as_bytes());
-    manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "test"});
-    let index = json!({"schemaVersion": 2, "manifests": [manifest]});
-    fs::write(dir.join("index.json"), index.to_string()).expect("write");
 }
 
 /// What umoci makes of it, as GNU tar sees it.

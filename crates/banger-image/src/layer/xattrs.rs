@@ -1,4 +1,8 @@
-//! Which extended attributes of a layer a file is given.
+//! Which extended attributes of a layer a file is given: all that a file system can have.
+//!
+//! Unpacking on a host, one would leave out those of overlay file systems (`trusted.overlay.*`),
+//! which would mean something to the host's. In a guest they mean nothing, unless it has containers
+//! of its own: then an image made of it has to keep what hides lower directories in theirs.
 
 use banger_ext4::check_xattrs;
 
@@ -8,17 +12,13 @@ use super::pax::Xattrs;
 const SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 /// Access control lists are the only ones of the system's own that ext4 keeps.
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
-/// How overlay file systems mark what is in their upper directories: that is about the host that
-/// made the layer.
-const OVERLAY: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
 /// Those of `xattrs` that a file is to have. Others nobody could see.
 pub(super) fn kept(mut xattrs: Xattrs) -> Result<Xattrs, String> {
     xattrs.retain(|name, _| {
         let in_space =
             SPACES.iter().any(|space| name.len() > space.len() && name.starts_with(space));
-        let of_overlay = OVERLAY.iter().any(|space| name.starts_with(space));
-        (in_space && !of_overlay) || ACLS.contains(&&name[..])
+        in_space || ACLS.contains(&&name[..])
     });
     // Later, nobody would know which file it was.
     check_xattrs(&xattrs).map_err(|error| error.to_string())?;
@@ -37,9 +37,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_makers_own_or_nobody_could_see_is_left_out() {
-        let good = ["security.capability", "trusted.x", "user.y"];
-        let bad = ["", "user.", "user.overlay.origin", "trusted.overlay.opaque", "nothing"];
+    fn what_nobody_could_see_is_left_out() {
+        let good = ["security.capability", "trusted.overlay.opaque", "user.y"];
+        let bad = ["", "user.", "nothing"];
         let all = [&good[..], &bad, &["system.nfs4_acl", "system.posix_acl_accessx"]].concat();
         assert_eq!(after(&all), Ok(good.map(str::to_owned).to_vec()));
     }

@@ -83,7 +83,7 @@ impl Library {
     }
 
     /// Make an image of a tree that was read from another disk.
-    fn write_anew(
+    pub(super) fn write_anew(
         &self,
         draft: Draft,
         (reader, tree): (&Reader, &Tree),
@@ -98,7 +98,7 @@ impl Library {
         std::thread::scope(|scope| {
             let writing = scope.spawn(move || write_layer(reader, tree, &mut to, cancel));
             let layer = Layer {
-                name: "the VM's files".to_owned(),
+                name: draft.source.clone(),
                 digest: None,
                 diff_id: None,
                 stream: Box::new(from),

@@ -100,9 +100,9 @@ impl Artifacts for RealArtifacts {
             Job::PullKernel(request) => library
                 .pull_kernel(&request.name, request.refresh, progress, cancel)
                 .map(OperationResult::Kernel),
-            Job::ImportKernel(request) => library
-                .pull_kernel(&request.name, false, progress, cancel)
-                .map(OperationResult::Kernel),
+            Job::ImportKernel(request) => {
+                library.import_kernel(request, progress, cancel).map(OperationResult::Kernel)
+            }
         };
         done.map_err(Problem::from)
     }
