@@ -60,7 +60,7 @@ fn tar_of(root: &Path) -> Tool {
     Tool::new("tar")
         .args(["--create", "--file=-", "--format=posix", "--sort=name", "--numeric-owner"])
         .args(["--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"])
-        .args(["--xattrs", "--xattrs-include=*"])
+        .args(["--xattrs", "--xattrs-include=*", "--one-file-system"])
         .arg("--directory")
         .arg(root)
         .isolation(Isolation::Root)
