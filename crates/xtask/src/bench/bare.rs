@@ -41,7 +41,7 @@ impl BareBoot {
         let mut bytes = read(Path::new(&spec.initramfs))?;
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes.extend(cpio_of("init", &read(&init)?));
-        let initramfs = scratch.join("bare-initramfs");
+        let initramfs = scratch.join(format!("bare-initramfs-{}", spec.kernel_release));
         std::fs::write(&initramfs, bytes).map_err(on_file("write", &initramfs))?;
         Ok(Self {
             program: spec.engine.binary.clone(),

@@ -4,16 +4,15 @@
 
 mod bare;
 mod figures;
+mod starts;
 
 use std::path::Path;
 use std::time::Duration;
 
-use banger_api::shim::LaunchSpec;
 use banger_testkit::Host;
 
 use crate::failure::{ChoreFailure, on_file};
 use crate::{dist, tree};
-use bare::{BareBoot, Manner};
 use figures::{Machine, median, millis, percentile};
 
 const EXECS: usize = 100;
@@ -42,42 +41,17 @@ pub fn run(runs: usize, readme: bool) -> Result<(), ChoreFailure> {
     dist::build(false)?;
     let host = Host::new();
     let vm = host.running_vm("bench");
-    let launch = host.vm_dir(&vm).join(banger_api::shim::LAUNCH_FILE);
-    let text = std::fs::read_to_string(&launch).map_err(on_file("read", &launch))?;
-    let spec: LaunchSpec = serde_json::from_str(&text).expect("the daemon wrote it");
+    let spec = starts::launch_spec(&host, &vm)?;
     let mut rows = memory(&host, &vm);
     rows.extend(exec(&host, &vm));
     host.banger(["rm", "-f", &vm]).run().assert_ok();
-    rows.splice(0..0, cold_start(&host, &spec, runs)?);
+    rows.splice(0..0, starts::measure(&host, &spec, runs)?);
     rows.push(many(&host));
     host.banger(["system", "reset", "--yes"]).timeout(Duration::from_secs(600)).run().assert_ok();
     host.finish();
     let table = table(&Machine::this(&spec), &rows);
     println!("{table}");
     if readme { write_readme(&table) } else { Ok(()) }
-}
-
-fn cold_start(host: &Host, spec: &LaunchSpec, runs: usize) -> Result<Vec<Row>, ChoreFailure> {
-    let bare = BareBoot::prepare(spec, &host.scratch, Manner::AsBanger)?;
-    let packaged = BareBoot::prepare(spec, &host.scratch, Manner::AsPackaged)?;
-    let (mut ours, mut theirs, mut plain) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..runs {
-        theirs.push(bare.boot()?);
-        plain.push(packaged.boot()?);
-        ours.push(host.banger(["run", "--rm", "-q", "--", "true"]).run().assert_ok().took);
-    }
-    let seconds = |times: &mut [Duration]| median(times).as_secs_f64();
-    let (ours, theirs, plain) = (seconds(&mut ours), seconds(&mut theirs), seconds(&mut plain));
-    let (ratio, floor) = (ours / plain, ours / theirs);
-    Ok(vec![
-        Row::new("bare QEMU boot, kernel as packaged", format!("{plain:.2} s"), ""),
-        Row::new("bare QEMU boot, kernel as banger boots it", format!("{theirs:.2} s"), ""),
-        Row::new(
-            "cold start: `banger run --rm -- true`",
-            format!("{ours:.2} s, **{ratio:.2} ×** the first, {floor:.2} × the second"),
-            "≤ 1.4 ×",
-        ),
-    ])
 }
 
 fn exec(host: &Host, vm: &str) -> Vec<Row> {
