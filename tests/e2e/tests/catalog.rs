@@ -49,8 +49,10 @@ fn a_users_catalog_adds_to_it() {
     let text = format!(
         "[[image]]\nname = \"team\"\ndescription = \"What the team uses\"\nsize_mib = 5\n\
          [image.oci]\nreference = \"{}\"\n\
+         [[image]]\nname = \"system\"\ninit = \"system\"\n[image.oci]\nreference = \"{}\"\n\
          [[image]]\nname = \"filed\"\n[image.file]\nurl = \"file://{}\"\nsha256 = \"{digest}\"\n\
          [[image]]\nname = \"forged\"\n[image.file]\nurl = \"file://{}\"\nsha256 = \"{}\"\n",
+        registry.reference("busybox:1"),
         registry.reference("busybox:1"),
         tar.display(),
         tar.display(),
@@ -65,6 +67,10 @@ fn a_users_catalog_adds_to_it() {
     let run = ["run", "--rm", "team", "echo", "of the team"];
     host.banger(run).run().assert_ok().assert_stdout("of the team\n");
     assert_eq!(entry(&host, "team")["local"], true);
+    // The same files for another purpose.
+    host.banger(["image", "pull", "system"]).run().assert_ok();
+    assert_eq!(LocalImage::of(&host, "system").shown["init"], "system");
+    assert_eq!(LocalImage::of(&host, "team").shown["init"], "agent");
     host.banger(["image", "pull", "filed"]).run().assert_ok();
     assert_eq!(LocalImage::of(&host, "filed").read("/from"), "a file\n");
     let forged = host.banger(["image", "pull", "forged"]).run().assert_code(125);

@@ -6,6 +6,7 @@ use std::path::Path;
 use banger_e2e::{LocalImage, file};
 use banger_testkit::Host;
 use banger_testkit::fixtures::{Entry, LayerTar, TestRegistry};
+use banger_testkit::registry::{RegistryOptions, noise};
 use serde_json::Value;
 
 /// What was written in the machine is in the image; what makes the machine this one is not.
@@ -50,7 +51,7 @@ fn a_pushed_image_is_one_that_any_tool_can_pull() {
         .dir("etc")
         .file("etc/greeting", "hello\n")
         .program("bin/tool", "#!/bin/sh\n")
-        .with(&Entry::file("etc/noise", banger_testkit::registry::noise(300_000, 7)))
+        .with(&Entry::file("etc/noise", noise(300_000, 7)))
         .with(&Entry::file("owned", "x").owner(me.0, me.1).mode(0o4711))
         .with(&Entry::symlink("pointer", "etc/greeting"))
         .with(&Entry::hard_link("again", "etc/greeting"))
@@ -121,18 +122,16 @@ fn compare_with_umoci(host: &Host, source: &str) {
             "pointer l 777 1 12 etc/greeting",
         ]
     );
-    let noise = std::fs::read(bundle.join("rootfs/etc/noise")).expect("it is there");
-    assert!(noise == banger_testkit::registry::noise(300_000, 7));
+    let copied = std::fs::read(bundle.join("rootfs/etc/noise")).expect("it is there");
+    assert!(copied == noise(300_000, 7));
 }
 
 /// A registry that does not let one in says so, and one that is none as well.
 #[test]
 fn what_cannot_be_pushed_is_said() {
     let host = Host::new();
-    let registry = TestRegistry::with(|_| banger_testkit::registry::RegistryOptions {
-        password: true,
-        tls: None,
-    });
+    let registry =
+        TestRegistry::with(|_| RegistryOptions { password: true, ..RegistryOptions::default() });
     let tar = file(&host, "tiny.tar", LayerTar::new().file("x", "y").finish());
     host.banger(["image", "register", &tar.to_string_lossy()]).run().assert_ok();
     let push = |to: &str| host.banger(["image", "push", "tiny", to, "--format", "json"]).run();

@@ -215,6 +215,11 @@ fn short_names_are_the_catalogs_then_the_hubs() {
     assert_eq!(LocalImage::of(&host, "alpine").read("/from"), "the hub\n");
     pull(&host, "some/tool:2");
     assert_eq!(LocalImage::of(&host, "docker.io/some/tool:2").read("/from"), "a team\n");
+    // The same under its whole name, which the catalog does not know.
+    pull(&host, "docker.io/library/alpine");
+    proxy.forget();
+    pull(&host, "docker.io/library/alpine");
+    assert_eq!(proxy.count("GET", ""), 0, "{:?}", proxy.requests());
     proxy.forget();
     for misspelt in ["alpin", "debian-bokworm"] {
         let output = host.banger(["image", "pull", misspelt]).run().assert_code(125);

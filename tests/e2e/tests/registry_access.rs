@@ -11,7 +11,8 @@ use serde_json::json;
 #[test]
 fn a_private_registry_wants_the_right_password() {
     let host = Host::new();
-    let registry = TestRegistry::with(|_| RegistryOptions { password: true, tls: None });
+    let registry =
+        TestRegistry::with(|_| RegistryOptions { password: true, ..RegistryOptions::default() });
     registry.push(&TestImage::new().file("secret", b"yes\n"), "app:1");
     let app = registry.reference("app:1");
     let auths = |password: &str| {
@@ -67,7 +68,7 @@ fn a_registry_with_an_authority_of_its_own() {
     let registry = TestRegistry::with(|dir| {
         let certificates = Certificates::create(&dir.join("certificates"));
         authority = Some(std::fs::read(&certificates.authority).expect("just made"));
-        RegistryOptions { password: false, tls: Some(certificates) }
+        RegistryOptions { tls: Some(certificates), ..RegistryOptions::default() }
     });
     registry.push(&TestImage::new().file("safe", b"yes\n"), "app:1");
     let app = registry.reference("app:1");
