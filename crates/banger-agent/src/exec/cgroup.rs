@@ -8,8 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::console;
 
+/// Where the kernel shows cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
 /// Parent of all commands' cgroups.
 const BASE: &str = "/sys/fs/cgroup/banger";
 /// The agent's own, where it is not the first process.
@@ -88,15 +93,25 @@ impl Group {
         self.cgroup.as_ref().map(|(_, members)| members.as_fd())
     }
 
-    /// Kills every process in the group, whose first process was `pid`.
-    pub fn kill(&self, pid: i32) {
-        match &self.cgroup {
-            Some((dir, _)) => {
-                if let Err(error) = fs::write(dir.join("cgroup.kill"), "1") {
-                    console::say(&format!("the cgroup {} was not killed: {error}", dir.display()));
-                }
+    /// Kills every process in the group, and what descends from its first process, if that still runs,
+    /// wherever it went.
+    ///
+    /// A command leaves its group where it begins a login session, as `su -` does under systemd, which
+    /// then gives the session a cgroup of its own.
+    pub fn kill(&self, first: Option<i32>) {
+        let descendants = first.map(descendants).unwrap_or_default();
+        let mut cgroups: Vec<PathBuf> =
+            descendants.iter().filter_map(|pid| session_of(*pid)).collect();
+        cgroups.extend(self.cgroup.as_ref().map(|(dir, _)| dir.clone()));
+        cgroups.sort();
+        cgroups.dedup();
+        for dir in cgroups {
+            if let Err(error) = fs::write(dir.join("cgroup.kill"), "1") {
+                console::say(&format!("the cgroup {} was not killed: {error}", dir.display()));
             }
-            None => kill_descendants(pid),
+        }
+        for pid in descendants {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 }
@@ -122,24 +137,59 @@ fn remove_inner(dir: &Path, depth: usize) {
     }
 }
 
-/// Kills a process and what descends from it, as far as `/proc` shows it.
-fn kill_descendants(root: i32) {
-    use nix::sys::signal::{Signal, kill};
+/// A process and what descends from it, as far as `/proc` shows it.
+fn descendants(first: i32) -> Vec<i32> {
     let all = crate::processes::all();
-    let mut doomed = vec![root];
+    let mut found = vec![first];
     let mut next = 0;
-    while let Some(parent) = doomed.get(next).copied() {
-        doomed.extend(all.iter().filter(|it| it.parent == parent).map(|it| it.pid));
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(all.iter().filter(|it| it.parent == parent).map(|it| it.pid));
         next += 1;
     }
-    for pid in doomed {
-        let _ = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+    found
+}
+
+/// The cgroup of the login session that a process is in.
+fn session_of(pid: i32) -> Option<PathBuf> {
+    let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    table.lines().find_map(session_in).map(|path| Path::new(CGROUPS).join(path))
+}
+
+/// The path of a login session's cgroup in a line of `/proc/PID/cgroup`.
+fn session_in(line: &str) -> Option<&str> {
+    let path = line.strip_prefix("0::/")?;
+    let mut end = 0;
+    for name in path.split('/') {
+        end += name.len();
+        if name.starts_with("session-") && name.ends_with(".scope") {
+            return path.get(..end);
+        }
+        end += 1;
     }
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn login_sessions_are_known_by_their_names() {
+        let cases = [
+            (
+                "0::/user.slice/user-0.slice/session-c1.scope",
+                Some("user.slice/user-0.slice/session-c1.scope"),
+            ),
+            ("0::/user.slice/session-2.scope/inner", Some("user.slice/session-2.scope")),
+            ("0::/banger/3", None),
+            ("0::/", None),
+            ("1:name=systemd:/session-1.scope", None),
+            ("0::/init.scope", None),
+        ];
+        for (line, want) in cases {
+            assert_eq!(session_in(line), want, "{line}");
+        }
+    }
 
     #[test]
     fn a_retired_group_goes_when_it_is_empty() {

@@ -126,7 +126,7 @@ pub async fn run_quietly(agent: &Agent, argv: &[&str], limit: Duration) -> Resul
         Ok(mut child) => match timeout(limit, output::wait(&mut child.ended)).await {
             Ok(end) => Ok(end),
             Err(_) => {
-                group.kill(child.pid);
+                group.kill(child.running());
                 Ok(ExecEnd::TimedOut)
             }
         },
@@ -172,7 +172,7 @@ impl Running {
                 }
             }
             Err(Hangup) => {
-                self.group.kill(self.child.pid);
+                self.group.kill(self.child.running());
                 cgroups.retire(self.group);
             }
         }
@@ -190,7 +190,7 @@ async fn deadline(
         sleep(limit).await;
         if child.ended.borrow().is_none() {
             timed_out.store(true, Ordering::Relaxed);
-            group.kill(child.pid);
+            group.kill(child.running());
         }
     }
     std::future::pending().await

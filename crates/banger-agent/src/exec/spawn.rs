@@ -25,6 +25,13 @@ pub struct Child {
     pub ended: Ended,
 }
 
+impl Child {
+    /// Its id while it runs. After that the number may be another process's.
+    pub fn running(&self) -> Option<i32> {
+        self.ended.borrow().is_none().then_some(self.pid)
+    }
+}
+
 /// Why there is no such process.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
