@@ -56,7 +56,8 @@ fn fetch(address: &str, path: &str) -> String {
 fn a_registry_can_want_a_password_and_speak_tls() {
     let dir = tempfile::tempdir().expect("a directory");
     let certificates = Certificates::create(&dir.path().join("certificates"));
-    let options = RegistryOptions { password: true, tls: Some(certificates) };
+    let options =
+        RegistryOptions { password: true, tls: Some(certificates), ..RegistryOptions::default() };
     let registry = RegistryServer::start_with(dir.path(), &options);
     let layout = OciLayout::create(&dir.path().join("layout"));
     let image = layout.add_image(&TestImage::new().file("etc/x", b"y"));

@@ -20,15 +20,6 @@ pub(super) enum Failure {
     Final(RegistryError),
 }
 
-impl Failure {
-    /// The error, if nothing is tried any more.
-    pub(super) fn into_error(self) -> RegistryError {
-        match self {
-            Self::Again(error, _) | Self::Final(error) => error,
-        }
-    }
-}
-
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
         Self::Final(error)

@@ -196,7 +196,8 @@ fn silence_is_noticed() {
     let scene = Scene::new();
     let (image, blob) = large(&scene, "app:1");
     let mut quick = surroundings();
-    quick.patience.silence = Duration::from_millis(300);
+    quick.patience.silence = Duration::from_millis(750);
+    quick.patience.attempts = 3;
     scene.proxy.fault(When::get(&blob).once(), Fault::Stall(400_000));
     scene.proxy.fault(When::any("/manifests/1").once(), Fault::Silence);
     let registry =
@@ -205,7 +206,7 @@ fn silence_is_noticed() {
     assert_eq!(scene.proxy.bytes(&blob), image.layers[0].bytes.len() as u64);
     scene.proxy.fault(When::any("/manifests/"), Fault::Silence);
     let error = pull(&registry, &scene.blobs).expect_err("it stays silent");
-    assert!(error.to_string().ends_with("nothing came for 0.3 seconds"), "{error}");
+    assert!(error.to_string().ends_with("nothing came for 0.75 seconds"), "{error}");
 }
 
 #[test]
@@ -247,7 +248,7 @@ fn a_fetch_that_is_dropped_ends_at_once() {
     wait::until("the request", BOUND, || (scene.proxy.count("GET", &blob) > 0).then_some(()));
     let since = Instant::now();
     drop(fetch);
-    assert!(since.elapsed() < Duration::from_secs(2));
+    assert!(since.elapsed() < BOUND);
     assert!(registry.resolve().is_ok(), "the rest still works");
 }
 

@@ -79,7 +79,7 @@ fn surroundings() -> Surroundings {
         longest_wait: Duration::from_millis(10),
         longest_request: Duration::from_secs(2),
         connect: Duration::from_secs(5),
-        silence: Duration::from_secs(5),
+        silence: Duration::from_secs(60),
     };
     Surroundings { patience, ..Surroundings::default() }
 }
