@@ -182,6 +182,9 @@ pub struct RegisterImage {
     pub name: Option<String>,
     /// What to make it of.
     pub source: RegisterSource,
+    /// Where that came from, for people; None says where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     /// The kernel that goes with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,

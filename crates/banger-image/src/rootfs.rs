@@ -70,7 +70,6 @@ fn tar_of(root: &Path) -> Tool {
 ///
 /// `mke2fs -d` could do that too. This way, there is one way for files to get onto a disk, and the
 /// same tree makes the same disk, which mke2fs does not promise.
-#[allow(dead_code, reason = "the library begins to use it")]
 pub(crate) fn make_root_disk(
     root: &Path,
     file: &Path,

@@ -12,7 +12,7 @@ use crate::failure::{ChoreFailure, on_file};
 /// How long what is ending may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Programs that run only because of us, as `/proc/PID/comm` has them (15 characters).
-const OUR_PROGRAMS: [&str; 11] = [
+const OUR_PROGRAMS: [&str; 13] = [
     "banger",
     "bangerd",
     "banger-shim",
@@ -24,6 +24,8 @@ const OUR_PROGRAMS: [&str; 11] = [
     "passt.avx2",
     "mmdebstrap",
     "mke2fs",
+    "buildah",
+    "docker-registry",
 ];
 /// Places where something of ours could be forgotten.
 const PLACES: [&str; 9] = [

@@ -60,7 +60,11 @@ impl Library {
         let is_nameless = path.starts_with("/proc/self/fd/");
         let registration = Registration {
             path: Path::new(path),
-            source: if is_nameless { "standard input" } else { path },
+            source: match &request.description {
+                Some(description) => description,
+                None if is_nameless => "standard input",
+                None => path,
+            },
             name: request.name.as_deref(),
             kernel: request.kernel.as_deref(),
             init: request.init,
@@ -79,7 +83,8 @@ impl Library {
         }
         self.in_work_dir(|work| {
             reporter.stage("image.look", "looking at what it is");
-            match archive::open(what.path, &work.subdir("archive")?, cancel)? {
+            let source = archive::open(what.path, &work.subdir("archive")?, cancel);
+            match source.map_err(|error| what.named(error))? {
                 Source::Image(image) => self.register_archive(&what, &image, reporter, cancel),
                 Source::Tar => self.register_tar(&what, reporter, cancel),
                 Source::Directory => {
@@ -213,6 +218,16 @@ impl Registration<'_> {
         }
     }
 
+    /// The same error, with what a person knows in place of a path that only this process does.
+    fn named(&self, error: PullError) -> PullError {
+        match error {
+            PullError::Invalid { what, reason } if Path::new(&what) == self.path => {
+                PullError::invalid(self.source, reason)
+            }
+            other => other,
+        }
+    }
+
     fn chosen_name(&self) -> Result<String, PullError> {
         match self.name {
             Some(name) => Ok(name.to_owned()),
@@ -223,8 +238,9 @@ impl Registration<'_> {
     /// The name that the file's own name suggests.
     fn name_of_file(&self) -> Result<String, PullError> {
         // What was sent has no file.
-        let file = if self.path.starts_with("/proc/self/fd") { "" } else { self.source };
-        let file = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
+        let is_nameless = self.path.starts_with("/proc/self/fd");
+        let file = if is_nameless { Path::new("") } else { self.path };
+        let file = file.file_name().unwrap_or_default().to_string_lossy();
         let mut stem: &str = &file;
         while let Some(shorter) = ENDINGS.iter().find_map(|ending| stem.strip_suffix(ending)) {
             stem = shorter;
@@ -256,9 +272,9 @@ mod tests {
 
     #[test]
     fn an_image_is_named_after_its_file() {
-        let name = |source| {
-            let (kernel, init, path) = (None, InitMode::Agent, Path::new("/"));
-            Registration { path, source, name: None, kernel, init }.name_of_file().ok()
+        let name = |path| {
+            let (kernel, init, path) = (None, InitMode::Agent, Path::new(path));
+            Registration { path, source: "", name: None, kernel, init }.name_of_file().ok()
         };
         let cases = [
             ("/x/My Root.tar.gz", Some("my-root")),
@@ -266,9 +282,10 @@ mod tests {
             ("/x/disk.ext4", Some("disk")),
             ("/srv/tree", Some("tree")),
             ("/", None),
+            ("/proc/self/fd/7", None),
         ];
-        for (source, want) in cases {
-            assert_eq!(name(source).as_deref(), want, "{source}");
+        for (path, want) in cases {
+            assert_eq!(name(path).as_deref(), want, "{path}");
         }
     }
 }

@@ -21,7 +21,7 @@ use banger_api::image::{
     CatalogImage, Image, PruneImages, PrunedImages, PullRequest, PushImage, RegisterImage,
 };
 use banger_api::kernel::{CatalogKernel, ImportKernel, Kernel};
-use banger_api::operation::{OperationResult, Progress};
+use banger_api::operation::OperationResult;
 use banger_api::shim::{EngineSpec, JailUser, LaunchEvent};
 use banger_api::vm::{EngineChoice, StopVm, VmStatus};
 use banger_core::spec::HostCapacity;

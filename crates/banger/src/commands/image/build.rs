@@ -69,6 +69,7 @@ impl Build {
         buildah::check_installed()?;
         let dir = context(&self.dir)?;
         let name = image_name(self.name.as_deref(), &dir)?;
+        let described = format!("built from {}", dir.display());
         let file = self.file.as_deref().map(|file| dockerfile(file, &dir)).transpose()?;
         let mut interrupts = Interrupts::listen();
         let client = Client::ready(ui).await?;
@@ -85,7 +86,8 @@ impl Build {
         let built = async {
             let layout = builder.build(&recipe, &mut shown).await?;
             let source = RegisterSource::Path { path: layout };
-            let request = self.how.request(Some(name), source);
+            let mut request = self.how.request(Some(name), source);
+            request.description = Some(described);
             library::make_with(&client, "/v1/images/register", &request, shown).await
         };
         let code = built.await;

@@ -54,7 +54,7 @@ impl HowItRuns {
     /// The request to make an image like that of local files.
     pub fn request(self, name: Option<String>, source: RegisterSource) -> RegisterImage {
         let init = self.init.map_or(InitMode::Agent, Into::into);
-        RegisterImage { name, source, kernel: self.kernel, init }
+        RegisterImage { name, source, description: None, kernel: self.kernel, init }
     }
 }
 
