@@ -142,3 +142,60 @@ async fn ask<T: DeserializeOwned>(
     };
     tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(late()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use banger_api::ErrorCode;
+
+    const OLD_AGENT: (&str, u16, &str) = (
+        "/v1/hello",
+        200,
+        r#"{"protocol":{"min":1,"max":1},"version":"0.0.9","kernel_release":"6.1","configured":false}"#,
+    );
+    const AGENT: (&str, u16, &str) = (
+        "/v1/hello",
+        200,
+        r#"{"protocol":{"min":1,"max":1},"version":"0.1.0","features":["system-init"],"kernel_release":"6.1","configured":false}"#,
+    );
+
+    #[tokio::test]
+    async fn an_older_agent_is_enough_as_long_as_it_stays_the_first_process() {
+        let guest = testing::guest(&[OLD_AGENT, ("/v1/configure", 200, "{}")]).await;
+        let warnings = configure(&guest, &testing::launch_spec("agent", "")).await;
+        assert!(warnings.expect("configured").is_empty());
+        let refused = configure(&guest, &testing::launch_spec("system", "")).await;
+        let problem = refused.expect_err("refused").problem("box");
+        assert_eq!(problem.code, ErrorCode::GuestProtocol);
+        assert_eq!(problem.hint.as_deref(), Some("use --init agent"));
+        assert_eq!(problem.causes, ["the guest's agent 0.0.9 cannot start the image's own init"]);
+    }
+
+    #[tokio::test]
+    async fn an_agents_reason_is_told_once_and_without_what_commands_terminals() {
+        const REFUSAL: &str = r#"{"code":"boot_failed","title":"the guest could not be configured","causes":["the image has no\u001b[2J /sbin/init"],"hint":"use --init agent"}"#;
+        let guest = testing::guest(&[AGENT, ("/v1/configure", 500, REFUSAL)]).await;
+        let refused = configure(&guest, &testing::launch_spec("system", "")).await;
+        let problem = refused.expect_err("refused").problem("box");
+        assert_eq!(problem.code, ErrorCode::BootFailed);
+        assert_eq!(problem.title, "VM box did not start");
+        assert_eq!(problem.causes.len(), 1, "{problem}");
+        assert!(
+            problem.causes[0].starts_with("the guest could not be configured: the image has no")
+        );
+        assert!(!problem.causes[0].contains('\u{1b}'), "{problem}");
+        assert_eq!(problem.hint.as_deref(), Some("use --init agent"));
+    }
+
+    #[tokio::test]
+    async fn an_init_that_tells_nothing_is_not_waited_for() {
+        for (answer, up) in [("up", true), ("silent", true), ("none", true), ("starting", false)] {
+            let body: &'static str = format!("{{\"state\":\"{answer}\"}}").leak();
+            let answers: &'static [_] = vec![("/v1/await-system", 200, body)].leak();
+            let guest = testing::guest(answers).await;
+            let told = await_system(&guest, Duration::from_secs(5)).await.expect("an answer");
+            assert_eq!(told, up, "{answer}");
+        }
+    }
+}

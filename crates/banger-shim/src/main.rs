@@ -23,6 +23,9 @@ mod power;
 mod serve;
 mod supervise;
 
+#[cfg(test)]
+mod testing;
+
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;

@@ -354,20 +354,7 @@ pub(crate) fn describe_vmm_end(status: std::io::Result<ExitStatus>, words: &Tail
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn spec(init: &str, stop_signal: &str) -> LaunchSpec {
-        let json = json!({
-            "vm_id": "0123456789ab", "name": "box", "machine_id": "0".repeat(32),
-            "engine": {
-                "name": "qemu", "version": "7.2.22", "binary": "/usr/bin/qemu-system-x86_64",
-                "libraries": [], "data_dirs": [], "accelerator": "tcg"
-            },
-            "cpus": 1, "memory_mib": 128, "kernel": "/k", "kernel_release": "6.1", "initramfs": "/i",
-            "root_image": "/r", "root_image_bytes": 1, "disk_bytes": 1, "durable": true,
-            "network": "default", "boot_timeout_ms": 1, "init": init, "stop_signal": stop_signal
-        });
-        serde_json::from_value(json).expect("a launch spec")
-    }
+    use crate::testing::launch_spec;
 
     #[test]
     fn a_main_process_ends_in_the_way_that_its_image_names() {
@@ -380,9 +367,9 @@ mod tests {
         ];
         for (init, name, signal) in cases {
             let want = signal.map(|signal| StopMain { pid: 7, signal });
-            assert_eq!(stop_main(&spec(init, name), 7), want, "{init} {name}");
+            assert_eq!(stop_main(&launch_spec(init, name), 7), want, "{init} {name}");
         }
-        let unnamed = LaunchSpec { stop_signal: None, ..spec("agent", "") };
+        let unnamed = LaunchSpec { stop_signal: None, ..launch_spec("agent", "") };
         assert_eq!(stop_main(&unnamed, 7), None);
     }
 }

@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use banger_api::Problem;
 
@@ -21,8 +21,9 @@ const SERVERS: [&str; 3] = ["/usr/sbin/sshd", "/sbin/sshd", "/usr/local/sbin/ssh
 const USUAL: [&str; 2] = ["ed25519", "ecdsa"];
 /// What can be asked for.
 const KNOWN: [&str; 3] = ["ed25519", "ecdsa", "rsa"];
-/// How long making one key may take: a large RSA key under emulation takes seconds.
-const LIMIT: Duration = Duration::from_secs(30);
+/// How long making all of them may take: a large RSA key under emulation takes seconds. The host
+/// waits longer.
+const LIMIT: Duration = Duration::from_secs(40);
 
 /// Removes the keys of a machine that is not this one. True if there were any.
 pub fn forget_foreign(machine_id: &str) -> io::Result<bool> {
@@ -57,12 +58,13 @@ pub async fn ensure(agent: &Agent) -> Result<(), Problem> {
         return Ok(());
     }
     let settings = files::read_text(&Path::new(DIR).join("sshd_config")).unwrap_or_default();
+    let deadline = Instant::now() + LIMIT;
     for kind in needed(&settings) {
         let key = key_path(kind);
         if fs::metadata(&key).is_ok_and(|found| found.len() > 0) {
             continue;
         }
-        make(agent, kind, &key).await?;
+        make(agent, kind, &key, deadline.saturating_duration_since(Instant::now())).await?;
     }
     Ok(())
 }
@@ -85,12 +87,12 @@ fn key_path(kind: &str) -> PathBuf {
 }
 
 /// Makes a key beside its place, and puts it there whole.
-async fn make(agent: &Agent, kind: &str, key: &Path) -> Result<(), Problem> {
+async fn make(agent: &Agent, kind: &str, key: &Path, limit: Duration) -> Result<(), Problem> {
     let fresh = format!("{DIR}/.banger-new-{kind}");
     let public = |path: &str| PathBuf::from(format!("{path}.pub"));
     let _ = (fs::remove_file(&fresh), fs::remove_file(public(&fresh)));
     let argv = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", &fresh];
-    exec::run_quietly(agent, &argv, LIMIT).await?;
+    exec::run_quietly(agent, &argv, limit).await?;
     let place = || {
         File::open(&fresh)?.sync_all()?;
         fs::rename(public(&fresh), public(&key.to_string_lossy()))?;
