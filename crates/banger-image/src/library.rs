@@ -1,5 +1,6 @@
 //! The library: what is here, what can be fetched, and keeping it whole.
 
+mod file;
 mod images;
 mod kernels;
 mod make;

@@ -4,9 +4,11 @@
 //! [`Isolation::Root`].
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use banger_host::command::{Cancel, Isolation, Tool, ToolError};
@@ -90,45 +92,44 @@ pub(crate) fn make_root_disk(
 fn stream(
     tool: Tool,
     cancel: &Cancel,
-    read: impl FnOnce(io::PipeReader) -> Result<(), PullError>,
+    read: impl FnOnce(ToolOutput) -> Result<(), PullError>,
 ) -> Result<(), PullError> {
-    let failed = |source| ToolError::Streams { program: "tar".to_owned(), source };
     let doing = PullError::tool("reading the root filesystem");
+    let (reader, writer) = match io::pipe() {
+        Ok(pipe) => pipe,
+        Err(source) => return Err(doing(ToolError::Streams { program: "tar".to_owned(), source })),
+    };
+    let tool = tool.stdout_to(File::from(OwnedFd::from(writer)));
+    let ended = Arc::new(AtomicBool::new(false));
+    let output = ToolOutput { pipe: reader, ended: Arc::clone(&ended) };
     thread::scope(|scope| {
-        let (reader, writer) = match io::pipe() {
-            Ok(pipe) => pipe,
-            Err(error) => return Err(doing(failed(error))),
-        };
-        let tool = tool.stdout_to(File::from(OwnedFd::from(writer)));
         // The tool ends with the thread that has started it, so that one waits for it.
         let running = scope.spawn(|| tool.run(cancel));
         // Whatever happens in there, the pipe is closed afterwards, and that ends the tool.
-        let outcome = read(reader);
-        let ended = running.join().expect("it does not panic");
-        match (outcome, ended) {
-            (Ok(()), Ok(_)) => Ok(()),
+        let outcome = read(output);
+        match (outcome, running.join().expect("it does not panic")) {
+            (outcome, Ok(_)) => outcome,
+            // It could not go on only because nobody read any further.
+            (Err(error), Err(_)) if !ended.load(Ordering::Acquire) => Err(error),
             // Half a tree is worth nothing, even if it looks like a whole one.
-            (Ok(()), Err(error)) => Err(doing(error)),
-            // That the tool could not go on, or was not there, is why there was too little.
-            (Err(error), Ok(_)) => Err(error),
-            (Err(error), Err(tool)) if is_broken_pipe(&tool) => Err(error),
-            (Err(_), Err(tool)) => Err(doing(tool)),
+            (_, Err(error)) => Err(doing(error)),
         }
     })
 }
 
-/// Whether a tool ended only because nobody read on.
-fn is_broken_pipe(error: &ToolError) -> bool {
-    use std::os::unix::process::ExitStatusExt;
-    const SIGPIPE: i32 = 13;
-    match error {
-        ToolError::Failed { status, stderr, .. } => {
-            // Under `unshare`, which tells of the signal of its child in a number.
-            status.signal() == Some(SIGPIPE)
-                || status.code() == Some(128 + SIGPIPE)
-                || stderr.iter().any(|line| line.contains("Broken pipe"))
+/// What a tool writes, and whether that has ended.
+struct ToolOutput {
+    pipe: io::PipeReader,
+    ended: Arc<AtomicBool>,
+}
+
+impl Read for ToolOutput {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.pipe.read(buffer)?;
+        if count == 0 {
+            self.ended.store(true, Ordering::Release);
         }
-        _ => false,
+        Ok(count)
     }
 }
 
@@ -213,11 +214,81 @@ pub(crate) fn uuid_of(identity: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+
+    use banger_api::ErrorCode;
+    use banger_ext4::{Kind, Limits, Reader, Tree};
+
     use super::*;
+    use crate::sparse::disk_digest;
+
+    const IDENTITY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    const PLAN: DiskPlan<'_> =
+        DiskPlan { label: "test", bytes: 16 << 20, journal: false, identity: IDENTITY };
 
     #[test]
     fn a_uuid_comes_from_the_digest() {
-        let digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-        assert_eq!(uuid_of(digest), "01234567-89ab-8def-8123-456789abcdef");
+        assert_eq!(uuid_of(IDENTITY), "01234567-89ab-8def-8123-456789abcdef");
+    }
+
+    /// A directory with a bit of everything.
+    fn tree() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path();
+        fs::create_dir(root.join("bin")).expect("create");
+        fs::write(root.join("bin/tool"), "tool").expect("write");
+        let mode = fs::Permissions::from_mode(0o4755);
+        fs::set_permissions(root.join("bin/tool"), mode).expect("chmod");
+        fs::hard_link(root.join("bin/tool"), root.join("bin/other")).expect("link");
+        symlink("bin/tool", root.join("link")).expect("link");
+        let sparse = File::create(root.join("sparse")).expect("create");
+        sparse.write_all_at(b"end", 100 << 20).expect("write");
+        dir
+    }
+
+    #[test]
+    fn a_directory_becomes_a_disk() {
+        let (dir, out) = (tree(), tempfile::tempdir().expect("a directory"));
+        let disk = out.path().join("disk");
+        let cancel = Cancel::new();
+        make_root_disk(dir.path(), &disk, &PLAN, &cancel).expect("it is made");
+        let reader = Reader::open(File::open(&disk).expect("it is there")).expect("it is ext4");
+        let limits = Limits { nodes: 100, memory: 1 << 20, contents: 1 << 30 };
+        let tree = reader.tree(&limits).expect("it is sound");
+        let bin = tree.child(Tree::ROOT, b"bin").expect("it is there");
+        let tool = tree.child(bin, b"tool").expect("it is there");
+        assert_eq!(tree.child(bin, b"other"), Some(tool));
+        assert_eq!(tree.node(tool).metadata.mode, 0o4755);
+        let sparse = tree.child(Tree::ROOT, b"sparse").expect("it is there");
+        let Kind::File(content) = &tree.node(sparse).kind else { panic!("a file") };
+        assert_eq!(content.bytes, (100 << 20) + 3);
+        assert_eq!(content.extents.iter().map(|extent| extent.blocks).sum::<u32>(), 1);
+        let first = disk_digest(&disk).expect("read");
+        fs::remove_file(&disk).expect("remove");
+        make_root_disk(dir.path(), &disk, &PLAN, &cancel).expect("it is made");
+        assert_eq!(disk_digest(&disk).expect("read"), first);
+        let digest = tree_digest(dir.path(), &cancel).expect("it can be read");
+        fs::write(dir.path().join("new"), "").expect("write");
+        assert_ne!(tree_digest(dir.path(), &cancel).expect("it can be read"), digest);
+    }
+
+    #[test]
+    fn whatever_fails_first_is_told() {
+        let (dir, out) = (tree(), tempfile::tempdir().expect("a directory"));
+        let make = |root: &Path, name: &str| {
+            make_root_disk(root, &out.path().join(name), &PLAN, &Cancel::new())
+        };
+        // A directory that cannot be read is not an empty one.
+        let error = make(&dir.path().join("missing"), "a").expect_err("it is not there");
+        assert!(matches!(error, PullError::Tool { .. }), "{error}");
+        // tar is interrupted because the disk is full, not the other way round.
+        fs::write(dir.path().join("large"), vec![7; 20 << 20]).expect("write");
+        let error = make(dir.path(), "b").expect_err("it does not fit");
+        assert_eq!(error.code(), ErrorCode::ImageInvalid, "{error}");
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let made = make_root_disk(dir.path(), &out.path().join("c"), &PLAN, &cancel);
+        assert!(matches!(made, Err(PullError::Cancelled)));
     }
 }

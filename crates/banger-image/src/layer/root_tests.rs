@@ -220,3 +220,45 @@ fn a_stream_that_breaks_is_not_the_layers_fault() {
     assert_eq!(error.code(), ErrorCode::PullFailed);
     assert_eq!(error.to_string(), "cannot read layer 1 of 1");
 }
+
+/// A tar that is made while it is read, so that nobody has to hold it.
+struct Generated<I> {
+    members: I,
+    ready: io::Cursor<Vec<u8>>,
+}
+
+impl<I: Iterator<Item = Member>> Read for Generated<I> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.ready.read(buffer)? {
+            0 => {}
+            count => return Ok(count),
+        }
+        let Some(member) = self.members.next() else { return Ok(0) };
+        self.ready = io::Cursor::new(member.bytes());
+        self.ready.read(buffer)
+    }
+}
+
+/// The most memory that this process has ever had, in MiB.
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("it is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it is told");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib >> 10
+}
+
+#[test]
+fn many_files_take_little_memory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut root = root(dir.path(), 4 << 30);
+    let members = (0..200_000).map(|at| {
+        Member::file(
+            format!("usr/lib/directory-{:03}/file-{at:06}.js", at / 500),
+            "twenty bytes of text",
+        )
+    });
+    let stream = Generated { members, ready: io::Cursor::default() };
+    root.apply(layer(stream), &Cancel::new()).expect("they are allowed");
+    root.finish(&Cancel::new()).expect("it is sound");
+    assert!(peak_mib() < 100, "{} MiB", peak_mib());
+}

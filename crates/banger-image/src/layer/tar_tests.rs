@@ -1,9 +1,12 @@
 //! Tests of reading tars.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
+use std::sync::OnceLock;
 
 use banger_ext4::Timestamp;
 use banger_host::command::{Cancel, Tool};
+use proptest::prelude::*;
 
 use super::super::header::BLOCK;
 use super::super::testing::{Member, padded, record, seal, tar};
@@ -269,4 +272,30 @@ fn a_seekable_archive_is_read_alike() {
         places.push((entry.path, reader.position()));
     }
     assert_eq!(places, [(b"a".to_vec(), 512), (b"b".to_vec(), 512 + 100_352 + 512)]);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+        options in prop::sample::select(vec!["gnu", "oldgnu", "posix"]),
+        seals in any::<bool>(),
+    ) {
+        static ARCHIVES: OnceLock<BTreeMap<&str, Vec<u8>>> = OnceLock::new();
+        let archives = ARCHIVES.get_or_init(|| {
+            let make = |format| (format, gnu_tar(&[&format!("--format={format}")]));
+            ["gnu", "oldgnu", "posix"].map(make).into()
+        });
+        let mut bytes = archives[options].clone();
+        for (at, byte) in changes {
+            // Most of it is data; headers are where it gets interesting.
+            let at = at.index(bytes.len().min(16 * BLOCK));
+            bytes[at] = byte;
+            let block = at / BLOCK * BLOCK;
+            if seals && let Some(header) = bytes.get_mut(block..block + BLOCK) {
+                seal(header.try_into().expect("a block"));
+            }
+        }
+        let _ = entries(&bytes);
+    }
 }

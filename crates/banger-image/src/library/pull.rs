@@ -9,7 +9,7 @@ use super::images::{DISK, Wanted, write_manifest};
 use super::make::{DISK_BYTES, Draft, recipe};
 use super::oci::Target;
 use super::{Library, ensure_room};
-use crate::catalog::{DebianImage, FileImage, ImageEntry, ImageSource};
+use crate::catalog::{DebianImage, ImageEntry, ImageSource};
 use crate::debian::bootstrap::bootstrap;
 use crate::error::PullError;
 use crate::registry::ProgressSink;
@@ -41,7 +41,7 @@ impl Library {
             Wanted::Entry(entry) => match entry.source() {
                 ImageSource::Debian(debian) => {
                     refuse_key(request, &entry.name)?;
-                    self.pull_debian(&entry, debian, request.refresh, &mut reporter, cancel)
+                    self.pull_debian((&entry, debian), request.refresh, &mut reporter, cancel)
                 }
                 ImageSource::Oci(oci) => {
                     let reference = Reference::parse(&oci.reference)
@@ -51,7 +51,7 @@ impl Library {
                 }
                 ImageSource::File(file) => {
                     refuse_key(request, &entry.name)?;
-                    self.pull_file(&entry, file, sink, cancel)
+                    self.pull_file(&entry, file, &mut reporter, cancel)
                 }
             },
             Wanted::Reference(reference) => {
@@ -67,8 +67,7 @@ impl Library {
 
     fn pull_debian(
         &self,
-        entry: &ImageEntry,
-        debian: &DebianImage,
+        (entry, debian): (&ImageEntry, &DebianImage),
         refresh: bool,
         reporter: &mut Reporter<'_>,
         cancel: &Cancel,
@@ -87,7 +86,7 @@ impl Library {
             return Ok(local.image);
         }
         ensure_room(self.images.dir(), entry.build_mib)?;
-        self.in_work_dir(|work| self.build_debian(entry, debian, work, reporter, cancel))
+        self.in_work_dir(|work| self.build_debian((entry, debian), work, reporter, cancel))
     }
 
     /// Do something in a directory that is removed afterwards.
@@ -106,8 +105,7 @@ impl Library {
 
     fn build_debian(
         &self,
-        entry: &ImageEntry,
-        debian: &DebianImage,
+        (entry, debian): (&ImageEntry, &DebianImage),
         work: &WorkDir,
         reporter: &mut Reporter<'_>,
         cancel: &Cancel,
@@ -133,16 +131,6 @@ impl Library {
             disk_bytes: DISK_BYTES,
         };
         self.publish_image(&made, draft)
-    }
-
-    fn pull_file(
-        &self,
-        entry: &ImageEntry,
-        _file: &FileImage,
-        _sink: &ProgressSink,
-        _cancel: &Cancel,
-    ) -> Result<Image, PullError> {
-        Err(PullError::unexpected(&entry.name, "files are not there yet"))
     }
 
     /// The image of that name if it was made of the same as a new one would be: then it is as new as

@@ -250,7 +250,7 @@ impl Registration<'_> {
 }
 
 /// sha256 of a file, 64 hex digits.
-fn digest_of(mut file: File, path: &Path, cancel: &Cancel) -> Result<String, PullError> {
+pub(super) fn digest_of(mut file: File, path: &Path, cancel: &Cancel) -> Result<String, PullError> {
     let mut sum = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
