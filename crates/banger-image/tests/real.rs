@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use banger_api::Problem;
 use banger_api::error::ErrorCode;
 use banger_api::image::PullRequest;
+use banger_api::kernel::ImportKernel;
 use banger_api::operation::Progress;
 use banger_host::command::{Cancel, Tool, find_program};
 use banger_image::{Library, LocalImage, LocalKernel, ProgressSink};
@@ -86,11 +87,14 @@ fn a_kernel_is_fetched_and_complete() {
     assert_eq!(local.kernel, kernel);
     library.verify_kernel(&local).expect("it is whole");
     check_kernel(&local);
+    check_imports(&library, &local, dir.path());
     // The newest is here: nothing but the lists is fetched.
     let again = library.pull_kernel(KERNEL, true, &mut |_| {}, &Cancel::new());
     assert_eq!(again.expect("it is the same").digest, kernel.digest);
     library.remove_kernel(KERNEL).expect("it goes");
-    assert_eq!(names(&dir.path().join("kernels")), [".lock", "by-name", "pull-debian-cloud.lock"]);
+    let mut left = names(&dir.path().join("kernels"));
+    left.retain(|name| !name.ends_with(".lock"));
+    assert_eq!(left, ["by-name"]);
 }
 
 fn check_kernel(local: &LocalKernel) {
@@ -119,6 +123,46 @@ fn check_kernel(local: &LocalKernel) {
     } else {
         eprintln!("skipped: no modprobe here to look modules up with");
     }
+}
+
+/// What was pulled can be imported as well: whole it is the same kernel, and without its modules it is
+/// none for guests.
+fn check_imports(library: &Library, local: &LocalKernel, dir: &Path) {
+    let import = |name: &str, kernel: &Path| {
+        let (name, kernel) = (name.to_owned(), kernel.display().to_string());
+        let request = ImportKernel { name, kernel, modules: None, config: None };
+        library.import_kernel(&request, &mut |_| {}, &Cancel::new()).map_err(Problem::from)
+    };
+    let bare = local.vmlinuz.as_deref().expect("Debian's kernel is a bzImage");
+    let problem = import("bare", bare).expect_err("its drivers are modules");
+    assert_eq!(problem.code, ErrorCode::KernelUnsuitable);
+    let hint = problem.hint.expect("a hint");
+    let wanted = "CONFIG_VIRTIO_MMIO=y CONFIG_VIRTIO_BLK=y CONFIG_VIRTIO_CONSOLE=y \
+                  CONFIG_DM_SNAPSHOT=y CONFIG_DM_ZERO=y CONFIG_VIRTIO_NET=y";
+    assert!(hint.ends_with(wanted), "{hint}");
+
+    let package = local.kernel.source.split(' ').next().expect("it names the package");
+    let version = local.kernel.source.split(' ').nth(1).expect("and its version");
+    let downloads = dir.join("downloads");
+    fs::create_dir(&downloads).expect("ours");
+    let download = Tool::new("apt-get")
+        .args(["-qq", "-o", "APT::Sandbox::User=root", "download"])
+        .arg(format!("{package}={version}"))
+        .dir(&downloads);
+    if download.run(&Cancel::new()).is_err() {
+        eprintln!("skipped: this host's own apt has no {package} {version} to import");
+        return;
+    }
+    let file = downloads.join(names(&downloads).first().expect("a package"));
+    let imported = import("imported", &file).expect("it is a kernel for guests");
+    assert_eq!(imported.digest, local.kernel.digest, "the same package is the same kernel");
+    library.remove_kernel("imported").expect("one name of two");
+    // Made anew from the package alone it is the same too.
+    library.remove_kernel(KERNEL).expect("the other name");
+    import(KERNEL, &file).expect("it is a kernel for guests");
+    let again = library.find_kernel(KERNEL).expect("readable").expect("there");
+    assert_eq!(again.boot_modules.len(), local.boot_modules.len());
+    check_kernel(&again);
 }
 
 /// The real modprobe finds modules by name and by alias, with what they need.
