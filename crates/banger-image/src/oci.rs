@@ -46,7 +46,8 @@ pub(crate) fn image_config(json: &[u8]) -> Result<ImageConfig, String> {
     let config = ImageConfig {
         user: filled(run.user),
         env: run.env.unwrap_or_default().iter().filter_map(|pair| variable(pair)).collect(),
-        workdir: filled(run.working_dir),
+        // Not the user's home, as in a machine: as in Docker.
+        workdir: filled(run.working_dir).or_else(|| Some("/".to_owned())),
         entrypoint: run.entrypoint.unwrap_or_default(),
         cmd: run.cmd.unwrap_or_default(),
         exposed_ports: run.exposed_ports.unwrap_or_default().into_keys().collect(),
@@ -130,6 +131,11 @@ mod tests {
         "rootfs": {"type": "layers", "diff_ids": []}
     }"#;
 
+    /// What an image that says nothing gets.
+    fn plain() -> ImageConfig {
+        ImageConfig { workdir: Some("/".to_owned()), ..ImageConfig::default() }
+    }
+
     #[test]
     fn what_docker_writes_is_understood() {
         let config = image_config(DOCKER.as_bytes()).expect("good");
@@ -147,7 +153,7 @@ mod tests {
     #[test]
     fn what_is_not_set_may_be_null_or_missing() {
         for text in ["{}", r#"{"config": null}"#, r#"{"config": {"Env": null, "User": ""}}"#] {
-            assert_eq!(image_config(text.as_bytes()), Ok(ImageConfig::default()), "{text}");
+            assert_eq!(image_config(text.as_bytes()), Ok(plain()), "{text}");
         }
     }
 
@@ -167,7 +173,7 @@ mod tests {
         let config = image_config(DOCKER.as_bytes()).expect("good");
         let json = config_json(&config, "sha256:0", "2026-01-01T00:00:00Z");
         assert_eq!(image_config(&json), Ok(config));
-        let plain = config_json(&ImageConfig::default(), "sha256:0", "2026-01-01T00:00:00Z");
-        assert_eq!(image_config(&plain), Ok(ImageConfig::default()));
+        let json = config_json(&ImageConfig::default(), "sha256:0", "2026-01-01T00:00:00Z");
+        assert_eq!(image_config(&json), Ok(plain()));
     }
 }
