@@ -133,7 +133,7 @@ impl<'a, C: Contents> Merge<'a, C> {
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
             return self.whiteout(name, hidden, dirs);
         }
-        self.keep(path.len(), &entry)?;
+        self.keep(name.len(), &entry)?;
         let parent = self.make_way(dirs, entry.mtime)?;
         match &entry.kind {
             EntryKind::HardLink(target) => self.hard_link(&parent, name, target)?,
@@ -176,6 +176,7 @@ impl<'a, C: Contents> Merge<'a, C> {
             }
             let metadata = Metadata { mode: 0o755, mtime, ..Metadata::default() };
             let made = Kind::Directory(BTreeMap::new());
+            *self.text += name.len() as u64;
             let made = self.tree.insert(here, &name, metadata, made)?;
             walk.enter(made);
         }

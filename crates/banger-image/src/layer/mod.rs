@@ -32,6 +32,8 @@ pub(crate) use write::write_layer;
 
 use crate::rootfs::BYTES_PER_INODE;
 
+/// Most files, however large the disk is: each takes some 200 bytes of memory.
+const MAX_FILES: usize = 2_000_000;
 /// Inodes that no file can have; but for the root, of which every disk has one.
 const RESERVED_INODES: usize = 11;
 
@@ -41,7 +43,7 @@ pub(crate) struct Limits {
     /// Bytes of their tars, uncompressed.
     pub(crate) bytes: u64,
     /// Entries of their tars.
-    pub(crate) entries: u64,
+    pub(crate) entries: usize,
     /// Files at any one time, the root not counted.
     pub(crate) files: usize,
     /// Bytes of one path. More than Linux takes at once, but deep trees have them.
@@ -56,14 +58,13 @@ pub(crate) struct Limits {
 impl Limits {
     /// Sensible ones for a disk of that size.
     pub(crate) fn of_disk(bytes: u64) -> Self {
+        let inodes = usize::try_from(bytes / BYTES_PER_INODE).unwrap_or(usize::MAX);
         Self {
             // What does not fit on the disk is told soon enough; only zeros and what a higher layer
             // replaces take no room there. An honest stack of layers is a small multiple.
             bytes: bytes.saturating_mul(8),
-            entries: 2_000_000,
-            files: usize::try_from(bytes / BYTES_PER_INODE)
-                .unwrap_or(usize::MAX)
-                .saturating_sub(RESERVED_INODES),
+            entries: MAX_FILES,
+            files: inodes.saturating_sub(RESERVED_INODES).min(MAX_FILES),
             path: 16 << 10,
             depth: 1024,
             text: 256 << 20,

@@ -42,7 +42,7 @@ pub(crate) struct Root {
 #[derive(Debug, Default)]
 struct Used {
     bytes: u64,
-    entries: u64,
+    entries: usize,
     text: u64,
 }
 
@@ -80,13 +80,16 @@ impl Root {
             None => stream,
         };
         let (compression, stream) = decompress(stream).map_err(read)?;
-        let stream: Box<dyn Read + Send + '_> = match diff_id {
-            Some(diff_id) => Box::new(verified(stream, diff_id)),
-            None => stream,
-        };
-        let applied = thread::scope(|scope| match compression {
-            Compression::None => self.merge(&name, stream, cancel),
-            _ => self.merge(&name, ahead(scope, stream), cancel),
+        let applied = thread::scope(|scope| {
+            // One thread decompresses, this one does all the rest.
+            let stream: Box<dyn Read + '_> = match compression {
+                Compression::None => stream,
+                _ => Box::new(ahead(scope, stream)),
+            };
+            match diff_id {
+                Some(diff_id) => self.merge(&name, verified(stream, diff_id), cancel),
+                None => self.merge(&name, stream, cancel),
+            }
         });
         if cancel.is_cancelled() { Err(LayerError::Cancelled) } else { applied }
     }
