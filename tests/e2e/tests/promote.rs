@@ -16,7 +16,7 @@ fn a_stopped_machine_becomes_an_image() {
     let script = "echo treasure > /root/box; chown 1234:4321 /root/box; \
                   dd if=/dev/zero of=/root/large bs=1M count=8 2>/dev/null; rm /etc/motd; \
                   rm -f /root/large; echo secret > /root/gone; sync; rm /root/gone; \
-                  ssh-keygen -q -A; cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub";
+                  ssh-keygen -A >/dev/null; cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub";
     host.banger(["run", "-d", "-q", "--name", "made"]).run().assert_ok();
     let identity = host.banger(["exec", "made", "--", "sh", "-c", script]).run().assert_ok();
     let promote = ["image", "promote", "made", "team/made:1", "--format", "json"];

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use banger_e2e::{LocalImage, SOON, stored};
+use banger_e2e::{LocalImage, SOON, configure, stored};
 use banger_testkit::fixtures::{Entry, LayerTar, TestRegistry};
 use banger_testkit::registry::{Fault, FaultProxy, Layer, TestImage, When};
 use banger_testkit::{Host, Seed, wait};
@@ -77,6 +77,8 @@ fn an_interrupted_pull_goes_on_where_it_was() {
 #[test]
 fn a_full_disk_is_said_and_leaves_nothing() {
     let host = Host::builder().seed(Seed::Nothing).build();
+    // Otherwise nothing would be begun.
+    configure(&host, "config.toml", "reserve_disk_mib = 1\n");
     let registry = TestRegistry::empty();
     // It becomes a hundred times as large as it comes.
     let text = b"not all zeros".iter().cycle().take(1 << 20).copied().collect::<Vec<_>>();

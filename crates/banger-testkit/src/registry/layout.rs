@@ -59,11 +59,15 @@ impl OciLayout {
             .collect();
         let diff_ids: Vec<String> =
             image.layers.iter().map(|layer| digest_of(&layer.tar)).collect();
+        // Optional, but buildah builds on no image without it.
+        let history: Vec<Value> =
+            image.layers.iter().map(|_| json!({ "created_by": "tests" })).collect();
         let mut config = json!({
             "architecture": image.architecture,
             "os": "linux",
             "config": image.config,
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
+            "history": history,
         });
         let mut platform = json!({ "architecture": image.architecture, "os": "linux" });
         if let Some(variant) = &image.variant {
