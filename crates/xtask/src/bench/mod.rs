@@ -4,6 +4,7 @@
 
 mod bare;
 mod figures;
+mod pulls;
 mod starts;
 
 use std::path::Path;
@@ -46,6 +47,7 @@ pub fn run(runs: usize, readme: bool) -> Result<(), ChoreFailure> {
     rows.extend(exec(&host, &vm));
     host.banger(["rm", "-f", &vm]).run().assert_ok();
     rows.splice(0..0, starts::measure(&host, &spec, runs)?);
+    rows.extend(pulls::measure(&host, runs.min(3)));
     rows.push(many(&host));
     host.banger(["system", "reset", "--yes"]).timeout(Duration::from_secs(600)).run().assert_ok();
     host.finish();
