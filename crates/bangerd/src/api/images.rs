@@ -23,6 +23,7 @@ use super::answer::{Accepted, Body, Failure, Named};
 use crate::artifacts::{self, User};
 use crate::daemon::{Daemon, blocking, failed};
 use crate::host::{Job, Promotion};
+use crate::store::Store;
 use crate::{jobs, uploads};
 
 pub(super) fn routes() -> Router<Arc<Daemon>> {
@@ -172,7 +173,7 @@ pub(super) async fn prune(
     Body(request): Body<Option<PruneImages>>,
 ) -> Result<Json<PrunedImages>, Failure> {
     let _alone = daemon.artifacts_in_use.write().await;
-    let used = daemon.store(|store| store.images_in_use()).await?;
+    let used = daemon.store(Store::images_in_use).await?;
     let artifacts = Arc::clone(&daemon.host.artifacts);
     let request = request.unwrap_or_default();
     Ok(Json(blocking(move || artifacts.prune_images(request, &used)).await?))
