@@ -11,6 +11,8 @@ use super::server::{PASSWORD, RegistryServer, USER, digest_of};
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// When all images were made.
+const CREATED: &str = "2024-01-01T00:00:00Z";
 
 /// A directory in the format of the OCI: `oci-layout`, `index.json` and `blobs`.
 #[derive(Debug)]
@@ -59,10 +61,12 @@ impl OciLayout {
             .collect();
         let diff_ids: Vec<String> =
             image.layers.iter().map(|layer| digest_of(&layer.tar)).collect();
-        // Optional, but buildah builds on no image without it.
-        let history: Vec<Value> =
-            image.layers.iter().map(|_| json!({ "created_by": "tests" })).collect();
+        // Optional, but buildah builds on no image without, and finds nothing in its cache for one
+        // whose layers have no times.
+        let step = json!({ "created": CREATED, "created_by": "tests" });
+        let history = vec![step; image.layers.len()];
         let mut config = json!({
+            "created": CREATED,
             "architecture": image.architecture,
             "os": "linux",
             "config": image.config,
