@@ -13,6 +13,7 @@ mod hostile_images;
 mod images;
 mod images_guide;
 mod jail;
+mod kernels;
 mod lifecycle;
 mod network;
 mod promote;
