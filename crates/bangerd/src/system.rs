@@ -1,11 +1,11 @@
 //! The state as a whole: what it takes, what can go, and removing all of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use banger_api::Problem;
-use banger_api::image::PruneImages;
+use banger_api::image::{Image, PruneImages};
 use banger_api::operation::{OperationResult, Progress};
 use banger_api::system::{DiskUse, DiskUseRow, ResetPlan};
 use banger_api::vm::{Pruned, VmState};
@@ -40,7 +40,7 @@ pub async fn disk_use(daemon: &Arc<Daemon>) -> Result<DiskUse, Problem> {
                 in_use: vm.state().is_live(),
             })
         });
-        let images = daemon.host.artifacts.images()?.into_iter().map(|image| {
+        let images = distinct_images(&daemon)?.into_values().map(|image| {
             Ok(Holding { bytes: image.allocated_bytes, in_use: image_in_use(&image.digest) })
         });
         let kernels = daemon.host.artifacts.kernels()?.into_iter().map(|kernel| {
@@ -71,6 +71,12 @@ pub async fn disk_use(daemon: &Arc<Daemon>) -> Result<DiskUse, Problem> {
         })
     })
     .await
+}
+
+/// The images by digest: one that has several names is listed under each, and is one all the same.
+fn distinct_images(daemon: &Daemon) -> Result<BTreeMap<String, Image>, Problem> {
+    let images = daemon.host.artifacts.images()?;
+    Ok(images.into_iter().map(|image| (image.digest.clone(), image)).collect())
 }
 
 fn row(
@@ -215,9 +221,9 @@ async fn remove_strangers(daemon: &Arc<Daemon>) -> Result<(), Problem> {
 fn remove_artifacts(daemon: &Daemon) -> Vec<Result<(), Problem>> {
     let artifacts = daemon.host.artifacts.as_ref();
     let mut outcomes = Vec::new();
-    match artifacts.images() {
+    match distinct_images(daemon) {
         Ok(images) => {
-            outcomes.extend(images.iter().map(|image| artifacts.remove_image(&image.digest)));
+            outcomes.extend(images.keys().map(|digest| artifacts.remove_image(digest)));
         }
         Err(problem) => outcomes.push(Err(problem)),
     }

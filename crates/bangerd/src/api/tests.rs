@@ -263,6 +263,7 @@ async fn unused_images_go_and_unknown_ones_are_not_pulled() {
 #[tokio::test]
 async fn what_is_used_and_what_can_go() {
     let served = Served::new().await;
+    served.world.machine.add_name("another-name");
     let ended = served.make("ended", true).await;
     served.make("running", true).await;
     served.make("created", false).await;
@@ -285,7 +286,7 @@ async fn what_is_used_and_what_can_go() {
     let plan: ResetPlan =
         served.post("/v1/system/reset", &ResetRequest { dry_run: true }).await.expect("plan");
     assert_eq!(plan.vms, ["created", "running"]);
-    assert_eq!((plan.images.len(), plan.kernels.len()), (1, 1));
+    assert_eq!((plan.images.len(), plan.kernels.len()), (2, 1), "names");
 
     std::fs::create_dir_all(served.world.dirs.vms().join("cccccccccccc")).expect("a stranger");
     let reset = served.post("/v1/system/reset", &ResetRequest { dry_run: false }).await;

@@ -106,6 +106,13 @@ impl Simulation {
         self.kernels.lock().unwrap().clear();
     }
 
+    /// Gives the image another name.
+    pub fn add_name(&self, name: &str) {
+        let mut images = self.images.lock().unwrap();
+        let named = Image { name: name.to_owned(), ..images[0].clone() };
+        images.push(named);
+    }
+
     pub fn add_artifacts(&self) {
         self.images.lock().unwrap().push(image(1));
         self.kernels.lock().unwrap().push(kernel(1));
@@ -320,7 +327,12 @@ impl Artifacts for Seen {
     }
 
     fn remove_image(&self, wanted: &str) -> Result<(), Problem> {
-        self.0.images.lock().unwrap().retain(|i| i.name != wanted && i.digest != wanted);
+        let mut images = self.0.images.lock().unwrap();
+        let before = images.len();
+        images.retain(|i| i.name != wanted && i.digest != wanted);
+        if images.len() == before {
+            return Err(Problem::new(ErrorCode::ImageNotFound, "there is no such image"));
+        }
         Ok(())
     }
 
