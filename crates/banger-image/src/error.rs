@@ -232,6 +232,8 @@ pub enum PullError {
         missing: Vec<String>,
         /// The build options that provide it.
         options: Vec<String>,
+        /// Whether it came with modules.
+        has_modules: bool,
     },
     /// A signature is wanted where there are none.
     #[error("{name} is not an image of a registry, so nobody signed it with that key")]
@@ -334,9 +336,10 @@ impl PullError {
             Self::Layer(error) => error.hint(),
             Self::Registry(error) => error.hint(),
             Self::Library(error) => error.hint(),
-            Self::Unsuitable { options, .. } => {
+            Self::Unsuitable { options, has_modules, .. } => {
                 let wanted: Vec<_> = options.iter().map(|option| format!("{option}=y")).collect();
-                Some(format!("build the kernel with {}", wanted.join(" ")))
+                let modules = if *has_modules { "" } else { "give its --modules DIR, or " };
+                Some(format!("{modules}build the kernel with {}", wanted.join(" ")))
             }
             Self::NoName { .. } => Some("banger image register --name NAME …".to_owned()),
             Self::Changed { vm } => Some(format!("banger stop {vm}")),

@@ -135,9 +135,11 @@ pub(crate) fn make_kernel(
 ) -> Result<Kernel, PullError> {
     let KernelSource { image, config, modules } = source;
     kernel.release.clone_from(&image.release);
-    reporter.stage("kernel.modules", "reading the modules");
     let set = match modules {
-        Some(dir) => Some(ModuleSet::read(dir).map_err(unreadable(dir))?),
+        Some(dir) => {
+            reporter.stage("kernel.modules", "reading the modules");
+            Some(ModuleSet::read(dir).map_err(unreadable(dir))?)
+        }
         None => None,
     };
     let facts = Facts { vmlinux: &image.vmlinux, config: config.as_ref(), modules: set.as_ref() };
@@ -145,6 +147,7 @@ pub(crate) fn make_kernel(
         release: image.release.clone(),
         options: missing.iter().map(|it| it.option.clone()).collect(),
         missing: missing.into_iter().map(|it| it.what).collect(),
+        has_modules: set.as_ref().is_some_and(|set| !set.is_empty()),
     })?;
     let mut files = KernelFiles {
         vmlinuz: None,

@@ -227,6 +227,10 @@ impl Library {
             boot_modules: Vec::new(),
         };
         let kernel = make_kernel(source, &made, kernel, reporter, cancel)?;
+        // Somebody else has made the same under another name.
+        if let Some(kernel) = self.named_kernel(&digest, name)? {
+            return Ok(kernel);
+        }
         // If there is one with this digest, it is damaged.
         self.kernels.move_away(&digest, &work.path().join("damaged"))?;
         self.kernels.publish(&made, &digest)?;

@@ -65,7 +65,7 @@ impl Library {
         }
         let mut source = file.read(&work.subdir("modules")?, cancel)?;
         if let Some(path) = &request.modules {
-            reporter.stage("kernel.modules", "reading the modules");
+            reporter.stage("kernel.modules", "unpacking the modules");
             let staging = work.subdir("given-modules")?;
             let release = &source.image.release;
             let (dir, digest) = stage_modules(&absolute(path)?, release, &staging, cancel)?;

@@ -221,7 +221,10 @@ fn all_that_is_missing_is_said_at_once_with_what_to_do() {
     );
     assert_eq!(
         problem.hint.as_deref(),
-        Some("build the kernel with CONFIG_VIRTIO_MMIO=y CONFIG_DM_SNAPSHOT=y CONFIG_PVH=y")
+        Some(
+            "give its --modules DIR, or build the kernel with \
+             CONFIG_VIRTIO_MMIO=y CONFIG_DM_SNAPSHOT=y CONFIG_PVH=y"
+        )
     );
     assert_eq!(bench.kernels_dir(), ["by-name"], "nothing is left");
 }
