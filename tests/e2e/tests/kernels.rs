@@ -112,6 +112,17 @@ fn a_kernel_that_cannot_be_read_is_not_one_that_is_unknown() {
         assert!(said.contains("kernel debian-cloud is damaged"), "{command:?}: {said}");
         assert!(said.contains("hint: banger kernel pull --refresh debian-cloud"), "{said}");
     }
+    // Root may read everything.
+    if !host.account.is_root() {
+        let mode = |mode| {
+            let path = manifest.to_string_lossy();
+            host.program(Path::new("/bin/chmod"), [mode, &*path]).run().assert_ok();
+        };
+        mode("000");
+        let said = host.banger(["run", "--rm", "--", "true"]).run().assert_code(125).stderr_text();
+        assert!(said.contains("cannot read") && said.contains("ermission denied"), "{said}");
+        mode("600");
+    }
     host.finish();
 }
 
