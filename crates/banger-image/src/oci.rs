@@ -159,8 +159,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in
-            ["", "7", r#"{"config": {"Cmd": "sh"}}"#, r#"{"config": {"Cmd": ["a\u0000"]}}"#]
+        for text in ["", "7", r#"{"config": {"Cmd": "sh"}}"#, r#"{"config": {"Cmd": ["a\u0000"]}}"#]
         {
             image_config(text.as_bytes()).expect_err(text);
         }

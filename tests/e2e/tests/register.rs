@@ -88,7 +88,8 @@ fn an_ext4_file_system() {
     let image = LocalImage::of(&host, "from-ext4");
     assert!(image.has("/bin/busybox"));
     image.assert_clean();
-    let run = ["run", "--rm", "from-ext4", "--", "/bin/sh", "-c", "df -kP / | awk 'END {print $2}'"];
+    let run =
+        ["run", "--rm", "from-ext4", "--", "/bin/sh", "-c", "df -kP / | awk 'END {print $2}'"];
     let output = host.banger(run).run().assert_ok();
     let kib: u64 = output.stdout_text().trim().parse().expect("a number");
     assert!(kib > 4 << 20, "the disk of a machine is as large as asked for, not 64 MiB: {output}");

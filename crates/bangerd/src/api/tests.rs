@@ -188,7 +188,8 @@ async fn nonsense_gets_a_problem() {
 async fn a_problem_has_its_media_type_and_status() {
     let served = Served::new().await;
     let stream = connect::unix(&served.world.dirs.runtime, API_SOCKET).await.expect("connect");
-    let request = hyper::Request::get("/v1/vms/web").body(axum::body::Body::default()).expect("request");
+    let request =
+        hyper::Request::get("/v1/vms/web").body(axum::body::Body::default()).expect("request");
     let answer = http::send(stream, request).await.expect("answer");
     assert_eq!(answer.status(), 404);
     assert_eq!(answer.headers()["content-type"], PROBLEM_MEDIA_TYPE);
