@@ -1,6 +1,11 @@
 //! What a kernel module says about itself: the section `.modinfo` of its ELF file, a list of
 //! `key=value` strings.
 
+/// Largest `.modinfo` that is read. The largest in Debian has 60 kB.
+const MAX_MODINFO: usize = 4 << 20;
+/// Longest name of a module that is believed; the kernel allows 55.
+const MAX_NAME: usize = 64;
+
 /// The facts of `.modinfo` that loading needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ModuleInfo {
@@ -15,6 +20,12 @@ pub(super) struct ModuleInfo {
 }
 
 impl ModuleInfo {
+    /// How much memory it takes, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        let lists = [&self.depends, &self.aliases, &self.softdeps];
+        lists.into_iter().flatten().map(|text| text.len() + size_of::<String>()).sum()
+    }
+
     /// What it would like to be loaded before it: names of modules, or what modules answer to.
     pub(super) fn wanted_before(&self) -> impl Iterator<Item = &str> {
         self.softdeps.iter().flat_map(|rule| {
@@ -26,13 +37,14 @@ impl ModuleInfo {
 
 /// Read the `.modinfo` of a 64-bit little-endian ELF file; None if it is none, or has none.
 pub(super) fn module_info(file: &[u8]) -> Option<ModuleInfo> {
-    let section = section(file, b".modinfo")?;
+    let section = section(file, b".modinfo").filter(|section| section.len() <= MAX_MODINFO)?;
     let mut info = ModuleInfo::default();
     for entry in section.split(|byte| *byte == 0) {
         let Ok(text) = std::str::from_utf8(entry) else { continue };
         match text.split_once('=') {
             Some(("depends", names)) => {
-                let names = names.split(',').filter(|name| !name.is_empty());
+                let is_name = |name: &&str| !name.is_empty() && name.len() <= MAX_NAME;
+                let names = names.split(',').filter(is_name);
                 info.depends.extend(names.map(normal_name));
             }
             Some(("alias", alias)) => info.aliases.push(alias.to_owned()),

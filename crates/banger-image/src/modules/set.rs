@@ -11,8 +11,11 @@ use super::elf::{ModuleInfo, module_info, normal_name};
 pub(super) const BUILT_IN: &str = "modules.builtin";
 /// How long a chain of dependencies may be. The longest in Debian has nine modules.
 const MAX_CHAIN: usize = 64;
-/// How many modules another one may need. More than 200 are not seen.
-const MAX_NEEDED: usize = 2000;
+/// How many steps from module to module it may take to find all that one needs. The most in Debian
+/// are some hundreds.
+const MAX_STEPS: usize = 10_000;
+/// How much all modules together may say about themselves. Ubuntu's say 6 MiB.
+const MAX_INFO: usize = 128 << 20;
 
 /// A module of a kernel.
 #[derive(Debug, Clone)]
@@ -42,22 +45,26 @@ impl ModuleSet {
             Err(error) => return Err(error),
         };
         let mut set = Self { dir: dir.to_owned(), modules: BTreeMap::new(), built_in };
-        set.read_dir(dir)?;
+        set.read_dir(dir, &mut 0)?;
         Ok(set)
     }
 
-    fn read_dir(&mut self, dir: &Path) -> io::Result<()> {
+    fn read_dir(&mut self, dir: &Path, info_bytes: &mut usize) -> io::Result<()> {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             let path = entry.path();
             if entry.file_type()?.is_dir() {
-                self.read_dir(&path)?;
+                self.read_dir(&path, info_bytes)?;
                 continue;
             }
             let Some(name) = name_of(&path) else { continue };
             let path = path.strip_prefix(&self.dir).unwrap_or(&path).to_string_lossy().into_owned();
             let info = module_info(&fs::read(entry.path())?)
                 .ok_or_else(|| io::Error::other(format!("{path} is no kernel module")))?;
+            *info_bytes += info.bytes();
+            if *info_bytes > MAX_INFO {
+                return Err(io::Error::other("they say too much about themselves"));
+            }
             self.modules.insert(name, Module { path, info });
         }
         Ok(())
@@ -87,87 +94,85 @@ impl ModuleSet {
     /// built into the kernel needs no file. A wanted module that the kernel has not at all is an
     /// error.
     pub(crate) fn load_order(&self, wanted: &[&str]) -> Result<Vec<(String, PathBuf)>, String> {
-        let mut order = Vec::new();
+        let mut walk = Walk::new(self, Softdeps::Follow);
         for name in wanted {
-            self.visit(name, Softdeps::Follow, &mut order, 0)?;
+            walk.visit(name, 0)?;
         }
-        Ok(order.into_iter().map(|name| (name.to_owned(), self.file(name))).collect())
+        Ok(walk.order.into_iter().map(|name| (name.to_owned(), self.file(name))).collect())
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.modules.get(name).map_or_else(PathBuf::new, |module| self.dir.join(&module.path))
     }
 
-    /// Put `name` into the order, after all that it depends on.
-    fn visit<'a>(
-        &'a self,
-        name: &str,
-        softdeps: Softdeps,
-        order: &mut Vec<&'a str>,
-        depth: usize,
-    ) -> Result<(), String> {
-        if order.contains(&name) || self.is_built_in(name) == Some(true) {
-            return Ok(());
-        }
-        let (name, module) = self
-            .modules
-            .get_key_value(name)
-            .ok_or_else(|| format!("the kernel has no module {name}"))?;
-        if depth > MAX_CHAIN {
-            return Err(format!("the module {name} depends on itself"));
-        }
-        if order.len() > MAX_NEEDED {
-            return Err("a module depends on thousands of others".to_owned());
-        }
-        if softdeps == Softdeps::Follow {
-            for wanted in module.info.wanted_before() {
-                self.visit_provider(wanted, order, depth + 1)?;
-            }
-        }
-        for dependency in &module.info.depends {
-            self.visit(dependency, softdeps, order, depth + 1)?;
-        }
-        // What it would like before it may have needed it.
-        if !order.contains(&name.as_str()) {
-            order.push(name);
-        }
-        Ok(())
-    }
-
-    /// Put a module that answers to `wanted` into the order, if there is one: the generic one rather
-    /// than one that only some processors can use.
-    fn visit_provider<'a>(
-        &'a self,
-        wanted: &str,
-        order: &mut Vec<&'a str>,
-        depth: usize,
-    ) -> Result<(), String> {
-        let answers = |(_, module): &(&String, &Module)| {
-            module.info.aliases.iter().any(|alias| alias == wanted)
-        };
-        let name = normal_name(wanted);
-        let provider = match self.modules.get_key_value(&name) {
-            Some((name, _)) => Some(name),
-            None => {
-                let mut all = self.modules.iter().filter(answers).map(|(name, _)| name);
-                let generic = all.clone().find(|name| name.ends_with("_generic"));
-                generic.or_else(|| all.next())
-            }
-        };
-        match provider {
-            Some(name) => self.visit(name, Softdeps::Follow, order, depth),
-            None => Ok(()),
-        }
-    }
-
     /// What must be loaded before `name`, in the order in which `modules.dep` lists it: the reverse
     /// of the order of loading.
     pub(super) fn dependencies(&self, name: &str) -> Vec<&Module> {
-        let mut order = Vec::new();
+        let mut walk = Walk::new(self, Softdeps::Ignore);
         // A module whose dependencies are incomplete can be listed; modprobe will say so.
-        let _ = self.visit(name, Softdeps::Ignore, &mut order, 0);
-        let needed = order.into_iter().filter(|other| *other != name).rev();
+        let _ = walk.visit(name, 0);
+        let needed = walk.order.into_iter().filter(|other| *other != name).rev();
         needed.filter_map(|other| self.modules.get(other)).collect()
+    }
+
+    /// A module that answers to `wanted`: the generic one rather than one that only some processors
+    /// can use.
+    fn provider(&self, wanted: &str) -> Option<&str> {
+        if let Some((name, _)) = self.modules.get_key_value(&normal_name(wanted)) {
+            return Some(name);
+        }
+        let answers = |(_, module): &(&String, &Module)| {
+            module.info.aliases.iter().any(|alias| alias == wanted)
+        };
+        let mut all = self.modules.iter().filter(answers).map(|(name, _)| name.as_str());
+        all.clone().find(|name| name.ends_with("_generic")).or_else(|| all.next())
+    }
+}
+
+/// A walk from modules to all that they need.
+struct Walk<'a> {
+    set: &'a ModuleSet,
+    softdeps: Softdeps,
+    /// Each after what it needs.
+    order: Vec<&'a str>,
+    seen: BTreeSet<&'a str>,
+    steps: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn new(set: &'a ModuleSet, softdeps: Softdeps) -> Self {
+        Self { set, softdeps, order: Vec::new(), seen: BTreeSet::new(), steps: 0 }
+    }
+
+    /// Put `name` into the order, after all that it depends on.
+    fn visit(&mut self, name: &str, depth: usize) -> Result<(), String> {
+        self.steps += 1;
+        if depth > MAX_CHAIN || self.steps > MAX_STEPS {
+            return Err(format!("the module {name} depends on itself"));
+        }
+        if self.seen.contains(name) || self.set.is_built_in(name) == Some(true) {
+            return Ok(());
+        }
+        let (name, module) = self
+            .set
+            .modules
+            .get_key_value(name)
+            .ok_or_else(|| format!("the kernel has no module {name}"))?;
+        if self.softdeps == Softdeps::Follow {
+            for wanted in module.info.wanted_before() {
+                if let Some(provider) = self.set.provider(wanted) {
+                    self.visit(provider, depth + 1)?;
+                }
+            }
+        }
+        for dependency in &module.info.depends {
+            self.visit(dependency, depth + 1)?;
+        }
+        // What it would like before it may have needed it.
+        if self.seen.insert(name) {
+            self.order.push(name);
+        }
+        Ok(())
     }
 }
 
