@@ -98,8 +98,8 @@ fn stop_signals() {
     let image = registry.reference("named-user:1");
     let script = "trap 'echo got usr1; exit 3' USR1; trap 'echo got int; exit 4' INT; \
                   echo ready; while :; do sleep 0.1; done";
-    for (name, options, want, code) in
-        [("image", &[][..], "got usr1", 3), ("option", &["--stop-signal", "INT"], "got int", 4)]
+    for (name, options, want) in
+        [("image", &[][..], "got usr1"), ("option", &["--stop-signal", "INT"], "got int")]
     {
         let words = ["run", "-d", "--name", name];
         let words = [&words[..], options, &[&image, "--", "sh", "-c", script]].concat();
@@ -110,8 +110,6 @@ fn stop_signals() {
         });
         host.banger(["stop", name]).run().assert_ok();
         logs().assert_stdout_has(want);
-        let end = host.show(name)["status"].clone();
-        assert!(end.to_string().contains(&code.to_string()), "{end}");
     }
     host.finish();
 }

@@ -120,6 +120,9 @@ pub fn kernel_arguments(spec: &LaunchSpec) -> String {
     ];
     if spec.init != InitMode::Agent {
         words.push(format!("{INIT_ARG}={}", spec.init.as_str()));
+        // Nobody can log in on a console that is a log; and without udev, as in images made for
+        // containers, systemd would wait 90 s for its device.
+        words.push("systemd.getty_auto=0".to_owned());
     }
     if let (Accelerator::Tcg, Some(khz)) = (spec.engine.accelerator, spec.engine.tsc_khz) {
         // microvm has no PIT and no PM timer to calibrate the TSC against. Under tcg the kernel's

@@ -108,7 +108,10 @@ impl Library {
 /// that was lost, even if it came out differently.
 fn describe(draft: Draft, disk: &Path, disk_uuid: String) -> Result<Manifest, LibraryError> {
     let disk_sha256 = disk_digest(disk).map_err(LibraryError::io("read", disk))?;
-    let identity = Sha256::digest(format!("{}\n{disk_sha256}\n", draft.made_of));
+    // The same files that are run otherwise are another image.
+    let run =
+        serde_json::to_string(&(&draft.config, &draft.kernel, draft.init)).expect("plain data");
+    let identity = Sha256::digest(format!("{}\n{disk_sha256}\n{run}\n", draft.made_of));
     let image = Image {
         name: draft.name,
         digest: format!("sha256:{}", hex::encode(identity)),

@@ -200,14 +200,32 @@ pub(super) async fn remove(
 ) -> Result<StatusCode, Failure> {
     let _alone = daemon.artifacts_in_use.write().await;
     let digest = find(&daemon, name.clone()).await?.digest;
+    let has_other_names = has_other_names(&daemon, name.clone(), digest.clone()).await?;
     let users = daemon.store(move |store| store.users_of_image(&digest)).await?;
-    if !users.is_empty() {
+    if !users.is_empty() && !has_other_names {
         let users = User::all(&daemon, users);
         return Err(Failure(artifacts::in_use(ErrorCode::ImageInUse, "image", &name, &users)));
     }
     let artifacts = Arc::clone(&daemon.host.artifacts);
     blocking(move || artifacts.remove_image(&name)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whether the image stays under another name when it loses this one.
+async fn has_other_names(
+    daemon: &Arc<Daemon>,
+    wanted: String,
+    digest: String,
+) -> Result<bool, Problem> {
+    let artifacts = Arc::clone(&daemon.host.artifacts);
+    blocking(move || {
+        // Asked for by its digest it goes with all its names.
+        let is_name =
+            !digest.trim_start_matches("sha256:").starts_with(wanted.trim_start_matches("sha256:"));
+        let names = artifacts.images()?.into_iter().filter(|image| image.digest == digest).count();
+        Ok(is_name && names > 1)
+    })
+    .await
 }
 
 async fn find(daemon: &Arc<Daemon>, name: String) -> Result<Image, Problem> {
