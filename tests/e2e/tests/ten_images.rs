@@ -96,7 +96,7 @@ fn stop_signals() {
     let host = Host::new();
     let registry = Fixtures::prepared().registry();
     let image = registry.reference("named-user:1");
-    let script = "trap 'echo got usr1; exit 3' USR1; trap 'echo got int; exit 4' INT; \
+    let script = "trap 'echo got usr1; exit' USR1; trap 'echo got int; exit' INT; \
                   echo ready; while :; do sleep 0.1; done";
     for (name, options, want) in
         [("image", &[][..], "got usr1"), ("option", &["--stop-signal", "INT"], "got int")]
