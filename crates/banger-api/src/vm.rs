@@ -111,12 +111,47 @@ pub struct VmSpec {
     /// Remove the VM when it ends, and do not make its disk writes durable.
     #[serde(default)]
     pub remove_on_exit: bool,
+    /// Whether it is started again when it ends without having been told to.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// How long after its creation the VM is stopped and removed; None is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+    /// Size of the work disk, which is mounted at the user's home; None is no work disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work_disk_bytes: Option<u64>,
     /// Whether the guest reaches the host's own addresses.
     #[serde(default)]
     pub network: NetworkPolicy,
     /// Labels, for filters and scripts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+/// Whether a VM is started again that ended by itself. One that somebody stopped or killed stays so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Never.
+    #[default]
+    No,
+    /// If its main process failed, or it ended as nobody wanted: a panic, a crash, a power cut.
+    OnFailure,
+    /// However it ended.
+    Always,
+}
+
+impl RestartPolicy {
+    /// The policy in one lower-case word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::OnFailure => "on-failure",
+            Self::Always => "always",
+        }
+    }
 }
 
 /// What is the first process in the guest.
@@ -184,6 +219,9 @@ pub struct Vm {
     pub disk_bytes: u64,
     /// When it was created.
     pub created_at_ms: u64,
+    /// When it will be stopped and removed, if ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at_ms: Option<u64>,
     /// What it is doing now.
     pub status: VmStatus,
     /// The directory that holds its files, and, while it runs, `run/shim.sock`.

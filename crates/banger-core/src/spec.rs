@@ -288,6 +288,9 @@ pub(crate) mod tests {
             stop_signal: None,
             timeout_ms: None,
             remove_on_exit: false,
+            restart: Default::default(),
+            ttl_ms: None,
+            work_disk_bytes: None,
             network: NetworkPolicy::Default,
             labels: BTreeMap::new(),
         }
@@ -302,6 +305,7 @@ pub(crate) mod tests {
             kernel_digest: "sha256:kernel".into(),
             disk_bytes: DEFAULT_DISK_BYTES,
             created_at_ms: 1,
+            expires_at_ms: None,
             status: VmStatus {
                 state: VmState::Created,
                 since_ms: 1,

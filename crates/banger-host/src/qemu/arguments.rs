@@ -129,6 +129,9 @@ pub fn kernel_arguments(spec: &LaunchSpec) -> String {
         // own try fails now and then, and it then waits for a tick that never comes. With kvm the
         // rate comes from kvm-clock, and must not be given.
         words.push(format!("tsc_early_khz={khz}"));
+        // tcg's processors share the host's TSC. Not told so, Debian's kernel calls it unsynchronised
+        // and keeps time by ticks, which are late or lost where the host is busy.
+        words.push("tsc=reliable".to_owned());
     }
     words.join(" ")
 }

@@ -197,6 +197,9 @@ impl Shape {
             stop_signal: self.stop_signal.clone(),
             timeout_ms: None,
             remove_on_exit: false,
+            restart: Default::default(),
+            ttl_ms: None,
+            work_disk_bytes: None,
             network: match self.net {
                 Net::Default => NetworkPolicy::Default,
                 Net::HostAccess => NetworkPolicy::HostAccess,

@@ -9,7 +9,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::{StoreError, sql};
 
 /// The steps, in order. Step N leads to version N + 1.
-pub(super) const ALL: &[&str] = &[CREATE_VMS];
+pub(super) const ALL: &[&str] = &[CREATE_VMS, ADD_EXPIRY];
 
 const CREATE_VMS: &str = "
     CREATE TABLE vms (
@@ -33,6 +33,12 @@ const CREATE_VMS: &str = "
     CREATE UNIQUE INDEX vms_name ON vms (name) WHERE deleting = 0;
     CREATE INDEX vms_image ON vms (image_digest);
     CREATE INDEX vms_kernel ON vms (kernel_digest);
+";
+
+const ADD_EXPIRY: &str = "
+    -- When the VM is to be stopped and removed. Kept apart from the spec's ttl, so that a change of
+    -- that counts from its own moment.
+    ALTER TABLE vms ADD COLUMN expires_at_ms INTEGER;
 ";
 
 /// The newest version that this release knows.

@@ -205,6 +205,9 @@ pub mod tests_support {
             stop_signal: None,
             timeout_ms: None,
             remove_on_exit: false,
+            restart: Default::default(),
+            ttl_ms: None,
+            work_disk_bytes: None,
             network: Default::default(),
             labels: Default::default(),
         }
@@ -221,6 +224,7 @@ pub mod tests_support {
             machine_id: "0".repeat(32),
             disk_bytes: 1 << 30,
             created_at_ms: 7,
+            expires_at_ms: None,
             desired: Desired::Stopped,
             unfinished: true,
             deleting: false,

@@ -31,6 +31,8 @@ pub struct VmRow {
     pub disk_bytes: u64,
     /// When it was created.
     pub created_at_ms: u64,
+    /// When it is to be stopped and removed, if ever.
+    pub expires_at_ms: Option<u64>,
     /// What the daemon wants of it.
     pub desired: Desired,
     /// The request that creates it has not succeeded yet.
@@ -63,7 +65,8 @@ impl Store {
     pub fn insert(&self, vm: &VmRow) -> Result<(), StoreError> {
         let done = self.connection().execute(
             "INSERT INTO vms VALUES (:id, :name, :spec, :image_digest, :kernel_digest,
-                :machine_id, :disk_bytes, :created_at_ms, :desired, :unfinished, :deleting, :last)",
+                :machine_id, :disk_bytes, :created_at_ms, :desired, :unfinished, :deleting, :last,
+                :expires_at_ms)",
             named_params! {
                 ":id": vm.id.as_str(),
                 ":name": vm.name,
@@ -77,6 +80,7 @@ impl Store {
                 ":unfinished": vm.unfinished,
                 ":deleting": vm.deleting,
                 ":last": vm.last.as_ref().map(json),
+                ":expires_at_ms": vm.expires_at_ms.map(to_sql),
             },
         );
         match done {
@@ -192,6 +196,7 @@ fn read_row(row: &Row<'_>) -> Result<VmRow, rusqlite::Error> {
         machine_id: row.get("machine_id")?,
         disk_bytes: row.get::<_, i64>("disk_bytes")?.unsigned_abs(),
         created_at_ms: row.get::<_, i64>("created_at_ms")?.unsigned_abs(),
+        expires_at_ms: row.get::<_, Option<i64>>("expires_at_ms")?.map(i64::unsigned_abs),
         desired: read_word(row, "desired", Desired::parse)?,
         unfinished: row.get("unfinished")?,
         deleting: row.get("deleting")?,

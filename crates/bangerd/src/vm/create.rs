@@ -99,6 +99,7 @@ impl Creation {
         spec.entrypoint = Some(commands.entrypoint);
         spec.default_command = commands.default_command;
         spec.command = commands.main;
+        let created_at_ms = clock::now_ms();
         Ok(VmRow {
             id: Id::from_bytes(random::bytes()),
             name: self.name.clone(),
@@ -106,7 +107,8 @@ impl Creation {
             kernel_digest: kernel.kernel.digest.clone(),
             machine_id: random::hex::<16>(),
             disk_bytes: spec::disk_bytes(spec.disk_bytes, image.image.disk_bytes)?,
-            created_at_ms: clock::now_ms(),
+            created_at_ms,
+            expires_at_ms: spec.ttl_ms.map(|ttl| created_at_ms.saturating_add(ttl)),
             desired: Desired::Stopped,
             unfinished: true,
             deleting: false,

@@ -78,6 +78,7 @@ impl VmHandle {
             kernel_digest: row.kernel_digest.clone(),
             disk_bytes: row.disk_bytes,
             created_at_ms: row.created_at_ms,
+            expires_at_ms: row.expires_at_ms,
             status: self.status.borrow().clone(),
             dir: self.dir.clone(),
         }

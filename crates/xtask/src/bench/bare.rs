@@ -96,7 +96,7 @@ fn arguments(spec: &LaunchSpec, initramfs: &Path, manner: Manner) -> Vec<String>
         Manner::AsPackaged => packaged.to_string_lossy().into_owned(),
     };
     if let Some(khz) = spec.engine.tsc_khz {
-        kernel.push_str(&format!(" tsc_early_khz={khz}"));
+        kernel.push_str(&format!(" tsc_early_khz={khz} tsc=reliable"));
     }
     let machine = "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,x-option-roms=off";
     let cpus = spec.cpus.to_string();
