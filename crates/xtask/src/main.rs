@@ -1,4 +1,4 @@
-//! The project's own chores: `cargo xtask dist`, `tidy`, `ci`, `leaks`, `bench`.
+//! The project's own chores: `cargo xtask dist`, `tidy`, `ci`, `leaks`, `bench`, `host-vm`.
 //!
 //! A development program: nothing that a user runs depends on it.
 #![allow(
@@ -12,6 +12,7 @@ mod bench;
 mod ci;
 mod dist;
 mod failure;
+mod host_vm;
 mod leaks;
 mod tidy;
 mod tree;
@@ -46,6 +47,8 @@ enum Chore {
         #[command(subcommand)]
         step: LeaksStep,
     },
+    /// Run a command in a whole Debian machine with a working KVM, made for it and gone after it.
+    HostVm(host_vm::HostVmArgs),
     /// Measure start, exec, list and memory, as ratios taken in the same run.
     Bench {
         /// How often each start is measured.
@@ -78,18 +81,24 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Leaks { step: LeaksStep::Snapshot { file } } => leaks::snapshot(&file),
         Chore::Leaks { step: LeaksStep::Compare { file } } => leaks::compare(&file),
+        // Its exit code is that of the command.
+        Chore::HostVm(args) => {
+            return host_vm::run(&args).unwrap_or_else(|failure| report(&failure));
+        }
         Chore::Bench { runs, readme } => bench::run(runs, readme),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            let mut cause = std::error::Error::source(&failure);
-            while let Some(error) = cause {
-                eprintln!("caused by: {error}");
-                cause = error.source();
-            }
-            ExitCode::FAILURE
-        }
+        Err(failure) => report(&failure),
     }
+}
+
+fn report(failure: &failure::ChoreFailure) -> ExitCode {
+    eprintln!("error: {failure}");
+    let mut cause = std::error::Error::source(failure);
+    while let Some(error) = cause {
+        eprintln!("caused by: {error}");
+        cause = error.source();
+    }
+    ExitCode::FAILURE
 }

@@ -1,0 +1,35 @@
+# What the scripts of host-vm share. Sourced, not run.
+# shellcheck shell=bash
+failed=0
+
+# check WHAT COMMAND...: says whether it holds, and goes on.
+check() {
+  local what=$1 start=$SECONDS
+  shift
+  if "$@"; then
+    printf 'ok   %s (%d s)\n' "$what" $((SECONDS - start))
+  else
+    printf 'FAIL %s: %s\n' "$what" "$*"
+    failed=$((failed + 1))
+  fi
+}
+
+# within SECONDS COMMAND...: until it holds, or the time is over.
+within() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ $SECONDS -lt $end ] || return 1
+    sleep 0.2
+  done
+}
+
+# What is worth seeing when something failed is left in ~/results.
+finish() {
+  cp ~/.local/share/banger/daemon.log ~/results/ 2>/dev/null
+  for log in ~/.local/share/banger/vms/*/*.log; do
+    [ -e "$log" ] && cp "$log" ~/results/"$(basename "$(dirname "$log")")-$(basename "$log")"
+  done
+  [ $failed -eq 0 ]
+  exit
+}

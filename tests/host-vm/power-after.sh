@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The machine came up again, by whatever it went down.
+# shellcheck source=tests/host-vm/lib.sh
+. tests/host-vm/lib.sh
+
+state() { banger ls -a --format json | tr -d ' \n' | grep -o '"state":"[a-z]*"' | head -1; }
+synced() { [ "$(banger exec written -- tail -1 /root/synced)" = 1000 ]; }
+nothing_runs() { ! pgrep -x 'banger-shim|qemu-system-x86|pasta'; }
+no_halves() { [ -z "$(find ~/.local/share/banger -name 'tmp-*' -o -name '.deleting-*' -o -name '*.new')" ]; }
+
+check "no process is left before the daemon starts" nothing_runs
+echo "the VM is shown as $(state)"
+banger ls -a
+check "a VM that cannot run is not shown running" test "$(state)" != '"state":"running"'
+check "it starts again" banger start written
+check "what the guest had synced is there" synced
+banger stop written
+check "a new VM works" banger run --rm -- true
+check "nothing half-made is left" no_halves
+finish
