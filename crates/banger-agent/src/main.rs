@@ -16,6 +16,7 @@ mod boot;
 mod configure;
 mod console;
 mod exec;
+mod fault;
 mod files;
 mod init;
 mod port;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use banger_api::agent::{Shutdown, ShutdownAction, StopMain};
+use banger_api::step;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::init::down;
-use crate::{console, processes};
+use crate::{console, fault, processes};
 
 /// Longest grace that is honoured; the host has given up long before.
 const MAX_GRACE: Duration = Duration::from_secs(3600);
@@ -59,6 +60,9 @@ pub enum ShutdownError {
         /// Why.
         source: io::Error,
     },
+    /// A step could not be taken.
+    #[error("the guest could not go down")]
+    Step(#[source] io::Error),
     /// The thread that unmounts is gone.
     #[error("unmounting was interrupted")]
     Interrupted,
@@ -67,6 +71,7 @@ pub enum ShutdownError {
 /// Ends all processes, and syncs and unmounts all disks. The caller has begun the shutdown with
 /// [`Agent::begin_shutdown`] and ends it with [`Agent::end`].
 pub async fn run(agent: &Agent, request: Shutdown) -> Result<(), ShutdownError> {
+    fault::reach(step::GUEST_SHUT_DOWN).await.map_err(ShutdownError::Step)?;
     let grace = Duration::from_millis(request.grace_ms).min(MAX_GRACE);
     let began = Instant::now();
     let system = agent.init().is_handed_over();
@@ -161,6 +166,7 @@ async fn wait_until_gone(agent: &Agent, limit: Duration) -> bool {
 
 /// Syncs, then unmounts what can be unmounted, innermost first, and makes `/` read-only.
 fn release_disks() -> Result<(), ShutdownError> {
+    fault::pass(step::GUEST_UNMOUNT).map_err(ShutdownError::Step)?;
     sync();
     stop_swapping();
     let mut failure = None;

@@ -49,6 +49,9 @@ pub const ROOT_SECTORS_ARG: &str = "banger.root_sectors";
 /// Kernel argument with the guest's first process, as [`crate::vm::InitMode::as_str`] has it;
 /// without it the agent stays the first process.
 pub const INIT_ARG: &str = "banger.init";
+/// Beginning of the kernel arguments by which test builds make steps of the agent fail; the step's
+/// name follows, and after `=` what it does, with `-` for spaces. See [`crate::step`].
+pub const FAULT_ARG: &str = "banger.fault.";
 
 /// In [`Hello::features`]: the agent obeys [`INIT_ARG`] and [`Shutdown::main`], and answers
 /// `await-system`.

@@ -18,6 +18,7 @@ pub mod image;
 pub mod kernel;
 pub mod operation;
 pub mod shim;
+pub mod step;
 pub mod system;
 pub mod version;
 pub mod vm;

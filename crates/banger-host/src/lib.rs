@@ -11,6 +11,7 @@ pub mod cow;
 pub mod daemon;
 pub mod engine;
 pub mod environment;
+pub mod fault;
 pub mod files;
 pub mod http;
 pub mod jail;

@@ -102,7 +102,8 @@ fn start(
         .stdin(Stdio::null())
         .stdout(events)
         .stderr(log);
-    for variable in ["PATH", "BANGER_LOG", "RUST_BACKTRACE"] {
+    let wanted = ["PATH", "BANGER_LOG", "RUST_BACKTRACE"];
+    for variable in wanted.iter().chain(crate::fault::INHERITED) {
         if let Some(value) = std::env::var_os(variable) {
             command.env(variable, value);
         }

@@ -20,6 +20,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use banger_api::step;
 use banger_core::reference::Digest;
 use banger_host::command::Cancel;
 use banger_host::files::{create_private_dir, sync_dir};
@@ -28,6 +29,7 @@ use banger_host::random;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::LibraryError;
+use crate::stage::pass;
 pub(crate) use partial::{Finished, Partial, Verified};
 
 /// How much is read at once.
@@ -327,6 +329,7 @@ fn each_chunk(
 
 /// Give a complete file its name, durably.
 fn publish(file: &File, from: &Path, to: &Path) -> Result<(), LibraryError> {
+    pass(step::BLOB_PUBLISH)?;
     let dir = to.parent().expect("blobs are in a directory");
     file.sync_all()
         .and_then(|()| fs::rename(from, to))

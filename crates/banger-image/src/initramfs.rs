@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use banger_api::agent::BOOT_MODULES_DIR;
+use banger_api::step;
 use banger_host::files::{publish, write_atomic};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::cpio::CpioWriter;
 use crate::error::LibraryError;
 use crate::library::{Library, LocalKernel};
+use crate::stage::pass;
 
 /// Version of the way an initramfs is made.
 const MAKER_VERSION: u32 = 1;
@@ -52,6 +54,7 @@ impl Library {
         }
         let bytes = make_initramfs(kernel, agent)?;
         self.forget_old_initramfs();
+        pass(step::INITRAMFS_WRITE)?;
         publish(&path, &bytes).map_err(LibraryError::io("write", &path))?;
         Ok(path)
     }

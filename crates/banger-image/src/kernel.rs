@@ -6,6 +6,7 @@ mod needs;
 pub(crate) mod source;
 mod vmlinux;
 
+use banger_api::step;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -137,7 +138,7 @@ pub(crate) fn make_kernel(
     kernel.release.clone_from(&image.release);
     let set = match modules {
         Some(dir) => {
-            reporter.stage("kernel.modules", "reading the modules");
+            reporter.stage(step::KERNEL_MODULES, "reading the modules")?;
             Some(ModuleSet::read(dir).map_err(unreadable(dir))?)
         }
         None => None,
@@ -161,7 +162,7 @@ pub(crate) fn make_kernel(
     if let (Some(set), Some(dir)) = (set.filter(|set| !set.is_empty()), modules) {
         files.boot_modules = copy_boot_modules(&set, &wanted, made, &mut kernel)?;
         write_indexes(&set).map_err(unreadable(dir))?;
-        reporter.stage("kernel.modules", "building the modules disk");
+        reporter.stage(step::KERNEL_MODULES, "building the modules disk")?;
         make_modules_disk(dir, made, &kernel, cancel)?;
         files.modules_image = Some(FileRecord::of(made, MODULES)?);
     }

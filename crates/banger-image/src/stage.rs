@@ -1,6 +1,20 @@
 //! Telling how far a pull is.
 
+use std::path::Path;
+
 use banger_api::operation::{Progress, ProgressUnit};
+use banger_api::step::Step;
+use banger_host::fault;
+
+use crate::error::LibraryError;
+
+/// Announce a step right before its effect.
+///
+/// # Errors
+/// Only in test builds.
+pub(crate) fn pass(step: Step) -> Result<(), LibraryError> {
+    fault::pass(step).map_err(LibraryError::io("take the step", Path::new(step.name())))
+}
 
 /// Takes the progress of a pull to whoever asked for it.
 pub(crate) struct Reporter<'a> {
@@ -12,10 +26,23 @@ impl<'a> Reporter<'a> {
         Self { out }
     }
 
-    /// Begin a stage: `name` is stable, `message` is for people.
-    pub(crate) fn stage(&mut self, name: &'static str, message: &str) -> Stage<'_, 'a> {
+    /// Begin a step: `message` is for people.
+    ///
+    /// # Errors
+    /// Only in test builds.
+    pub(crate) fn stage(
+        &mut self,
+        step: Step,
+        message: &str,
+    ) -> Result<Stage<'_, 'a>, LibraryError> {
+        (self.out)(Progress::stage(step.name(), message));
+        pass(step)?;
+        Ok(Stage { reporter: self, name: step.name(), message: message.to_owned(), last: None })
+    }
+
+    /// Say that this waits for somebody else, which is no step.
+    pub(crate) fn wait(&mut self, name: &'static str, message: &str) {
         (self.out)(Progress::stage(name, message));
-        Stage { reporter: self, name, message: message.to_owned(), last: None }
     }
 }
 
@@ -52,6 +79,8 @@ impl Stage<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use banger_api::step;
+
     use super::*;
 
     #[test]
@@ -61,7 +90,8 @@ mod tests {
             heard.push(format!("{} {:?} {}", progress.stage, progress.done, progress.message));
         };
         let mut reporter = Reporter::new(&mut out);
-        let mut stage = reporter.stage("kernel.download", "fetching the kernel");
+        let mut stage =
+            reporter.stage(step::KERNEL_DOWNLOAD, "fetching the kernel").expect("no faults here");
         stage.percent(1, "");
         stage.percent(1, "");
         stage.percent(2, "lists");

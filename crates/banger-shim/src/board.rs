@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use banger_api::shim::STATUS_FILE;
+use banger_api::step;
 use banger_api::vm::{EngineInUse, VmEnd, VmState, VmStatus};
-use banger_host::{clock, files};
+use banger_host::{clock, fault, files};
 use tokio::sync::watch;
 
 /// Keeper of the status.
@@ -87,8 +88,8 @@ impl Board {
 
     /// Without fsync: after a power cut no VM runs, and a status that is lost or old says the same.
     fn write_down(&self, status: &VmStatus) {
-        let written = serde_json::to_vec(status)
-            .map_err(std::io::Error::from)
+        let written = fault::pass(step::SHIM_STATUS)
+            .and_then(|()| serde_json::to_vec(status).map_err(std::io::Error::from))
             .and_then(|json| files::write_replacing(&self.path, &json));
         if let Err(error) = written {
             tracing::error!(%error, "cannot write {}", self.path.display());

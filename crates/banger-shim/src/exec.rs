@@ -5,6 +5,8 @@ use banger_api::error::{ErrorCode, Problem};
 use banger_api::exec::{
     ClientFrame, ExecEnd, ExecRequest, FrameError, MAX_PAYLOAD, ServerControl, ServerFrame,
 };
+use banger_api::step;
+use banger_host::fault;
 use banger_host::logs::printable;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{Sink, SinkExt, StreamExt};
@@ -25,6 +27,7 @@ pub(crate) async fn open(guest: &Guest, request: &ExecRequest) -> Result<GuestSo
     let unreachable = |error: &dyn std::error::Error| {
         Problem::new(ErrorCode::ExecFailed, "the guest takes no commands").because(error)
     };
+    fault::reach(step::SHIM_EXEC).await.map_err(|error| unreachable(&error))?;
     let stream = guest.open_for_command().await.map_err(|gone| unreachable(&gone))?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_PAYLOAD + 1))

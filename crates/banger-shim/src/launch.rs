@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use banger_api::shim::{CONSOLE_FILE, RUN_DIR, SHIM_LOG_FILE, VMM_LOG_FILE};
+use banger_api::step;
 use banger_api::vm::{Accelerator, InitMode};
 use banger_host::cow::{self, Header};
 use banger_host::network::{self, Network};
 use banger_host::process::Watched;
 use banger_host::qemu::qmp::{Event, Qmp};
-use banger_host::{connect, qemu};
+use banger_host::{connect, fault, qemu};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -72,22 +73,22 @@ pub(crate) async fn launch(
     vm: &Vm,
     reporter: &mut Reporter,
 ) -> Result<(Host, Machine), LaunchError> {
-    reporter.step("vm.disk", "checking the disk");
+    reporter.step(step::VM_DISK, "checking the disk").await?;
     check_disk(vm)?;
-    reporter.step("vm.network", "making the network");
+    reporter.step(step::VM_NETWORK, "making the network").await?;
     let host = make_host(vm).await?;
-    reporter.step("vm.vmm", "starting the VMM");
+    reporter.step(step::VM_VMM, "starting the VMM").await?;
     let booting = start_vmm(vm, &host)?;
+    fault::reach(step::VM_UPLINK).await.map_err(crate::failure::host("start the uplink"))?;
     let uplink = start_uplink(&host, &vm.dir)?;
-    reporter.step(
-        "vm.boot",
-        match vm.spec.init {
-            InitMode::Agent => "booting the guest",
-            InitMode::System => "booting the guest and its services",
-        },
-    );
+    let message = match vm.spec.init {
+        InitMode::Agent => "booting the guest",
+        InitMode::System => "booting the guest and its services",
+    };
+    reporter.step(step::VM_BOOT, message).await?;
     let machine = bring_up(vm, booting).await?;
     await_uplink(vm, uplink).await;
+    fault::reach(step::VM_READY).await.map_err(crate::failure::host("tell that the VM runs"))?;
     Ok((host, machine))
 }
 
@@ -193,6 +194,7 @@ fn system_limit(accelerator: Accelerator, left: Duration) -> Duration {
 async fn reach_guest(vm: &Vm) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchError> {
     let (qmp, events, guest) = greet(vm).await?;
     tracing::debug!("the guest answers");
+    fault::reach(step::VM_CONFIGURE).await.map_err(host("configure the guest"))?;
     for warning in configure(&guest, &vm.spec).await? {
         vm.board.warn(warning);
     }

@@ -31,8 +31,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use banger_api::shim::{LAUNCH_FILE, LaunchSpec};
+use banger_api::step;
 use banger_host::jail::{self, JailSpec};
-use banger_host::namespaces;
+use banger_host::{fault, namespaces};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
 
 fn enter_namespaces() -> Result<(), Failure> {
     let spec = read_launch_spec(Path::new("."))?;
+    fault::pass(step::SHIM_NAMESPACES)?;
     let program = std::env::current_exe()?;
     let never = namespaces::enter_and_exec(&program, &["supervise"], spec.jail_user)?;
     match never {}
@@ -64,6 +66,7 @@ fn enter_jail() -> Result<(), Failure> {
     let mut spec = Vec::new();
     std::io::stdin().read_to_end(&mut spec)?;
     let spec: JailSpec = serde_json::from_slice(&spec)?;
+    fault::pass(step::VM_JAIL)?;
     let never = jail::enter_and_exec(&spec)?;
     match never {}
 }

@@ -15,11 +15,12 @@ use std::time::Duration;
 use banger_api::agent::{Shutdown, ShutdownAction, StopMain};
 use banger_api::exec::ExecEnd;
 use banger_api::shim::LaunchSpec;
+use banger_api::step;
 use banger_api::vm::{EndCause, InitMode, NetworkPolicy, OwnerPolicy, VmEnd, VmState};
 use banger_core::signal;
 use banger_host::http::HttpError;
 use banger_host::qemu::qmp::Event;
-use banger_host::{files, logs};
+use banger_host::{fault, files, logs};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -155,6 +156,9 @@ impl Watch<'_> {
                 }
             }
         }
+        if let Err(error) = fault::reach(step::SHIM_POWER_OFF).await {
+            tracing::error!(%error, "the VMM may not be killed");
+        }
         // Nothing is lost: either the guest has synced and unmounted, or that was not wanted.
         if let Err(error) = self.machine.vmm.kill() {
             tracing::error!(%error, "cannot kill the VMM");
@@ -171,7 +175,12 @@ impl Watch<'_> {
         let main = self.vm.main_pid.get().and_then(|pid| stop_main(&self.vm.spec, pid));
         let request = Shutdown { action: ShutdownAction::PowerOff, grace_ms, main };
         let limit = grace.saturating_add(ANSWER_GRACE);
-        let told = configure::tell(&self.machine.guest, "/v1/shutdown", &request, limit);
+        let told = async {
+            fault::reach(step::SHIM_SHUT_DOWN)
+                .await
+                .map_err(|error| HttpError::Body(error.to_string()))?;
+            configure::tell(&self.machine.guest, "/v1/shutdown", &request, limit).await
+        };
         let (deadline, vmm) = (tokio::time::sleep(limit), &mut self.machine.vmm);
         let answered = tokio::select! {
             told = told => told,

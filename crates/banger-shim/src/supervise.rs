@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use banger_api::error::{ErrorCode, Problem};
 use banger_api::operation::Progress;
 use banger_api::shim::{LaunchEvent, LaunchSpec};
+use banger_api::step::{self, Step};
 use banger_api::vm::{EndCause, EngineInUse, VmEnd, VmState};
-use banger_host::environment;
+use banger_host::{environment, fault};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::board::Board;
-use crate::failure::LaunchError;
+use crate::failure::{LaunchError, host};
 use crate::guest::Guest;
 use crate::launch::{self, Host, Machine};
 use crate::main_process::MainPid;
@@ -109,6 +110,7 @@ async fn run() -> Result<(), Failure> {
         main_pid: MainPid::default(),
         logged: Notify::new(),
     });
+    fault::reach(step::SHIM_SERVE).await?;
     let server = serve::start(Arc::clone(&vm))?;
     stop_on_sigterm(vm.orders.clone())?;
     live(&vm, &mut received).await;
@@ -215,9 +217,10 @@ impl Reporter {
     }
 
     /// A step of the launch begins.
-    pub(crate) fn step(&mut self, stage: &str, message: &str) {
-        tracing::debug!(stage, "{message}");
-        self.say(&LaunchEvent::Progress(Progress::stage(stage, message)));
+    pub(crate) async fn step(&mut self, step: Step, message: &str) -> Result<(), LaunchError> {
+        tracing::debug!(%step, "{message}");
+        self.say(&LaunchEvent::Progress(Progress::stage(step.name(), message)));
+        fault::reach(step).await.map_err(host(step.name()))
     }
 
     /// Says one thing. A daemon that is gone does not stop a VM from starting.

@@ -1,28 +1,14 @@
-//! Named points between the steps of creating, starting and removing a VM.
+//! The way from one named step of a VM's life to the next.
 //!
-//! In the daemon they do nothing. Tests stop the world at each of them in turn, or make the step
-//! fail, and look at what is left.
+//! The steps are in [`banger_api::step`]. In the daemon passing one does nothing. Tests stop the
+//! world at each of them in turn, or make the step fail, and look at what is left: those of this
+//! crate with a trap, those with real machines through [`banger_host::fault`].
 
 use banger_api::Problem;
+use banger_api::step::Step;
+use banger_host::fault;
 
-/// Every step that leaves a trace on the disk or in the database, in the order in which a VM meets
-/// them. A test takes each of them as the moment of a crash.
-#[cfg(test)]
-pub const STEPS: [&str; 13] = [
-    "create.row",
-    "create.directory",
-    "create.disk",
-    "start.prepare",
-    "start.forget_last_run",
-    "start.intend",
-    "start.write_launch_file",
-    "start.spawn",
-    "create.finish",
-    "remove.mark",
-    "remove.rename",
-    "remove.row",
-    "remove.tree",
-];
+use crate::daemon::failed;
 
 /// Lets steps through.
 #[derive(Debug, Clone, Default)]
@@ -32,18 +18,17 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// To be awaited right before the step `step`.
+    /// To be awaited right before the effect of `step`.
     ///
     /// # Errors
     /// Only where a test wants the step to fail.
-    #[cfg_attr(not(test), expect(clippy::unused_async, reason = "a test's trap may never return"))]
-    pub async fn pass(&self, step: &'static str) -> Result<(), Problem> {
-        tracing::trace!(step);
+    pub async fn pass(&self, step: Step) -> Result<(), Problem> {
+        tracing::trace!(%step);
         #[cfg(test)]
         if let Some(trap) = &self.trap {
             return trap.spring(step).await;
         }
-        Ok(())
+        fault::reach(step).await.map_err(|error| failed(format!("the step {step} failed"), &error))
     }
 }
 
@@ -57,7 +42,8 @@ pub mod trap {
     use banger_api::{ErrorCode, Problem};
     use tokio::sync::Notify;
 
-    use super::{Gate, STEPS};
+    use super::Gate;
+    use banger_api::step::Step;
 
     /// What happens at the step.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +57,7 @@ pub mod trap {
     /// A trap at one step.
     #[derive(Debug)]
     pub struct Trap {
-        step: &'static str,
+        step: Step,
         effect: Effect,
         sprung: AtomicBool,
         /// Told when the trap has sprung.
@@ -79,8 +65,7 @@ pub mod trap {
     }
 
     impl Trap {
-        pub fn at(step: &'static str, effect: Effect) -> Arc<Self> {
-            assert!(STEPS.contains(&step), "{step} is in the list of steps");
+        pub fn at(step: Step, effect: Effect) -> Arc<Self> {
             Arc::new(Self { step, effect, sprung: AtomicBool::new(false), reached: Notify::new() })
         }
 
@@ -92,8 +77,7 @@ pub mod trap {
             self.sprung.load(Ordering::SeqCst)
         }
 
-        pub(super) async fn spring(&self, step: &'static str) -> Result<(), Problem> {
-            assert!(STEPS.contains(&step), "{step} is in the list of steps");
+        pub(super) async fn spring(&self, step: Step) -> Result<(), Problem> {
             if step != self.step || self.sprung.swap(true, Ordering::SeqCst) {
                 return Ok(());
             }

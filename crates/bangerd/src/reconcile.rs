@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use banger_api::Problem;
 use banger_api::shim::STATUS_FILE;
+use banger_api::step;
 use banger_api::vm::VmStatus;
 use banger_core::id::Id;
 use banger_core::lifecycle::{Adoption, Desired, Found, Remains, plan_adoption, settle};
@@ -29,6 +30,7 @@ struct Observed {
 /// If the database or the state directory cannot be read.
 pub async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Problem> {
     let rows = daemon.store(crate::store::Store::all).await?;
+    daemon.gate.pass(step::DAEMON_OBSERVE).await?;
     let observed = observe(daemon, rows).await?;
     for vm in observed {
         take_up(daemon, vm).await?;
@@ -100,6 +102,7 @@ async fn settle_row(
     };
     let status = settle(remains, clock::now_ms());
     if row.desired == Desired::Running {
+        daemon.gate.pass(step::DAEMON_SETTLE).await?;
         let (id, record) = (row.id.clone(), status.clone());
         daemon.store(move |store| store.record_end(&id, &record)).await?;
     }

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
-use banger_api::Problem;
+use banger_api::{Problem, step};
 use banger_host::lock::OfdLock;
 use banger_host::paths::{API_SOCKET, PathsError, StateDirs};
-use banger_host::{clock, connect};
+use banger_host::{clock, connect, fault};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Front};
 use crate::config::{Config, ConfigError};
-use crate::daemon::{Daemon, Parts};
+use crate::daemon::{Daemon, Parts, failed};
 use crate::gate::Gate;
 use crate::host::real;
 use crate::operations::Operations;
@@ -89,6 +89,7 @@ async fn serve(dirs: StateDirs) -> Result<(), ServeError> {
     let front = Front::new(&dirs.data, clock::now_ms());
     end_on_signals(&front.shutdown).map_err(cannot("watch for signals"))?;
     real::reap_shims().map_err(cannot("adopt orphaned shims"))?;
+    fault::reach(step::DAEMON_LISTEN).await.map_err(cannot("bind the socket"))?;
     let listener =
         connect::listen_async(&dirs.runtime, API_SOCKET).map_err(cannot("bind the socket"))?;
     let socket = dirs.api_socket();
@@ -110,6 +111,9 @@ async fn serve(dirs: StateDirs) -> Result<(), ServeError> {
 
 /// Opens everything, and takes up the VMs.
 async fn open(dirs: &StateDirs) -> Result<Arc<Daemon>, Problem> {
+    fault::reach(step::DAEMON_OPEN)
+        .await
+        .map_err(|error| failed("the state directory cannot be opened", &error))?;
     let config = Config::load(&dirs.config)
         .map(real::with_environment)
         .map_err(|error: ConfigError| Problem::from(error))?;

@@ -37,6 +37,9 @@ enum Chore {
         /// Build with the dev profile, into target/dist-dev.
         #[arg(long)]
         dev: bool,
+        /// Build with the dev profile and with fail points, into target/dist-faults.
+        #[arg(long, conflicts_with = "dev")]
+        faults: bool,
     },
     /// Check the rules of the tree: dependencies, doors, sizes, documents.
     Tidy,
@@ -76,7 +79,11 @@ enum LeaksStep {
 
 fn main() -> ExitCode {
     let result = match Args::parse().chore {
-        Chore::Dist { dev } => dist::build(dev),
+        Chore::Dist { dev, faults } => dist::build(match (dev, faults) {
+            (_, true) => dist::Kind::Faults,
+            (true, _) => dist::Kind::Dev,
+            _ => dist::Kind::Release,
+        }),
         Chore::Tidy => tidy::check(),
         Chore::Ci => ci::run(),
         Chore::Leaks { step: LeaksStep::Snapshot { file } } => leaks::snapshot(&file),

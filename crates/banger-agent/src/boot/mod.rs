@@ -7,7 +7,7 @@
 //!
 //! A boot that fails leaves an agent that answers `hello`; `configure` then tells the reason.
 
-mod arguments;
+pub mod arguments;
 mod device_mapper;
 mod disks;
 mod modules;
@@ -19,12 +19,12 @@ use std::sync::mpsc;
 
 use banger_api::agent::INIT_ARG;
 use banger_api::vm::InitMode;
-use banger_api::{ErrorCode, Problem};
+use banger_api::{ErrorCode, Problem, step};
 use tokio::sync::watch;
 
 pub use uevents::Uevents;
 
-use crate::console;
+use crate::{console, fault};
 
 /// What came of the root disk: warnings, or the reason why there is none.
 pub type RootOutcome = Result<Vec<String>, Problem>;
@@ -87,10 +87,16 @@ fn prepare_process() {
 }
 
 fn boot(port_opened: &mpsc::Receiver<()>) -> RootOutcome {
+    let step_failed = |error: std::io::Error| {
+        Problem::new(ErrorCode::BootFailed, "The guest's root disk cannot be set up")
+            .because(&error)
+    };
+    fault::pass(step::GUEST_MODULES).map_err(step_failed)?;
     let failed_modules = modules::load_all();
     for failure in &failed_modules {
         console::say(failure);
     }
+    fault::pass(step::GUEST_ROOT).map_err(step_failed)?;
     root::set_up(port_opened).map_err(|error| {
         let problem = Problem::new(ErrorCode::BootFailed, "The guest's root disk cannot be set up")
             .because(&error);

@@ -25,11 +25,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use banger_api::agent::{Configure, Configured};
-use banger_api::{ErrorCode, Problem};
+use banger_api::{ErrorCode, Problem, step};
 
 use crate::agent::{Agent, Settings};
-use crate::console;
 use crate::init::HandOverError;
+use crate::{console, fault};
 
 /// Why a guest could not be configured. The sources say because of what.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +137,7 @@ struct Applied {
 
 fn apply(request: Configure) -> Result<Applied, ConfigureError> {
     check_environment(&request.env)?;
+    fault::pass(step::GUEST_CONFIGURE).map_err(ConfigureError::step("configuring"))?;
     let mut warnings = Vec::new();
     entropy::add(&request.entropy_hex)?;
     clock::set(request.time_unix_ns).map_err(ConfigureError::step("setting the clock"))?;

@@ -30,11 +30,12 @@ use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use banger_api::exec::{ExecEnd, ExecRequest, ServerControl, ServerFrame};
-use banger_api::{ErrorCode, Problem};
+use banger_api::{ErrorCode, Problem, step};
 use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
 use crate::agent::{Agent, Settings};
+use crate::fault;
 use account::Accounts;
 use cgroup::{Cgroups, Group};
 use output::Hangup;
@@ -99,6 +100,9 @@ async fn start(
         .cgroups()
         .create()
         .map_err(|error| failure::resource("the command's cgroup", &error))?;
+    fault::reach(step::GUEST_EXEC)
+        .await
+        .map_err(|error| failure::resource("the command's process", &error))?;
     match spawn::spawn(agent.reaper(), &command, ends, &group).await {
         Ok(child) => Ok(Running { child, streams, group, timed_out: AtomicBool::new(false) }),
         Err(error) => {

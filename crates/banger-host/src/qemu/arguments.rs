@@ -133,6 +133,7 @@ pub fn kernel_arguments(spec: &LaunchSpec) -> String {
         // and keeps time by ticks, which are late or lost where the host is busy.
         words.push("tsc=reliable".to_owned());
     }
+    words.extend(crate::fault::for_the_guest());
     words.join(" ")
 }
 

@@ -85,6 +85,11 @@ fn spawn_jailed(jail: &[u8], inherited: [RawFd; 4]) -> Result<Vmm, SpawnError> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    for variable in crate::fault::INHERITED {
+        if let Some(value) = crate::environment::get(variable) {
+            command.env(variable, value);
+        }
+    }
     // SAFETY: the closure allocates nothing and calls only what is async-signal-safe.
     unsafe {
         command.pre_exec(move || crate::process::keep_only(&inherited));

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use banger_api::step;
 use banger_core::reference::Digest;
 use banger_host::command::Cancel;
 use banger_host::lock::OfdLock;
@@ -11,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{BlobError, Broken, Contents, each_chunk, publish};
 use crate::error::LibraryError;
+use crate::stage::pass;
 
 /// The beginning of a blob, which only this value changes.
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub(crate) enum Finished {
 
 impl Partial {
     pub(super) fn open(path: &Path, target: &Path, lock: OfdLock) -> Result<Self, LibraryError> {
+        pass(step::BLOB_BEGIN)?;
         let file = File::options().read(true).write(true).open(path);
         let file = file.map_err(LibraryError::io("write", path))?;
         let (path, target) = (path.to_owned(), target.to_owned());

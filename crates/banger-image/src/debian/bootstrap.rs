@@ -8,6 +8,7 @@
 //! The host's mirrors and proxies may have passwords in them, so they are passed through stdin and
 //! files of a private directory, never as arguments, and [`FINISH`] takes them out of the result.
 
+use banger_api::step;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -58,7 +59,7 @@ pub(crate) fn bootstrap(
     reporter: &mut Reporter<'_>,
     cancel: &Cancel,
 ) -> Result<PathBuf, PullError> {
-    let mut stage = reporter.stage("image.bootstrap", "building the Debian root filesystem");
+    let mut stage = reporter.stage(step::IMAGE_BOOTSTRAP, "building the Debian root filesystem")?;
     let sources = debian_sources(&image.release, cancel)?;
     let root = work.join("root");
     fs::create_dir(&root).map_err(PullError::io("create", &root))?;

@@ -4,6 +4,7 @@
 //! of the lists, the lists have the digest of the package. Hosts that run another Debian release
 //! get the kernel of the catalog's release all the same, so that a name means one line of kernels.
 
+use banger_api::step;
 use std::path::{Path, PathBuf};
 
 use banger_host::command::Cancel;
@@ -37,7 +38,7 @@ pub(crate) fn newest(
     reporter: &mut Reporter<'_>,
     cancel: &Cancel,
 ) -> Result<(PrivateApt, KernelPackage), PullError> {
-    let mut stage = reporter.stage("kernel.download", "fetching the kernel");
+    let mut stage = reporter.stage(step::KERNEL_DOWNLOAD, "fetching the kernel")?;
     let apt = PrivateApt::create(work, &kernel.release, cancel)?;
     // Lists and package are about a quarter and three quarters of the bytes.
     apt.update(cancel, &mut |percent| stage.percent(percent / 4, "package lists"))?;
@@ -62,7 +63,7 @@ pub(crate) fn fetch(
     reporter: &mut Reporter<'_>,
     cancel: &Cancel,
 ) -> Result<PathBuf, PullError> {
-    let mut stage = reporter.stage("kernel.download", &format!("fetching {}", package.name));
+    let mut stage = reporter.stage(step::KERNEL_DOWNLOAD, &format!("fetching {}", package.name))?;
     apt.download(&package.name, cancel, &mut |percent| stage.percent(25 + percent * 3 / 4, ""))
 }
 

@@ -1,5 +1,6 @@
 //! Images out of files that a catalog names.
 
+use banger_api::step;
 use std::path::{Path, PathBuf};
 
 use banger_api::image::Image;
@@ -54,7 +55,7 @@ impl Library {
         cancel: &Cancel,
     ) -> Result<PathBuf, PullError> {
         if let Some(local) = file.url.strip_prefix("file://") {
-            reporter.stage("image.measure", "checking the file");
+            reporter.stage(step::IMAGE_MEASURE, "checking the file")?;
             let path = Path::new(local);
             let opened = std::fs::File::open(path).map_err(PullError::io("open", path))?;
             let found = digest_of(opened, path, cancel)?;
@@ -65,7 +66,7 @@ impl Library {
             return Ok(path.to_owned());
         }
         if self.blobs.bytes(digest).is_none() {
-            reporter.stage("image.download", &format!("fetching {}", file.url));
+            reporter.stage(step::IMAGE_DOWNLOAD, &format!("fetching {}", file.url))?;
             let surroundings = Surroundings::of_this_process();
             fetch_file(&surroundings, &file.url, digest, (&self.blobs, cancel))?;
         }

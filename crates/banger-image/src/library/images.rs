@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use banger_api::image::{CatalogImage, Image};
+use banger_api::step;
 use banger_core::reference::Reference;
 use banger_core::suggest::nearest;
 use banger_host::files::write_atomic;
@@ -12,6 +13,7 @@ use super::{Library, read_manifest, resolve};
 use crate::catalog::{Catalog, ImageEntry};
 use crate::error::{Kind, LibraryError};
 use crate::ext4;
+use crate::stage::pass;
 
 const MANIFEST: &str = "image.json";
 /// File name of an image's disk.
@@ -284,6 +286,7 @@ pub(super) fn not_found(name: &str, nearest: Option<String>) -> LibraryError {
 pub(super) fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), LibraryError> {
     let json = serde_json::to_vec_pretty(manifest).expect("plain data");
     let path = dir.join(MANIFEST);
+    pass(step::IMAGE_MANIFEST)?;
     write_atomic(&path, &json).map_err(LibraryError::io("write", &path))
 }
 

@@ -4,6 +4,7 @@ mod import;
 #[cfg(test)]
 mod tests;
 
+use banger_api::step;
 use std::path::PathBuf;
 
 use banger_api::kernel::{CatalogKernel, Kernel};
@@ -130,7 +131,7 @@ impl Library {
         }
         let mut reporter = Reporter::new(on_progress);
         let _lock = self.kernels.lock_name(name, cancel, &mut || {
-            reporter.stage("kernel.wait", "waiting for another process that fetches this kernel");
+            reporter.wait("kernel.wait", "waiting for another process that fetches this kernel");
         })?;
         // Whoever had the lock has made it.
         if let (false, Some(local)) = (refresh, self.whole_kernel(name)) {
@@ -189,7 +190,7 @@ impl Library {
             return Ok(kernel);
         }
         let file = fetch(&apt, &package, reporter, cancel)?;
-        reporter.stage("kernel.extract", "unpacking the kernel");
+        reporter.stage(step::KERNEL_EXTRACT, "unpacking the kernel")?;
         let source = read_kernel_package(&file, &work.subdir("modules")?, cancel)?;
         let draft = KernelDraft {
             name: &entry.name,

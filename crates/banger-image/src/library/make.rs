@@ -1,5 +1,6 @@
 //! From a finished disk to an image of the library.
 
+use banger_api::step;
 use std::path::Path;
 
 use banger_api::image::{Image, ImageConfig, OciOrigin};
@@ -70,7 +71,7 @@ impl Library {
                 let layer = layer?;
                 // Until then what is seen is how the layers come.
                 if number == count {
-                    reporter.stage("image.disk", "building the disk");
+                    reporter.stage(step::IMAGE_DISK, "building the disk")?;
                 }
                 root.apply(layer, cancel)?;
             }

@@ -1,5 +1,7 @@
 //! Images out of registries.
 
+use banger_api::operation::Progress;
+use banger_api::step::{self, Step};
 use std::collections::BTreeSet;
 
 use banger_api::image::{Image, ImageLayer, OciOrigin, PullRequest};
@@ -12,11 +14,11 @@ use super::images::LocalImage;
 use super::make::{Draft, disk_bytes_for, recipe};
 use super::{Library, ensure_room};
 use crate::catalog::ImageEntry;
-use crate::error::PullError;
+use crate::error::{LibraryError, PullError};
 use crate::layer::Layer;
 use crate::oci::image_config;
 use crate::registry::{ProgressSink, PulledManifest, Purpose, Registry, Resolved};
-use crate::stage::Reporter;
+use crate::stage::{Reporter, pass};
 
 /// An image of a registry, and what it will be here.
 #[derive(Debug)]
@@ -58,10 +60,10 @@ impl Library {
         let registry =
             Registry::connect(&target.reference, &request.registry, Purpose::Pull, cancel)?;
         let pull = Pull { target, registry, sink, cancel };
-        pull.stage("image.resolve", &format!("looking up {}", target.reference.familiar()));
+        pull.stage(step::IMAGE_RESOLVE, &format!("looking up {}", target.reference.familiar()))?;
         let resolved = pull.registry.resolve()?;
         if let Some(key) = &request.verify_key {
-            pull.stage("image.verify", "checking the signature");
+            pull.stage(step::IMAGE_VERIFY, "checking the signature")?;
             pull.registry.verify_signature(&resolved, key)?;
         }
         if let Some(image) = self.known(&pull, |oci| oci.digest == resolved.digest.to_string())? {
@@ -71,7 +73,7 @@ impl Library {
         let digest = manifest.manifest_digest.to_string();
         let lock_name = format!("sha256-{}", manifest.manifest_digest.hex());
         let _lock = self.images.lock_name(&lock_name, cancel, &mut || {
-            pull.stage("image.wait", "waiting for another process that fetches this image");
+            pull.wait("image.wait", "waiting for another process that fetches this image");
         })?;
         // Whoever had the lock has made it.
         if let Some(image) = self.known(&pull, |oci| oci.manifest_digest == digest)? {
@@ -195,8 +197,14 @@ impl Library {
 }
 
 impl Pull<'_> {
-    fn stage(&self, name: &'static str, message: &str) {
-        (self.sink)(banger_api::operation::Progress::stage(name, message));
+    fn stage(&self, step: Step, message: &str) -> Result<(), LibraryError> {
+        self.wait(step.name(), message);
+        pass(step)
+    }
+
+    /// Says that this waits for somebody else, which is no step.
+    fn wait(&self, name: &'static str, message: &str) {
+        (self.sink)(Progress::stage(name, message));
     }
 }
 

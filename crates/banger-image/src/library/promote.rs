@@ -1,5 +1,6 @@
 //! Images out of the disks of VMs.
 
+use banger_api::step;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -60,7 +61,7 @@ impl Library {
         ensure_room(self.images.dir(), (base.image.allocated_bytes >> 20) * 3 + 64)?;
         let mut reporter = Reporter::new(on_progress);
         self.in_work_dir(|work| {
-            reporter.stage("image.read", "reading the VM's disk");
+            reporter.stage(step::IMAGE_READ, "reading the VM's disk")?;
             let flat = flatten(&base.root, &store, disk, work)?;
             let reader = open_disk(&flat, disk, cancel)?;
             let tree = reader.tree(&read_limits(disk.bytes));

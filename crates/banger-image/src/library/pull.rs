@@ -1,6 +1,7 @@
 //! Making an image local: from the Debian archive, a registry, or a file somewhere.
 
 use banger_api::image::{Image, ImageConfig, PullRequest};
+use banger_api::step;
 use banger_core::reference::Reference;
 use banger_host::clock::now_ms;
 use banger_host::command::Cancel;
@@ -77,7 +78,7 @@ impl Library {
         }
         let began = now_ms();
         let _lock = self.images.lock_name(&entry.name, cancel, &mut || {
-            reporter.stage("image.wait", "waiting for another process that builds this image");
+            reporter.wait("image.wait", "waiting for another process that builds this image");
         })?;
         // Whoever had the lock has made it.
         if let Some(local) = self.whole_image(&entry.name)
@@ -111,12 +112,12 @@ impl Library {
         cancel: &Cancel,
     ) -> Result<Image, PullError> {
         let tree = bootstrap(debian, &work.subdir("debian")?, reporter, cancel)?;
-        reporter.stage("image.unpack", "measuring the root filesystem");
+        reporter.stage(step::IMAGE_UNPACK, "measuring the root filesystem")?;
         let made_of = recipe("tree", &tree_digest(&tree, cancel)?, DISK_BYTES);
         if let Some(image) = self.still_current(entry, &made_of)? {
             return Ok(image);
         }
-        reporter.stage("image.disk", "building the disk");
+        reporter.stage(step::IMAGE_DISK, "building the disk")?;
         let made = work.subdir("made")?;
         let plan = DiskPlan { label: LABEL, bytes: DISK_BYTES, journal: true, identity: &made_of };
         make_root_disk(&tree, &made.join(DISK), &plan, cancel)?;

@@ -1,5 +1,6 @@
 //! Images into registries.
 
+use banger_api::step;
 use std::fs::File;
 use std::io::{self, Write};
 
@@ -86,7 +87,7 @@ impl Library {
     ) -> Result<Upload, PullError> {
         ensure_room(self.blobs.dir(), (local.image.allocated_bytes >> 20) + 64)?;
         let mut progress = |progress| sink(progress);
-        Reporter::new(&mut progress).stage("image.layer", "packing the files into a layer");
+        Reporter::new(&mut progress).stage(step::IMAGE_LAYER, "packing the files into a layer")?;
         let (layer, diff_id) = self.pack(local, cancel)?;
         let config = config_json(&local.image.config, &diff_id.to_string(), CREATED);
         let config = self.store_document(&config, OCI_CONFIG, cancel)?;

@@ -1,5 +1,6 @@
 //! Images out of local files.
 
+use banger_api::step;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -82,7 +83,7 @@ impl Library {
             check_new_name(name)?;
         }
         self.in_work_dir(|work| {
-            reporter.stage("image.look", "looking at what it is");
+            reporter.stage(step::IMAGE_LOOK, "looking at what it is")?;
             let source = archive::open(what.path, &work.subdir("archive")?, cancel);
             match source.map_err(|error| what.named(error))? {
                 Source::Image(image) => self.register_archive(&what, &image, reporter, cancel),
@@ -131,7 +132,7 @@ impl Library {
         let file = open()?;
         let bytes = file.metadata().map_err(PullError::io("read", what.path))?.len();
         ensure_room(self.images.dir(), (bytes >> 20) * 3 + 64)?;
-        reporter.stage("image.measure", "measuring the root filesystem");
+        reporter.stage(step::IMAGE_MEASURE, "measuring the root filesystem")?;
         let digest = digest_of(file, what.path, cancel)?;
         let disk_bytes = disk_bytes_for(bytes);
         let made_of = recipe("tar", &digest, disk_bytes);
@@ -155,13 +156,13 @@ impl Library {
         reporter: &mut Reporter<'_>,
         cancel: &Cancel,
     ) -> Result<Image, PullError> {
-        reporter.stage("image.measure", "measuring the root filesystem");
+        reporter.stage(step::IMAGE_MEASURE, "measuring the root filesystem")?;
         let made_of = recipe("tree", &tree_digest(what.path, cancel)?, DISK_BYTES);
         let draft = what.draft(what.chosen_name()?, made_of, DISK_BYTES);
         if let Some(image) = self.made_before(&draft)? {
             return Ok(image);
         }
-        reporter.stage("image.disk", "building the disk");
+        reporter.stage(step::IMAGE_DISK, "building the disk")?;
         let (label, bytes) = (LABEL, DISK_BYTES);
         let plan = DiskPlan { label, bytes, journal: true, identity: &draft.made_of };
         make_root_disk(what.path, &made.join(DISK), &plan, cancel)?;
@@ -175,7 +176,7 @@ impl Library {
         cancel: &Cancel,
     ) -> Result<Image, PullError> {
         let unusable = |error: banger_ext4::Error| PullError::invalid(what.source, error);
-        reporter.stage("image.measure", "measuring the root filesystem");
+        reporter.stage(step::IMAGE_MEASURE, "measuring the root filesystem")?;
         let digest = disk_digest(what.path).map_err(PullError::io("read", what.path))?;
         let file = File::open(what.path).map_err(PullError::io("open", what.path))?;
         let bytes = file.metadata().map_err(PullError::io("read", what.path))?.len();

@@ -27,12 +27,14 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use banger_api::step;
 use banger_host::command::Cancel;
 use banger_host::files::{create_private_dir, sync_dir};
 use banger_host::lock::OfdLock;
 use banger_host::random;
 
 use crate::error::{LibraryError, PullError};
+use crate::stage::pass;
 pub(crate) use work::{WorkDir, remove_any_tree};
 
 /// What stands for a `/` in the file of a name. No name has a `%`.
@@ -115,6 +117,7 @@ impl Store {
 
     /// Begin work that will be published.
     pub(crate) fn begin(&self) -> Result<WorkDir, LibraryError> {
+        pass(step::STORE_BEGIN)?;
         WorkDir::create(&self.dir)
     }
 
@@ -144,7 +147,9 @@ impl Store {
     /// Make the finished directory `made` visible as `digest`, read-only. If that exists, it is as good.
     pub(crate) fn publish(&self, made: &Path, digest: &str) -> Result<(), LibraryError> {
         let target = self.path_of(digest).expect("digests are made by this crate");
+        pass(step::STORE_SEAL)?;
         seal_tree(made).map_err(LibraryError::io("write", made))?;
+        pass(step::STORE_PUBLISH)?;
         match fs::rename(made, &target) {
             Err(error) if is_taken(&error) => Ok(()),
             Err(error) => Err(LibraryError::io("publish", &target)(error)),
@@ -154,6 +159,7 @@ impl Store {
 
     /// Make `name` stand for `digest`.
     pub(crate) fn set_name(&self, name: &str, digest: &str) -> Result<(), LibraryError> {
+        pass(step::STORE_NAME)?;
         let names = self.names_dir();
         let file =
             file_name(name).ok_or_else(|| LibraryError::BadName { name: name.to_owned() })?;
@@ -173,7 +179,9 @@ impl Store {
         // Without a lock whoever opens the store now may help removing. And a full disk, the best
         // of reasons to remove something, has no room for a new file.
         let gone = self.dir.join(format!("tmp-{}", random::hex::<8>()));
+        pass(step::STORE_SET_ASIDE)?;
         self.move_away(digest, &gone)?;
+        pass(step::STORE_DELETE)?;
         remove_any_tree(&gone)
     }
 
@@ -203,6 +211,7 @@ impl Store {
 
     /// Forget a name; what it stood for stays.
     pub(crate) fn remove_name(&self, name: &str) -> Result<(), LibraryError> {
+        pass(step::STORE_UNNAME)?;
         let dir = self.names_dir();
         let Some(file) = file_name(name) else { return Ok(()) };
         let link = dir.join(file);

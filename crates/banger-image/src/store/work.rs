@@ -4,12 +4,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use banger_api::step;
 use banger_host::command::{Cancel, Isolation, Tool};
 use banger_host::files::{create_private_dir, remove_tree};
 use banger_host::lock::{OfdLock, is_locked};
 use banger_host::random;
 
 use crate::error::LibraryError;
+use crate::stage::pass;
 
 /// A directory to work in. It is locked for as long as this value lives; what is still in it
 /// afterwards is removed by [`WorkDir::remove`] or, if that never came, when the store is opened
@@ -48,6 +50,7 @@ impl WorkDir {
 
     /// Remove it and what is in it.
     pub(crate) fn remove(self) -> Result<(), LibraryError> {
+        pass(step::STORE_CLEAR)?;
         remove_work(&self.path)
     }
 }

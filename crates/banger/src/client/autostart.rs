@@ -9,11 +9,11 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use banger_api::{ErrorCode, Problem};
+use banger_api::{ErrorCode, Problem, step};
 use banger_host::daemon::{self, DaemonProcess};
-use banger_host::http;
 use banger_host::lock::{self, OfdLock};
 use banger_host::paths::{ProgramsError, StateDirs};
+use banger_host::{fault, http};
 use hyper::Method;
 use tokio::net::UnixStream;
 
@@ -91,7 +91,12 @@ async fn start(
         match &mut process {
             // A daemon that is on its way up or down holds its lock. Only when nobody does, and
             // nobody serves, is there none.
-            None if !is_alive(dirs)? => process = Some(spawn(dirs, locate)?),
+            None if !is_alive(dirs)? => {
+                fault::reach(step::CLI_DAEMON)
+                    .await
+                    .map_err(|error| unavailable("the daemon cannot be started", &error))?;
+                process = Some(spawn(dirs, locate)?);
+            }
             None => {}
             Some(started) => check_alive(started)?,
         }

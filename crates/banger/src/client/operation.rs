@@ -1,7 +1,8 @@
 //! Following long work to its end, and giving it up when the user does.
 
 use banger_api::operation::{Operation, OperationEvent, OperationResult};
-use banger_api::{ErrorCode, Problem};
+use banger_api::{ErrorCode, Problem, step as steps};
+use banger_host::fault;
 use banger_host::http::Lines;
 use hyper::Method;
 
@@ -43,6 +44,9 @@ pub async fn follow(
 ) -> Result<Followed, Failure> {
     let lease = patience == Patience::Lease;
     let path = format!("/v1/operations/{}/events?lease={lease}", operation.id);
+    fault::reach(steps::CLI_FOLLOW)
+        .await
+        .map_err(|error| Failure::internal("the work cannot be followed", &error))?;
     let mut lines = Lines::of(client.open(&path).await?);
     let mut stages = ui.stages();
     let mut interrupted = None;

@@ -7,8 +7,8 @@ use banger_api::exec::MAX_PAYLOAD;
 use banger_api::shim::{RUN_DIR, SHIM_SOCKET, ShimHello};
 use banger_api::version::SHIM_PROTOCOL;
 use banger_api::vm::Vm;
-use banger_api::{ErrorCode, Problem};
-use banger_host::http;
+use banger_api::{ErrorCode, Problem, step};
+use banger_host::{fault, http};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::upgrade::Upgraded;
@@ -51,6 +51,7 @@ impl ShimClient {
     /// # Errors
     /// What the shim says against it.
     pub async fn exec(&self, owner: bool) -> Result<ExecSocket, Failure> {
+        fault::reach(step::CLI_EXEC).await.map_err(|error| self.unreachable(&error))?;
         let key = generate_key();
         let request = Request::builder()
             .uri(format!("/v1/exec?owner={owner}"))

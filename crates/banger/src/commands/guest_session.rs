@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use banger_api::exec::{ExecRequest, WindowSize};
 use banger_api::vm::{Vm, VmEnd};
-use banger_api::{ErrorCode, Problem};
-use banger_host::environment;
+use banger_api::{ErrorCode, Problem, step};
 use banger_host::http::Lines;
 use banger_host::terminal::{self, Stream};
+use banger_host::{environment, fault};
 
 use crate::client::{Client, ShimClient, vm_path};
 use crate::failure::Failure;
@@ -45,6 +45,9 @@ pub async fn run(client: &Client, vm: &Vm, mut what: GuestSession) -> Result<Out
     let near = take(&mut what.request, what.tty)?;
     let socket = ShimClient::of(vm).await?.exec(what.owner).await?;
     drop(what.lease);
+    fault::reach(step::CLI_COMMAND)
+        .await
+        .map_err(|error| Failure::internal("the command cannot be sent", &error))?;
     let took_terminal = near.takes_terminal;
     let outcome = session::run(socket, &what.request, near).await;
     let is_lost = matches!(outcome, Err(SessionError::Lost(_) | SessionError::Broken(_)));

@@ -7,10 +7,11 @@
 
 use std::time::Duration;
 
-use banger_api::ErrorCode;
 use banger_api::exec::ExecRequest;
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::vm::{CreateVm, OwnerPolicy, StartVm, Vm, VmSpec, VmState};
+use banger_api::{ErrorCode, step};
+use banger_host::fault;
 use banger_host::http::Lines;
 use clap::Args;
 
@@ -70,6 +71,9 @@ impl Run {
         let mut interrupts = Interrupts::listen();
         let client = Client::ready(ui).await?;
         let created = async {
+            fault::reach(step::CLI_CREATE)
+                .await
+                .map_err(|error| Failure::internal("the VM cannot be asked for", &error))?;
             let operation: Operation = client.post("/v1/vms", &request).await?;
             follow(&client, &operation, Patience::Lease, (ui, &mut interrupts)).await
         };
@@ -145,6 +149,9 @@ async fn remove(client: &Client, vm: &Vm) -> Result<(), Failure> {
     let mut interrupts = Interrupts::listen();
     let quiet = Ui::silent();
     let removed = async {
+        fault::reach(step::CLI_REMOVE)
+            .await
+            .map_err(|error| Failure::internal("the VM cannot be removed", &error))?;
         let operation = client.delete(&vm_path(&vm.id, "?force=true")).await?;
         follow(client, &operation, Patience::Watch, (&quiet, &mut interrupts)).await
     };

@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use banger_api::step::{self, Step};
+use banger_host::fault;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::{StoreError, sql};
@@ -58,6 +60,7 @@ pub(super) fn migrate(
 ) -> Result<(), StoreError> {
     let found = version(connection)?;
     if found > 0 && found < version_of(steps) {
+        pass(step::MIGRATE_BACKUP)?;
         back_up(connection, backup_path(path, found))?;
     }
     for (step, target) in steps.iter().zip(1..) {
@@ -70,11 +73,25 @@ pub(super) fn migrate(
 
 fn take(connection: &mut Connection, step: &str, target: i64) -> Result<(), StoreError> {
     let error = || sql("change the database's schema");
+    pass(step::MIGRATE_APPLY)?;
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(error())?;
     transaction.execute_batch(step).map_err(error())?;
     transaction.pragma_update(None, "user_version", target).map_err(error())?;
+    pass(step::MIGRATE_COMMIT)?;
     transaction.commit().map_err(error())
+}
+
+fn pass(step: Step) -> Result<(), StoreError> {
+    fault::pass(step).map_err(|error| {
+        // As SQLite says it.
+        let code = match error.kind() {
+            std::io::ErrorKind::StorageFull => rusqlite::ffi::SQLITE_FULL,
+            _ => rusqlite::ffi::SQLITE_IOERR,
+        };
+        let failure = rusqlite::ffi::Error::new(code);
+        sql("change the database's schema")(rusqlite::Error::SqliteFailure(failure, None))
+    })
 }
 
 fn version(connection: &Connection) -> Result<i64, StoreError> {

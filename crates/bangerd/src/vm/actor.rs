@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use banger_api::Problem;
 use banger_api::shim::STATUS_FILE;
+use banger_api::step;
 use banger_api::vm::{EndCause, StartVm, VmState, VmStatus};
 use banger_core::lifecycle::{
     Decision, Desired, Remains, Request, decide, fresh, plain_end, settle,
@@ -253,8 +254,7 @@ impl Actor {
                 }
             }
         };
-        let record = ended.clone();
-        self.note(self.daemon.store(move |store| store.record_end(&id, &record)).await);
+        self.record(&ended).await;
         ended
     }
 
@@ -311,8 +311,7 @@ impl Actor {
             created_at_ms: self.row.created_at_ms,
         };
         let status = plans.forced.correct(settle(remains, clock::now_ms()));
-        let (id, record) = (self.row.id.clone(), status.clone());
-        self.note(self.daemon.store(move |store| store.record_end(&id, &record)).await);
+        self.record(&status).await;
         if let Some(end) = &status.end {
             tracing::info!(vm = %self.row.name, cause = ?end.cause, "ended: {}", end.reason);
         }
@@ -375,15 +374,25 @@ impl Actor {
     }
 
     fn begin_end(&self, how: How, plans: &Plans) {
-        let (shims, dir) = (Arc::clone(&self.daemon.host.shims), self.dir.clone());
+        let (daemon, dir) = (Arc::clone(&self.daemon), self.dir.clone());
         let (forced, over) = (plans.forced.clone(), plans.over.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = end(shims, &dir, how, forced) => {}
+                () = end(daemon, &dir, how, forced) => {}
                 // The VM may be started again at once, and must not be taken for the one to end.
                 () = over.cancelled() => {}
             }
         });
+    }
+
+    /// Writes down how the VM ended.
+    async fn record(&self, status: &VmStatus) {
+        let (id, record) = (self.row.id.clone(), status.clone());
+        let recorded = async {
+            self.daemon.gate.pass(step::STOP_RECORD).await?;
+            self.daemon.store(move |store| store.record_end(&id, &record)).await
+        };
+        self.note(recorded.await);
     }
 
     async fn written_status(&self) -> Option<VmStatus> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use banger_api::operation::{OperationResult, Progress};
 use banger_api::shim::COW_FILE;
+use banger_api::step;
 use banger_api::vm::{CreateVm, StartVm, VmState};
 use banger_api::{ErrorCode, Problem};
 use banger_core::entrypoint::commands;
@@ -85,7 +86,7 @@ impl Creation {
         let _in_use = self.daemon.artifacts_in_use.read().await;
         let (image, kernel) = artifacts::find(&self.daemon, &self.request.spec).await?;
         let row = self.row(&image, &kernel)?;
-        self.daemon.gate.pass("create.row").await?;
+        self.daemon.gate.pass(step::CREATE_ROW).await?;
         let insert = row.clone();
         self.daemon.store(move |store| store.insert(&insert)).await?;
         Ok(row)
@@ -126,7 +127,7 @@ impl Creation {
         if let Some(start) = &self.request.start {
             start_first_time(&vm, start.clone(), operation).await?;
         }
-        self.daemon.gate.pass("create.finish").await?;
+        self.daemon.gate.pass(step::CREATE_FINISH).await?;
         self.daemon.store(move |store| store.finish_creation(&id)).await?;
         operation.check_cancelled()?;
         Ok(vm)
@@ -134,14 +135,14 @@ impl Creation {
 
     async fn make_files(&self, row: &VmRow) -> Result<(), Problem> {
         let (dir, disk_bytes) = (self.daemon.vm_dir(&row.id), row.disk_bytes);
-        self.daemon.gate.pass("create.directory").await?;
+        self.daemon.gate.pass(step::CREATE_DIRECTORY).await?;
         let new = dir.clone();
         blocking(move || {
             files::create_private_dir(&new)
                 .map_err(|error| failed("cannot create the VM's directory", &error))
         })
         .await?;
-        self.daemon.gate.pass("create.disk").await?;
+        self.daemon.gate.pass(step::CREATE_DISK).await?;
         blocking(move || {
             cow::create(&dir.join(COW_FILE), disk_bytes)
                 .and_then(|()| files::sync_dir(&dir))

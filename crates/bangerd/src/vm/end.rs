@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use banger_api::step;
 use banger_api::vm::{EndCause, StopVm, VmState, VmStatus};
 use banger_core::lifecycle::plain_end;
 use tokio::time::{sleep, timeout};
 
+use crate::daemon::Daemon;
 use crate::host::Shims;
 
 /// How long a shim may take to answer a request.
@@ -75,8 +77,10 @@ impl Forced {
 }
 
 /// Ends a VM, one way or the other. Returns when nothing of it is alive.
-pub(super) async fn end(shims: Arc<dyn Shims>, vm_dir: &Path, how: How, forced: Forced) {
+pub(super) async fn end(daemon: Arc<Daemon>, vm_dir: &Path, how: How, forced: Forced) {
+    let shims = Arc::clone(&daemon.host.shims);
     let asked = timeout(ANSWER, async {
+        daemon.gate.pass(step::STOP_ASK).await?;
         match how {
             How::Stop(stop) => shims.stop(vm_dir, stop).await,
             How::Kill => shims.kill(vm_dir).await,

@@ -13,6 +13,7 @@ use banger_api::operation::{OperationEvent, Progress};
 use banger_api::shim::{
     EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, SHIM_LOG_FILE, STATUS_FILE,
 };
+use banger_api::step;
 use banger_api::vm::{StartVm, VmStatus};
 use banger_api::{ErrorCode, Problem};
 use banger_core::lifecycle::Desired;
@@ -67,7 +68,7 @@ impl Launch {
         if self.cancel.is_cancelled() {
             return Err(unspawned(cancelled()));
         }
-        self.daemon.gate.pass("start.spawn").await.map_err(unspawned)?;
+        self.daemon.gate.pass(step::START_SPAWN).await.map_err(unspawned)?;
         let events = self.spawn(vm_dir.clone()).await.map_err(unspawned)?;
         let outcome = self.await_ready(events, &vm_dir).await;
         outcome.map_err(|problem| Failure { problem, spawned: true })
@@ -76,19 +77,19 @@ impl Launch {
     /// Everything that a shim needs to find.
     async fn prepare(&self, vm_dir: &Path) -> Result<(), Problem> {
         let gate = &self.daemon.gate;
-        gate.pass("start.prepare").await?;
+        gate.pass(step::START_PREPARE).await?;
         let needs = Needs::gather(&self.daemon, &self.row).await?;
         let launch = self.launch_spec(&needs);
 
-        gate.pass("start.forget_last_run").await?;
+        gate.pass(step::START_FORGET_LAST_RUN).await?;
         let status = vm_dir.join(STATUS_FILE);
         blocking(move || forget(&status)).await?;
 
-        gate.pass("start.intend").await?;
+        gate.pass(step::START_INTEND).await?;
         let id = self.row.id.clone();
         self.daemon.store(move |store| store.set_desired(&id, Desired::Running)).await?;
 
-        gate.pass("start.write_launch_file").await?;
+        gate.pass(step::START_WRITE_LAUNCH_FILE).await?;
         let file = vm_dir.join(LAUNCH_FILE);
         blocking(move || write_launch_file(&file, &launch)).await
     }
@@ -146,7 +147,10 @@ impl Launch {
         tokio::pin!(deadline);
         let give_up = loop {
             let event = tokio::select! {
-                event = events.recv() => event,
+                event = self.hear(&mut events) => match event {
+                    Ok(event) => event,
+                    Err(problem) => break problem,
+                },
                 () = self.cancel.cancelled() => break cancelled(),
                 () = &mut deadline => break self.hung(),
             };
@@ -169,6 +173,19 @@ impl Launch {
             kill_until_unlocked(shims, vm_dir).await;
         }
         Err(give_up)
+    }
+
+    /// What the shim says next; None if it is gone.
+    async fn hear(
+        &self,
+        events: &mut mpsc::Receiver<LaunchEvent>,
+    ) -> Result<Option<LaunchEvent>, Problem> {
+        self.daemon.gate.pass(step::START_AWAIT).await?;
+        let event = events.recv().await;
+        if matches!(event, Some(LaunchEvent::Ready { .. })) {
+            self.daemon.gate.pass(step::START_READY).await?;
+        }
+        Ok(event)
     }
 
     /// How long a shim may take to leave by itself.

@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use banger_api::Problem;
+use banger_api::step;
 use banger_core::id::Id;
 use banger_host::files;
 
@@ -26,10 +27,10 @@ const DELETING: &str = ".deleting-";
 pub async fn remove_traces(daemon: &Daemon, id: &Id) -> Result<(), Problem> {
     let gate = &daemon.gate;
     let row = id.clone();
-    gate.pass("remove.mark").await?;
+    gate.pass(step::REMOVE_MARK).await?;
     daemon.store(move |store| store.mark_deleting(&row)).await?;
 
-    gate.pass("remove.rename").await?;
+    gate.pass(step::REMOVE_RENAME).await?;
     let (from, to) = (daemon.vm_dir(id), deleting_path(daemon, id));
     blocking({
         let to = to.clone();
@@ -39,11 +40,11 @@ pub async fn remove_traces(daemon: &Daemon, id: &Id) -> Result<(), Problem> {
     })
     .await?;
 
-    gate.pass("remove.row").await?;
+    gate.pass(step::REMOVE_ROW).await?;
     let row = id.clone();
     daemon.store(move |store| store.delete(&row)).await?;
 
-    gate.pass("remove.tree").await?;
+    gate.pass(step::REMOVE_TREE).await?;
     blocking(move || {
         files::remove_tree(&to).map_err(|error| failed("cannot delete the VM's files", &error))
     })

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::shim::{LAUNCH_FILE, LaunchSpec};
+use banger_api::step::{self, Operation as Of, Step};
 use banger_api::vm::{EndCause, OwnerPolicy, StartVm, StopVm, VmState};
 use banger_api::{ErrorCode, Problem};
 use banger_core::lifecycle::Request;
 
 use super::{Outcome, VmHandle};
 use crate::daemon::Daemon;
-use crate::gate::STEPS;
 use crate::gate::trap::{Effect, Trap};
 use crate::host::simulated::Manner;
 use crate::testing::{World, begin, eventually, list, make, outcome, request};
@@ -303,7 +303,7 @@ fn vms_outlive_the_daemon() {
 }
 
 /// Lets a daemon do something until it reaches a step, and ends the world there.
-fn crash(world: &World, step: &'static str, act: impl AsyncFnOnce(Arc<Daemon>)) {
+fn crash(world: &World, step: Step, act: impl AsyncFnOnce(Arc<Daemon>)) {
     let trap = Trap::at(step, Effect::Crash);
     life(async {
         let daemon = world.daemon_with(trap.gate()).await;
@@ -315,8 +315,10 @@ fn crash(world: &World, step: &'static str, act: impl AsyncFnOnce(Arc<Daemon>)) 
     assert!(trap.has_sprung());
 }
 
-fn steps(of: &str) -> impl Iterator<Item = &'static str> {
-    STEPS.into_iter().filter(move |step| step.starts_with(of))
+/// The daemon's steps whose names begin like that.
+fn steps(of: &str) -> impl Iterator<Item = Step> {
+    let daemons = step::ALL.iter().map(|(_, step)| *step);
+    daemons.filter(move |step| step.name().starts_with(of))
 }
 
 #[test]
@@ -329,7 +331,7 @@ fn a_daemon_that_dies_while_it_makes_a_vm_leaves_nothing() {
         life(async {
             let daemon = world.daemon().await;
             assert_eq!(list(&daemon), [], "{step}: nothing half-made is shown");
-            eventually(step, || world.is_clean()).await;
+            eventually(step.name(), || world.is_clean()).await;
             make(&daemon, request("web", true)).await.expect("the name is free again");
         });
     }
@@ -347,7 +349,9 @@ fn a_daemon_that_dies_while_it_starts_a_vm_keeps_the_vm() {
             let daemon = world.daemon().await;
             let vm = find(&daemon, "web");
             assert!(!vm.state().is_live(), "{step}: {}", vm.state());
-            finish(vm.start(StartVm::default()).await).await.expect(step);
+            finish(vm.start(StartVm::default()).await)
+                .await
+                .unwrap_or_else(|problem| panic!("{step}: {problem}"));
             assert_eq!(vm.state(), VmState::Running);
         });
     }
@@ -363,35 +367,39 @@ fn a_daemon_that_dies_while_it_removes_a_vm_goes_on_later() {
         });
         life(async {
             let daemon = world.daemon().await;
-            if step == "remove.mark" {
+            if step == step::REMOVE_MARK {
                 // Nothing says yet that it should go; it was killed and is there.
                 finish(find(&daemon, "web").remove(false).await).await.expect("remove");
             }
             assert_eq!(list(&daemon), [], "{step}");
             make(&daemon, request("web", false)).await.expect("the name is free");
-            eventually(step, || std::fs::read_dir(world.dirs.vms()).expect("list").count() == 1)
-                .await;
+            eventually(step.name(), || {
+                std::fs::read_dir(world.dirs.vms()).expect("list").count() == 1
+            })
+            .await;
         });
     }
 }
 
 #[test]
 fn a_step_that_fails_can_be_repeated() {
-    for step in STEPS {
+    for step in steps("create.").chain(steps("start.")).chain(steps("remove.")) {
         let world = World::new();
         let trap = Trap::at(step, Effect::Fail);
         life(async {
             let daemon = world.daemon_with(trap.gate()).await;
             let made = make(&daemon, request("web", true)).await;
-            if step.starts_with("remove.") {
+            if step.operation() == Of::Remove {
                 made.expect("make");
                 let vm = find(&daemon, "web");
-                finish(vm.remove(true).await).await.expect_err(step);
+                finish(vm.remove(true).await).await.expect_err(step.name());
                 eventually("the state", || !vm.state().is_live() && !vm.is_hidden()).await;
                 assert_eq!(vm.snapshot().status.warnings.len(), 1, "{step}");
-                finish(vm.remove(false).await).await.expect(step);
+                finish(vm.remove(false).await)
+                    .await
+                    .unwrap_or_else(|problem| panic!("{step}: {problem}"));
             } else {
-                made.expect_err(step);
+                made.expect_err(step.name());
             }
             assert!(trap.has_sprung(), "{step}");
             assert_eq!(list(&daemon), [], "{step}");

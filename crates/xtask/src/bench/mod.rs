@@ -39,7 +39,7 @@ impl Row {
 /// # Errors
 /// If the programs cannot be built, or README.md cannot be changed.
 pub fn run(runs: usize, readme: bool) -> Result<(), ChoreFailure> {
-    dist::build(false)?;
+    dist::build(dist::Kind::Release)?;
     let host = Host::new();
     let vm = host.running_vm("bench");
     let spec = starts::launch_spec(&host, &vm)?;

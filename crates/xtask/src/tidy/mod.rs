@@ -8,6 +8,7 @@ mod documents;
 mod doors;
 mod sizes;
 mod sources;
+mod steps;
 mod words;
 
 use crate::failure::ChoreFailure;
@@ -30,10 +31,11 @@ impl Finding {
 
 type Rule = fn(&Sources) -> Vec<Finding>;
 
-const RULES: [(&str, Rule); 6] = [
+const RULES: [(&str, Rule); 7] = [
     ("dependencies point one way", dependencies::check),
     ("doors are kept", doors::check),
     ("files and functions are small", sizes::check),
+    ("every step has its fail point", steps::check),
     ("words that do not belong in the tree", words::check),
     ("modules are documented and well named", documents::check_modules),
     ("documents are true", documents::check_documents),

@@ -1,5 +1,6 @@
 //! Making a kernel of files that somebody has: built here, or of any distribution.
 
+use banger_api::step;
 use std::path::{Path, PathBuf};
 
 use banger_api::kernel::{ImportKernel, Kernel};
@@ -36,7 +37,7 @@ impl Library {
         })?;
         let mut reporter = Reporter::new(on_progress);
         let _lock = self.kernels.lock_name(&request.name, cancel, &mut || {
-            reporter.stage("kernel.wait", "waiting for another process that makes this kernel");
+            reporter.wait("kernel.wait", "waiting for another process that makes this kernel");
         })?;
         ensure_room(self.kernels.dir(), BUILD_MIB)?;
         self.in_kernel_work_dir(|work| self.import(request, work, &mut reporter, cancel))
@@ -49,7 +50,7 @@ impl Library {
         reporter: &mut Reporter<'_>,
         cancel: &Cancel,
     ) -> Result<Kernel, PullError> {
-        reporter.stage("kernel.read", "reading the kernel");
+        reporter.stage(step::KERNEL_READ, "reading the kernel")?;
         let file = GivenFile::measure(&absolute(&request.kernel)?, cancel)?;
         let mut inputs = vec![file.sha256.clone()];
         let mut config = None;
@@ -65,7 +66,7 @@ impl Library {
         }
         let mut source = file.read(&work.subdir("modules")?, cancel)?;
         if let Some(path) = &request.modules {
-            reporter.stage("kernel.modules", "unpacking the modules");
+            reporter.stage(step::KERNEL_MODULES, "unpacking the modules")?;
             let staging = work.subdir("given-modules")?;
             let release = &source.image.release;
             let (dir, digest) = stage_modules(&absolute(path)?, release, &staging, cancel)?;

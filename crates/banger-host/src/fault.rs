@@ -1,0 +1,201 @@
+//! Fail points: places where a test can end a process, make a step fail, or hold it.
+//!
+//! Each named step ([`banger_api::step`]) is announced here right before its effect. Without the
+//! feature `faults` that does nothing and costs nothing. With it, the directory `$BANGER_FAULTS`
+//! says what happens:
+//!
+//! ```text
+//! <step>            what shall happen there: crash, fail EIO|ENOSPC|ETIMEDOUT, stall, hold
+//! <step>.sprung     the same, after it happened: it happens once, whoever is started again
+//! <step>.release    a step that holds goes on
+//! trace             every step that was passed: its name and the process's id, a line each
+//! ```
+//!
+//! The daemon, the shim and the CLI come here. The agent cannot see the host's files: the shim
+//! hands its faults to it ([`for_the_guest`]).
+
+use std::io;
+
+use banger_api::step::Step;
+
+/// Announces a step in code that may block.
+///
+/// # Errors
+/// Only in test builds, and only what a test wants.
+#[inline]
+pub fn pass(step: Step) -> io::Result<()> {
+    #[cfg(feature = "faults")]
+    return armed::pass(step);
+    #[cfg(not(feature = "faults"))]
+    {
+        let _ = step;
+        Ok(())
+    }
+}
+
+/// Announces a step in code that must not block its thread.
+///
+/// # Errors
+/// Only in test builds, and only what a test wants.
+#[inline]
+#[cfg_attr(not(feature = "faults"), expect(clippy::unused_async, reason = "a fault may wait"))]
+pub async fn reach(step: Step) -> io::Result<()> {
+    #[cfg(feature = "faults")]
+    return armed::reach(step).await;
+    #[cfg(not(feature = "faults"))]
+    {
+        let _ = step;
+        Ok(())
+    }
+}
+
+/// Words for the guest kernel's command line that make the agent's steps do what tests want. They
+/// count as sprung from then on.
+#[must_use]
+#[inline]
+pub fn for_the_guest() -> Vec<String> {
+    #[cfg(feature = "faults")]
+    return armed::for_the_guest();
+    #[cfg(not(feature = "faults"))]
+    Vec::new()
+}
+
+/// The variables that a child must be given to have fail points too.
+pub(crate) const INHERITED: &[&str] = {
+    #[cfg(feature = "faults")]
+    {
+        &[armed::VARIABLE]
+    }
+    #[cfg(not(feature = "faults"))]
+    {
+        &[]
+    }
+};
+
+#[cfg(feature = "faults")]
+mod armed {
+    //! The machinery, in test builds only.
+
+    use std::fs::OpenOptions;
+    use std::io::{self, Write};
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
+    use banger_api::step::{ALL, Effect, Process, Step};
+
+    /// The directory that says what happens.
+    pub(super) const VARIABLE: &str = "BANGER_FAULTS";
+    /// How often a step that holds looks whether it may go on.
+    const LOOK: Duration = Duration::from_millis(5);
+
+    fn directory() -> Option<PathBuf> {
+        crate::environment::get(VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from)
+    }
+
+    pub(super) fn pass(step: Step) -> io::Result<()> {
+        let Some(dir) = directory() else { return Ok(()) };
+        match sprung(&dir, step) {
+            None => Ok(()),
+            Some(Effect::Crash) => die(),
+            Some(Effect::Fail(error)) => Err(io::Error::from_raw_os_error(error.errno())),
+            Some(Effect::Stall) => loop {
+                std::thread::park();
+            },
+            Some(Effect::Hold) => {
+                while !is_released(&dir, step) {
+                    std::thread::sleep(LOOK);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) async fn reach(step: Step) -> io::Result<()> {
+        let Some(dir) = directory() else { return Ok(()) };
+        match sprung(&dir, step) {
+            None => Ok(()),
+            Some(Effect::Crash) => die(),
+            Some(Effect::Fail(error)) => Err(io::Error::from_raw_os_error(error.errno())),
+            Some(Effect::Stall) => std::future::pending().await,
+            Some(Effect::Hold) => {
+                while !is_released(&dir, step) {
+                    tokio::time::sleep(LOOK).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn for_the_guest() -> Vec<String> {
+        let Some(dir) = directory() else { return Vec::new() };
+        let of_the_agent = ALL.iter().filter(|(_, step)| step.process() == Process::Agent);
+        of_the_agent
+            .filter_map(|(_, step)| {
+                let effect = take(&dir, *step)?.to_string().replace(' ', "-");
+                Some(format!("{}{}={effect}", banger_api::agent::FAULT_ARG, step.name()))
+            })
+            .collect()
+    }
+
+    /// Writes down that the step was passed, and takes what shall happen there, once.
+    fn sprung(dir: &Path, step: Step) -> Option<Effect> {
+        let line = format!("{step} {}\n", std::process::id());
+        let trace = OpenOptions::new().append(true).create(true).open(dir.join("trace"));
+        // A test that cannot see that a step was passed fails by itself.
+        let _ = trace.and_then(|mut trace| trace.write_all(line.as_bytes()));
+        take(dir, step)
+    }
+
+    fn take(dir: &Path, step: Step) -> Option<Effect> {
+        let sprung = dir.join(format!("{step}.sprung"));
+        // Of several processes that come here at once, one gets it.
+        std::fs::rename(dir.join(step.name()), &sprung).ok()?;
+        let text = std::fs::read_to_string(&sprung).ok()?;
+        match text.parse() {
+            Ok(effect) => Some(effect),
+            Err(error) => panic!("{}: {error}", sprung.display()),
+        }
+    }
+
+    fn is_released(dir: &Path, step: Step) -> bool {
+        dir.join(format!("{step}.release")).exists()
+    }
+
+    /// Ends this process at once: nothing of it runs any more.
+    fn die() -> ! {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::SIGKILL);
+        // Process 1 of a namespace is spared by signals from inside. This ends it as abruptly.
+        // SAFETY: ends the process without running anything of it.
+        unsafe { libc::_exit(137) }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use banger_api::step;
+
+        use super::*;
+
+        #[test]
+        fn a_fault_happens_once_and_every_step_is_traced() {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            std::fs::write(dir.path().join("create.row"), "fail ENOSPC\n").expect("write");
+            assert_eq!(sprung(dir.path(), step::CREATE_DISK), None);
+            let effect = sprung(dir.path(), step::CREATE_ROW).expect("the fault");
+            assert_eq!(effect.to_string(), "fail ENOSPC");
+            assert_eq!(sprung(dir.path(), step::CREATE_ROW), None, "it has happened");
+            assert!(dir.path().join("create.row.sprung").exists());
+            let trace = std::fs::read_to_string(dir.path().join("trace")).expect("a trace");
+            let names: Vec<&str> =
+                trace.lines().filter_map(|line| line.split(' ').next()).collect();
+            assert_eq!(names, ["create.disk", "create.row", "create.row"]);
+        }
+
+        #[test]
+        fn a_step_that_holds_goes_on_when_it_is_released() {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            assert!(!is_released(dir.path(), step::VM_BOOT));
+            std::fs::write(dir.path().join("vm.boot.release"), "").expect("write");
+            assert!(is_released(dir.path(), step::VM_BOOT));
+        }
+    }
+}
