@@ -9,7 +9,8 @@ use banger_host::clock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How many events are kept. Counts of one stage replace each other, so this is stages and warnings.
+/// How many events are kept. Counts of one stage, and of one thing of it, replace each
+/// other, so this is stages, their things and warnings.
 const HISTORY: usize = 256;
 
 /// One operation.
@@ -96,8 +97,8 @@ impl Entry {
 
     fn append(&self, inner: &mut Inner, event: OperationEvent) {
         let number = self.newest.borrow().wrapping_add(1);
-        if inner.history.last().is_some_and(|(_, last)| is_same_stage(last, &event)) {
-            inner.history.pop();
+        if let Some(at) = replaced(&inner.history, &event) {
+            inner.history.remove(at);
         }
         if inner.history.len() >= HISTORY {
             inner.history.remove(0);
@@ -134,13 +135,30 @@ impl Entry {
     }
 }
 
-/// Whether the newer event only says how far the stage of the older one is.
-fn is_same_stage(older: &OperationEvent, newer: &OperationEvent) -> bool {
-    match (older, newer) {
-        (OperationEvent::Progress(older), OperationEvent::Progress(newer)) => {
-            older.stage == newer.stage && older.message == newer.message
+/// The event that says no more than the newer one: how far the same thing, or the same stage as a
+/// whole, was before. Of every thing the last word stays, so that a listener who is slow, or comes
+/// late, hears of each that is done.
+fn replaced(history: &[(u64, OperationEvent)], newer: &OperationEvent) -> Option<usize> {
+    let OperationEvent::Progress(newer) = newer else { return None };
+    if newer.item.is_some() {
+        return history.iter().rposition(|(_, event)| {
+            of_stage(event, &newer.stage).is_some_and(|older| older.item == newer.item)
+        });
+    }
+    // A stage that took turns with another has begun anew, which is worth telling.
+    for (at, (_, event)) in history.iter().enumerate().rev() {
+        let older = of_stage(event, &newer.stage)?;
+        if older.item.is_none() {
+            return (older.message == newer.message).then_some(at);
         }
-        _ => false,
+    }
+    None
+}
+
+fn of_stage<'a>(event: &'a OperationEvent, stage: &str) -> Option<&'a Progress> {
+    match event {
+        OperationEvent::Progress(progress) if progress.stage == stage => Some(progress),
+        _ => None,
     }
 }
 

@@ -48,6 +48,38 @@ async fn a_late_listener_sees_every_stage_once_and_the_end() {
     assert_eq!(ended, OperationState::Succeeded { result: OperationResult::Nothing });
 }
 
+fn layer(item: &str, done: u64) -> Progress {
+    Progress { item: Some(item.to_owned()), ..counted("layers", done) }
+}
+
+#[tokio::test]
+async fn a_late_listener_sees_the_last_word_about_every_thing_of_a_stage() {
+    let operations = Operations::default();
+    let operation = operations.start("test", |handle| async move {
+        for done in 0..=1000 {
+            // Things that come at the same time take turns, and the stage counts all of them.
+            handle.progress(layer("first", done));
+            handle.progress(counted("layers", 3 * done));
+            handle.progress(layer("second", 2 * done));
+        }
+        handle.progress(Progress::stage("disk", "disk"));
+        handle.progress(counted("layers", 3000));
+        Ok(OperationResult::Nothing)
+    });
+    tokio::task::yield_now().await;
+    let events = collect(operations.subscribe(&operation.id, false).expect("known")).await;
+    let want = [
+        layer("first", 1000),
+        counted("layers", 3000),
+        layer("second", 2000),
+        Progress::stage("disk", "disk"),
+        counted("layers", 3000),
+    ];
+    let want = want.into_iter().map(OperationEvent::Progress);
+    let end = OperationEvent::Succeeded { result: OperationResult::Nothing };
+    assert_eq!(events, want.chain([end]).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn the_last_lease_cancels_and_a_mere_listener_does_not() {
     let operations = Operations::default();

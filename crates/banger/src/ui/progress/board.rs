@@ -15,6 +15,8 @@ const VISIBLE_ITEMS: usize = 6;
 pub(super) struct Board {
     open: Vec<Stage>,
     told: BTreeSet<String>,
+    /// Stage and name of each thing whose end was told: a stage can be closed and go on.
+    done: BTreeSet<(String, String)>,
 }
 
 /// A stage that is under way.
@@ -104,7 +106,11 @@ impl Board {
             }
             self.open.len() - 1
         });
-        news.extend(self.open[index].update(progress));
+        let item_done = self.open[index].update(progress);
+        news.extend(item_done.filter(|_| {
+            let item = progress.item.clone().unwrap_or_default();
+            self.done.insert((progress.stage.clone(), item))
+        }));
         news
     }
 
@@ -143,6 +149,7 @@ impl Stage {
         self.items.iter().all(|item| item.count.is_complete())
     }
 
+    /// Takes a report in. Some if it is about a thing that is done.
     fn update(&mut self, progress: &Progress) -> Option<News> {
         let count = Count::of(progress);
         let Some(name) = &progress.item else {
@@ -155,10 +162,9 @@ impl Stage {
             self.items.len() - 1
         });
         let item = &mut self.items[index];
-        let was_complete = item.count.is_complete();
         item.message = message::clean(&progress.message);
         item.count = count;
-        (count.is_complete() && !was_complete).then(|| News::ItemDone {
+        count.is_complete().then(|| News::ItemDone {
             stage: self.name.clone(),
             item: message::clean(name),
             count,

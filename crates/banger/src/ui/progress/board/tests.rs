@@ -79,9 +79,17 @@ fn things_of_a_stage_have_lines_until_they_are_done() {
 fn a_thing_is_done_once() {
     let (mut board, _) = after(&[item("pull", "aaaa", 5, 5)]);
     assert_eq!(board.update(&item("pull", "aaaa", 5, 5)), []);
-    // A download that was wrong begins anew.
+    // A download that was wrong begins anew; its line is there.
     assert_eq!(board.update(&item("pull", "aaaa", 0, 5)), []);
-    assert_eq!(board.update(&item("pull", "aaaa", 5, 5)).len(), 1);
+    assert_eq!(board.update(&item("pull", "aaaa", 5, 5)), []);
+    // Nor is it told again when its stage was closed meanwhile, as another began.
+    board.update(&stage("write", "writing"));
+    assert_eq!(board.update(&item("pull", "aaaa", 5, 5)), [ended("write", "writing")]);
+    assert_eq!(board.update(&item("pull", "bbbb", 5, 5)).len(), 1, "another thing is told");
+}
+
+fn ended(stage: &str, message: &str) -> News {
+    News::Ended { stage: stage.to_owned(), message: message.to_owned() }
 }
 
 #[test]
