@@ -23,6 +23,7 @@ pub mod fixtures;
 mod host;
 mod invocation;
 mod leftovers;
+pub mod model;
 mod prepared;
 pub mod registry;
 mod terminal;

@@ -33,7 +33,18 @@ pub struct World {
 impl World {
     /// An empty state directory on a machine that has image and kernel.
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().expect("temporary directory");
+        Self::at(tempfile::tempdir().expect("temporary directory"))
+    }
+
+    /// The same where nothing waits for a disk, if there is such a place.
+    pub fn in_memory() -> Self {
+        Self::at(
+            tempfile::tempdir_in("/dev/shm")
+                .unwrap_or_else(|_| tempfile::tempdir().expect("temporary directory")),
+        )
+    }
+
+    fn at(dir: tempfile::TempDir) -> Self {
         let at = |name: &str| {
             let path = dir.path().join(name);
             std::fs::create_dir(&path).expect("create");
@@ -133,10 +144,15 @@ pub fn list(daemon: &Daemon) -> Vec<Vm> {
 
 /// Waits until something holds.
 pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    assert!(holds_within(PATIENCE, holds).await, "{what} did not come about");
+}
+
+/// Waits until something holds, and says whether it ever did.
+pub async fn holds_within(patience: Duration, holds: impl Fn() -> bool) -> bool {
     let wait = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{what} did not come about");
+    tokio::time::timeout(patience, wait).await.is_ok()
 }

@@ -35,6 +35,8 @@ pub enum Manner {
     Dies,
     /// The VM runs, but the shim answers no request.
     Deaf,
+    /// The VM runs, but its guest ignores that it should stop.
+    Ignores,
 }
 
 /// The machine.
@@ -86,6 +88,11 @@ impl Simulation {
         self.vanish(vm_dir);
     }
 
+    /// Whether something of a VM is alive.
+    pub fn is_alive(&self, vm_dir: &Path) -> bool {
+        self.shims.lock().unwrap().get(vm_dir).is_some_and(|shim| shim.borrow().is_some())
+    }
+
     /// Ends a VM without a word.
     pub fn vanish(&self, vm_dir: &Path) {
         if let Some(shim) = self.shims.lock().unwrap().get(vm_dir) {
@@ -93,9 +100,16 @@ impl Simulation {
         }
     }
 
+    /// Whether a shim takes requests.
+    fn ask(&self, vm_dir: &Path) -> Result<(), Problem> {
+        let is_there = self.is_alive(vm_dir) && self.manner() != Manner::Deaf;
+        is_there.then_some(()).ok_or_else(|| Problem::new(ErrorCode::Internal, "no answer"))
+    }
+
     fn say(&self, vm_dir: &Path, status: &VmStatus) {
         let json = serde_json::to_vec(status).unwrap();
-        std::fs::write(vm_dir.join(STATUS_FILE), json).unwrap();
+        // As the shim does: somebody may be reading it.
+        banger_host::files::write_atomic(&vm_dir.join(STATUS_FILE), &json).unwrap();
         if let Some(shim) = self.shims.lock().unwrap().get(vm_dir) {
             shim.send_replace(Some(status.clone()));
         }
@@ -136,7 +150,7 @@ impl Shims for Seen {
         let progress = Progress::stage("vm.boot", "booting");
         events.try_send(LaunchEvent::Progress(progress)).unwrap();
         match self.0.manner() {
-            Manner::Good | Manner::Deaf => {
+            Manner::Good | Manner::Deaf | Manner::Ignores => {
                 let status = fresh(VmState::Running, 2);
                 self.0.say(vm_dir, &status);
                 events.try_send(LaunchEvent::Ready { status }).unwrap();
@@ -161,8 +175,7 @@ impl Shims for Seen {
     }
 
     fn is_locked(&self, vm_dir: &Path) -> io::Result<bool> {
-        let shims = self.0.shims.lock().unwrap();
-        Ok(shims.get(vm_dir).is_some_and(|shim| shim.borrow().is_some()))
+        Ok(self.0.is_alive(vm_dir))
     }
 
     fn watch<'a>(
@@ -189,20 +202,18 @@ impl Shims for Seen {
 
     fn stop<'a>(&'a self, vm_dir: &'a Path, _how: StopVm) -> Later<'a, Result<(), Problem>> {
         Box::pin(async move {
-            if self.0.manner() == Manner::Deaf {
-                return Err(Problem::new(ErrorCode::Internal, "deaf"));
-            }
+            self.0.ask(vm_dir)?;
             self.0.say(vm_dir, &fresh(VmState::Stopping, 3));
-            self.0.end(vm_dir, EndCause::Stopped);
+            if self.0.manner() != Manner::Ignores {
+                self.0.end(vm_dir, EndCause::Stopped);
+            }
             Ok(())
         })
     }
 
     fn kill<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>> {
         Box::pin(async move {
-            if self.0.manner() == Manner::Deaf {
-                return Err(Problem::new(ErrorCode::Internal, "deaf"));
-            }
+            self.0.ask(vm_dir)?;
             self.0.end(vm_dir, EndCause::Killed);
             Ok(())
         })

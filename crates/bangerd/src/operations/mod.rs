@@ -27,7 +27,7 @@ pub use shared::{Shared, SharedKey};
 /// How long a finished operation can still be asked about.
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 /// How many finished operations are remembered at most.
-const REMEMBERED_COUNT: usize = 1024;
+pub const REMEMBERED_COUNT: usize = 1024;
 /// How often a waiting shutdown looks again.
 const IDLE_POLL: Duration = Duration::from_millis(20);
 

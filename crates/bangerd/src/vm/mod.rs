@@ -10,6 +10,8 @@ pub mod create;
 mod end;
 mod launch;
 pub mod logs;
+#[cfg(test)]
+mod model_tests;
 mod remove;
 #[cfg(test)]
 mod tests;
