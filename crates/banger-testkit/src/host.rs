@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::account::Account;
+use crate::api::Api;
 use crate::invocation::Invocation;
 use crate::leftovers::Leftovers;
 use crate::{prepared, wait};
@@ -147,6 +148,12 @@ impl Host {
     #[must_use]
     pub fn programs(&self) -> &Path {
         &self.programs
+    }
+
+    /// The daemon's API, without the command line.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        Api::new(&self.runtime)
     }
 
     /// Starts a VM of that name in the background and gives the name back.

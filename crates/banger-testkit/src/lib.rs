@@ -19,6 +19,8 @@
 )]
 
 mod account;
+mod api;
+pub mod crowd;
 pub mod fixtures;
 mod host;
 mod invocation;
@@ -30,6 +32,7 @@ mod terminal;
 pub mod wait;
 
 pub use account::Account;
+pub use api::Api;
 pub use host::{Host, HostBuilder, Seed};
 pub use invocation::{Invocation, Output, Running};
 pub use leftovers::Leftovers;

@@ -3,19 +3,38 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks at what is measured.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Asks until there is an answer, and gives it.
 ///
 /// # Panics
 /// If there is none within the bound.
-pub fn until<T>(what: &str, bound: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, bound: Duration, ask: impl FnMut() -> Option<T>) -> T {
+    until_each(PAUSE, what, bound, ask)
+}
+
+/// The same with hardly a pause, where how long it takes is measured.
+///
+/// # Panics
+/// If there is no answer within the bound.
+pub fn closely<T>(what: &str, bound: Duration, ask: impl FnMut() -> Option<T>) -> T {
+    until_each(SHORT_PAUSE, what, bound, ask)
+}
+
+fn until_each<T>(
+    pause: Duration,
+    what: &str,
+    bound: Duration,
+    mut ask: impl FnMut() -> Option<T>,
+) -> T {
     let deadline = Instant::now() + bound;
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
         assert!(Instant::now() < deadline, "waited {bound:?} in vain: {what}");
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
 }
 

@@ -1,9 +1,9 @@
 //! "Exec is exact."
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use banger_e2e::{SOON, runs_in_guest, wait_for_guest_file};
-use banger_testkit::{Host, wait};
+use banger_testkit::{Host, Terminal, wait};
 use nix::sys::signal::Signal;
 
 /// 10 MB in which no two neighbouring blocks are the same.
@@ -176,5 +176,45 @@ fn an_exec_goes_on_while_the_daemon_restarts() {
     cli.send(b"after");
     cli.close_stdin();
     cli.wait().assert_ok().assert_stdout("before after");
+    host.finish();
+}
+
+/// "a `kill -9` of the daemon costs a running exec nothing": every answer comes as quickly as before.
+#[test]
+fn a_killed_daemon_costs_a_running_exec_nothing() {
+    const ROUNDS: usize = 40;
+    let host = Host::new();
+    let vm = host.running_vm("echo");
+    let mut terminal = host.banger(["exec", "-t", &vm, "--", "cat"]).in_terminal(24, 80);
+    let mut number = 0;
+    let mut rounds = |terminal: &mut Terminal| {
+        let mut times: Vec<Duration> = (0..ROUNDS)
+            .map(|_| {
+                number += 1;
+                let (line, begun) = (format!("<{number}>"), Instant::now());
+                terminal.send(&format!("{line}\n"));
+                terminal.wait_for(&line, SOON);
+                begun.elapsed()
+            })
+            .collect();
+        times.sort();
+        (times[ROUNDS / 2], times[ROUNDS - 1])
+    };
+    rounds(&mut terminal);
+    let with = rounds(&mut terminal);
+    host.kill_dash_nine(host.daemon_pid().expect("a daemon runs"));
+    let without = rounds(&mut terminal);
+    let starting = host.banger(["ls", "-q"]).spawn();
+    let again = rounds(&mut terminal);
+    starting.wait().assert_ok().assert_stdout("echo\n");
+    eprintln!(
+        "median and longest: {with:?}, without a daemon {without:?}, as one starts {again:?}"
+    );
+    for (median, longest) in [without, again] {
+        assert!(median < 3 * with.0 + Duration::from_millis(50), "{median:?}, before {with:?}");
+        assert!(longest < Duration::from_secs(2), "{longest:?}");
+    }
+    terminal.send("\u{4}");
+    assert_eq!(terminal.wait_exit(SOON).code, 0);
     host.finish();
 }

@@ -13,7 +13,8 @@ use std::fmt;
 use banger_api::vm::{EndCause, VmState};
 use proptest::prelude::*;
 use proptest::test_runner::{
-    Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRng, TestRunner,
+    Config, FailurePersistence, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRng,
+    TestRunner,
 };
 
 pub use order::{Asked, Begin, explain};
@@ -101,15 +102,16 @@ pub enum Machine {
     Real,
 }
 
-/// A run of at most so many steps.
+/// A run of at most so many steps; with real VMs, of exactly as many.
 pub fn steps(machine: Machine, most: usize) -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(machine), 1..=most)
+    let least = if machine == Machine::Real { most } else { 1 };
+    prop::collection::vec(step(machine), least..=most)
 }
 
 fn step(machine: Machine) -> BoxedStrategy<Step> {
     let vm = || 0..NAMES.len();
     let one = (vm(), act(machine)).prop_map(|(vm, act)| Step::One(vm, act));
-    let group = prop::collection::vec(rival(), 2..=4);
+    let group = prop::collection::vec(rival(machine), 2..=4);
     let together = (vm(), group).prop_map(|(vm, acts)| Step::Together(vm, acts));
     match machine {
         Machine::Simulated => {
@@ -143,7 +145,10 @@ fn act(machine: Machine) -> BoxedStrategy<Act> {
     };
     let create = (prop::option::of(boot()), prop::bool::weighted(0.3));
     let acts = prop_oneof![
-        4 => create.prop_map(|(boot, goes)| Act::Create { boot, goes }),
+        4 => create.prop_map(move |(boot, goes)| {
+            let goes = goes && (boot.is_some() || machine == Machine::Simulated);
+            Act::Create { boot, goes }
+        }),
         3 => boot().prop_map(Act::Start),
         2 => ignored.prop_map(|ignored| Act::Stop { ignored }),
         1 => Just(Act::Kill),
@@ -159,9 +164,11 @@ fn act(machine: Machine) -> BoxedStrategy<Act> {
 }
 
 /// What is done to a VM while other things are done to it.
-fn rival() -> BoxedStrategy<Act> {
+fn rival(machine: Machine) -> BoxedStrategy<Act> {
+    // Nobody can type that a VM shall go without being run.
+    let goes = if machine == Machine::Real { Just(false).boxed() } else { any::<bool>().boxed() };
     prop_oneof![
-        2 => any::<bool>().prop_map(|goes| Act::Create { boot: None, goes }),
+        2 => goes.prop_map(|goes| Act::Create { boot: None, goes }),
         3 => Just(Act::Start(Boot::Good)),
         2 => Just(Act::Stop { ignored: false }),
         2 => Just(Act::Kill),
@@ -185,7 +192,7 @@ fn is_live(state: VmState) -> bool {
 pub fn compare(
     machine: Machine,
     (cases, most): (u32, usize),
-    regressions: &'static str,
+    regressions: Option<&'static str>,
     check: impl Fn(Vec<Step>) -> Result<(), String>,
 ) {
     let seed = number_in(SEED_VARIABLE).unwrap_or_else(now);
@@ -195,7 +202,9 @@ pub fn compare(
         cases,
         max_shrink_iters: if machine == Machine::Real { 0 } else { 2000 },
         max_shrink_time: 120_000,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(regressions))),
+        failure_persistence: regressions.map(|file| -> Box<dyn FailurePersistence> {
+            Box::new(FileFailurePersistence::Direct(file))
+        }),
         ..Config::default()
     };
     let mut bytes = [0; 32];

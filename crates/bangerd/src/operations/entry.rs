@@ -28,8 +28,7 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 struct Inner {
-    state: OperationState,
-    /// Numbered events, the numbers rising.
+    /// Numbered events, the numbers rising. The last one of an operation that has ended is its end.
     history: Vec<(u64, OperationEvent)>,
     leases: usize,
     finished_at_ms: Option<u64>,
@@ -37,12 +36,7 @@ struct Inner {
 
 impl Entry {
     pub(super) fn new(id: Id, description: String, listed: bool) -> Arc<Self> {
-        let inner = Inner {
-            state: OperationState::Running,
-            history: Vec::new(),
-            leases: 0,
-            finished_at_ms: None,
-        };
+        let inner = Inner { history: Vec::new(), leases: 0, finished_at_ms: None };
         Arc::new(Self {
             id,
             description,
@@ -58,7 +52,7 @@ impl Entry {
         Operation {
             id: self.id.to_string(),
             description: self.description.clone(),
-            state: self.inner().state.clone(),
+            state: self.inner().state(),
         }
     }
 
@@ -112,26 +106,35 @@ impl Entry {
         if inner.finished_at_ms.is_some() {
             return;
         }
-        let (state, event) = match outcome {
-            Ok(result) => (
-                OperationState::Succeeded { result: result.clone() },
-                OperationEvent::Succeeded { result },
-            ),
+        let event = match outcome {
+            Ok(result) => OperationEvent::Succeeded { result },
             Err(problem) => {
                 tracing::info!(operation = %self.id, what = %self.description, "failed: {problem}");
-                (
-                    OperationState::Failed { problem: problem.clone() },
-                    OperationEvent::Failed { problem },
-                )
+                OperationEvent::Failed { problem }
             }
         };
-        inner.state = state;
         inner.finished_at_ms = Some(clock::now_ms());
         self.append(&mut inner, event);
+        // It may be remembered for a while.
+        inner.history.shrink_to_fit();
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn state(&self) -> OperationState {
+        match self.history.last() {
+            Some((_, OperationEvent::Succeeded { result })) => {
+                OperationState::Succeeded { result: result.clone() }
+            }
+            Some((_, OperationEvent::Failed { problem })) => {
+                OperationState::Failed { problem: problem.clone() }
+            }
+            _ => OperationState::Running,
+        }
     }
 }
 

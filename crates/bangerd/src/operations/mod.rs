@@ -26,8 +26,8 @@ pub use shared::{Shared, SharedKey};
 
 /// How long a finished operation can still be asked about.
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
-/// How many finished operations are remembered at most.
-pub const REMEMBERED_COUNT: usize = 1024;
+/// How many finished operations are remembered at most: each may take some KiB.
+pub const REMEMBERED_COUNT: usize = 256;
 /// How often a waiting shutdown looks again.
 const IDLE_POLL: Duration = Duration::from_millis(20);
 

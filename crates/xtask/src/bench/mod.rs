@@ -3,6 +3,7 @@
 //! `bench/README.md` says what each figure is.
 
 mod bare;
+mod crowds;
 mod figures;
 mod pulls;
 mod starts;
@@ -49,6 +50,7 @@ pub fn run(runs: usize, readme: bool) -> Result<(), ChoreFailure> {
     rows.splice(0..0, starts::measure(&host, &spec, runs)?);
     rows.extend(pulls::measure(&host, runs.min(3)));
     rows.push(many(&host));
+    rows.extend(crowds::measure());
     host.banger(["system", "reset", "--yes"]).timeout(Duration::from_secs(600)).run().assert_ok();
     host.finish();
     let table = table(&Machine::this(&spec), &rows);
