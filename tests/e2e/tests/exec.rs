@@ -185,7 +185,11 @@ fn a_killed_daemon_costs_a_running_exec_nothing() {
     const ROUNDS: usize = 40;
     let host = Host::new();
     let vm = host.running_vm("echo");
-    let mut terminal = host.banger(["exec", "-t", &vm, "--", "cat"]).in_terminal(24, 80);
+    // What comes back is the guest's answer, not a terminal's echo.
+    let script = "stty -echo; echo ready; exec cat";
+    let exec = host.banger(["exec", "-t", &vm, "--", "sh", "-c", script]);
+    let mut terminal = exec.in_terminal(24, 80);
+    terminal.wait_for("ready", SOON);
     let mut number = 0;
     let mut rounds = |terminal: &mut Terminal| {
         let mut times: Vec<Duration> = (0..ROUNDS)
