@@ -1,9 +1,11 @@
 //! Files that are either as they were or as they shall be, whatever happens in between.
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -47,10 +49,11 @@ pub fn write_replacing(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    // One writer per file is the rule everywhere, so a fixed name is right: what a killed writer
-    // left behind is overwritten instead of piling up.
+    // One process per file is the rule everywhere, and here its threads take turns, so a fixed name
+    // is right: what a killed writer left behind is overwritten instead of piling up.
     name.push(".tmp");
     let temporary = dir.join(name);
+    let _turn = Turn::take(&temporary);
     // Writable first: a killed writer's file is written again.
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
@@ -61,6 +64,32 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()
     }
     std::fs::rename(&temporary, path)?;
     if durable { sync_dir(dir) } else { Ok(()) }
+}
+
+/// The files that threads of this process are writing.
+static BEING_WRITTEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Told when one of them is done.
+static WRITTEN: Condvar = Condvar::new();
+
+/// Keeps other threads from writing the same file. Without it one of two would truncate what the
+/// other is about to rename, or find it gone.
+struct Turn<'a>(&'a Path);
+
+impl<'a> Turn<'a> {
+    fn take(path: &'a Path) -> Self {
+        let mut busy = BEING_WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
+        while !busy.insert(path.to_owned()) {
+            busy = WRITTEN.wait(busy).unwrap_or_else(PoisonError::into_inner);
+        }
+        Self(path)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        BEING_WRITTEN.lock().unwrap_or_else(PoisonError::into_inner).remove(self.0);
+        WRITTEN.notify_all();
+    }
 }
 
 /// Makes the entries of a directory durable.
@@ -140,5 +169,26 @@ mod tests {
         let file = File::create(dir.path().join("sparse")).expect("create");
         file.set_len(1 << 30).expect("extend");
         assert!(allocated_bytes(dir.path()).expect("measure") < 1 << 20);
+    }
+
+    #[test]
+    fn threads_that_write_one_file_take_turns() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("file");
+        let contents = |writer: u8| vec![writer; 50_000 + 10_000 * usize::from(writer)];
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let (path, contents) = (&path, contents(writer));
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        write_replacing(path, &contents).expect("nobody takes it away");
+                        let read = std::fs::read(path).expect("it is there");
+                        let whole = vec![read[0]; 50_000 + 10_000 * usize::from(read[0])];
+                        assert!(read == whole, "{} bytes of {}", read.len(), read[0]);
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(dir.path()).expect("ours").count(), 1);
     }
 }

@@ -10,7 +10,7 @@ use banger_testkit::{Host, wait};
 /// "Memory of the daemon after 1,000 create/rm cycles grows ≤ 2 MiB."
 #[test]
 fn the_daemon_keeps_nothing_of_what_is_gone() {
-    const WARM_UP: usize = 100;
+    const WARM_UP: usize = 200;
     const CYCLES: usize = 1000;
     let host = Host::new();
     host.banger(["ls"]).run().assert_ok();

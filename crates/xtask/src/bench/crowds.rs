@@ -16,7 +16,7 @@ const ALIVE: usize = 40;
 const STARTS: usize = 7;
 /// How many VMs come and go, after some that warm it up.
 const CYCLES: usize = 1000;
-const WARM_UP: usize = 100;
+const WARM_UP: usize = 200;
 
 /// Measures with a host of its own: figures of a daemon that has done nothing else.
 pub(super) fn measure() -> Vec<Row> {
