@@ -24,6 +24,12 @@ within() {
   done
 }
 
+# Every process of every VM, by id.
+vm_processes() {
+  local name
+  for name in banger-shim qemu-system-x86 pasta pasta.avx2; do pgrep -x "$name"; done
+}
+
 # What is worth seeing when something failed is left in ~/results.
 finish() {
   cp ~/.local/share/banger/daemon.log ~/results/ 2>/dev/null

@@ -5,7 +5,7 @@
 
 state() { banger ls -a --format json | tr -d ' \n' | grep -o '"state":"[a-z]*"' | head -1; }
 synced() { [ "$(banger exec written -- tail -1 /root/synced)" = 1000 ]; }
-nothing_runs() { ! pgrep -x 'banger-shim|qemu-system-x86|pasta'; }
+nothing_runs() { [ -z "$(vm_processes)" ]; }
 no_halves() { [ -z "$(find ~/.local/share/banger -name 'tmp-*' -o -name '.deleting-*' -o -name '*.new')" ]; }
 
 check "no process is left before the daemon starts" nothing_runs

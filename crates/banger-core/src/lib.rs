@@ -12,6 +12,7 @@ pub mod id;
 pub mod lifecycle;
 pub mod name;
 pub mod reference;
+pub mod scope;
 pub mod signal;
 pub mod size;
 pub mod spec;

@@ -2,7 +2,9 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -55,6 +57,20 @@ pub fn start(binary: &Path, dirs: &StateDirs) -> io::Result<DaemonProcess> {
         });
     }
     Ok(DaemonProcess { child: command.spawn()?, log: path, log_start })
+}
+
+/// Tells the service manager that started this process, if one did and asked for it, that it serves
+/// (sd_notify(3)).
+///
+/// # Errors
+/// If the manager cannot be told.
+pub fn announce_ready() -> io::Result<()> {
+    let Some(place) = crate::environment::get("NOTIFY_SOCKET") else { return Ok(()) };
+    let address = match place.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&place)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(drop)
 }
 
 impl DaemonProcess {

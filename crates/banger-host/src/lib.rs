@@ -25,4 +25,5 @@ pub mod process;
 pub mod qemu;
 pub mod random;
 pub mod shim;
+pub mod systemd;
 pub mod terminal;

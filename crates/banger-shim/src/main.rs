@@ -33,6 +33,7 @@ use std::process::ExitCode;
 use banger_api::shim::{LAUNCH_FILE, LaunchSpec};
 use banger_api::step;
 use banger_host::jail::{self, JailSpec};
+use banger_host::systemd::scope;
 use banger_host::{fault, namespaces};
 
 type Failure = Box<dyn std::error::Error>;
@@ -58,6 +59,10 @@ fn enter_namespaces() -> Result<(), Failure> {
     let spec = read_launch_spec(Path::new("."))?;
     fault::pass(step::SHIM_NAMESPACES)?;
     let program = std::env::current_exe()?;
+    // First of all: later this process has another name for its user, and children.
+    if let Err(error) = scope::enter(&spec.vm_id) {
+        complain("run: the VM stays in the control group of its daemon", &error);
+    }
     let never = namespaces::enter_and_exec(&program, &["supervise"], spec.jail_user)?;
     match never {}
 }

@@ -103,6 +103,10 @@ async fn serve(dirs: StateDirs) -> Result<(), ServeError> {
             api::refusing_router(front.clone(), problem.clone())
         }
     };
+    // One that refuses serves too. The socket listens already; nobody waits in vain.
+    if let Err(error) = banger_host::daemon::announce_ready() {
+        tracing::warn!(%error, "cannot tell the service manager that the daemon serves");
+    }
     let operations = daemon.map(|daemon| daemon.operations.clone()).unwrap_or_default();
     let outcome = attend(listener, &socket, router, &front.shutdown, &operations).await;
     tracing::info!("the daemon ends");

@@ -162,9 +162,7 @@ fn usable(dir: &Path, uid: u32) -> Result<(), String> {
 
 /// Whether logind keeps the user's things; None where there is no logind.
 fn lingers(user: &str) -> Option<bool> {
-    Path::new("/run/systemd/users")
-        .is_dir()
-        .then(|| Path::new("/var/lib/systemd/linger").join(user).exists())
+    Path::new("/run/systemd/users").is_dir().then(|| crate::systemd::lingers(user))
 }
 
 #[cfg(test)]

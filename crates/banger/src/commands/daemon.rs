@@ -1,5 +1,7 @@
 //! `banger daemon …`.
 
+mod service;
+
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
@@ -29,6 +31,10 @@ pub enum DaemonCommand {
     Start,
     /// Stop it; VMs go on running
     Stop,
+    /// Make it a service of systemd, started at boot or login
+    Enable,
+    /// Take the service away; VMs go on running
+    Disable,
     /// Show what it has to say
     Logs(LogArgs),
 }
@@ -59,6 +65,8 @@ pub async fn run(command: DaemonCommand, ui: &Ui) -> Result<u8, Failure> {
         DaemonCommand::Status => status(Client::running().await?, ui).await,
         DaemonCommand::Start => status(Some(Client::ready(ui).await?), ui).await,
         DaemonCommand::Stop => stop(ui).await,
+        DaemonCommand::Enable => service::enable(ui).await,
+        DaemonCommand::Disable => service::disable(ui),
         DaemonCommand::Logs(args) => args.run(ui).await,
     }
 }

@@ -44,7 +44,9 @@ pub(super) fn ensure(kind: Kind, fresh: bool) -> Result<PathBuf, ChoreFailure> {
         return Ok(image);
     }
     println!("making the machine's image (some minutes): {}", image.display());
-    let fresh_dir = image.with_extension(format!("new-{}", std::process::id()));
+    // One name per image, so that what a killed making has left is in nobody's way.
+    let fresh_dir = image.with_extension("new");
+    let _ = std::fs::remove_dir_all(&fresh_dir);
     std::fs::create_dir_all(&fresh_dir).map_err(on_file("create", &fresh_dir))?;
     let write = |name: &str, text: &str| {
         let path = fresh_dir.join(name);
@@ -64,9 +66,18 @@ pub(super) fn ensure(kind: Kind, fresh: bool) -> Result<PathBuf, ChoreFailure> {
 
 /// Root of a user namespace with the user's own range of ids; root stays what it is.
 fn as_root() -> Command {
-    let mut command = Command::new("unshare");
-    // The script ends with us.
-    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    // The script ends with us, by whatever we end.
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ]);
     let uid = capture(Command::new("id").arg("-u")).unwrap_or_default();
     if uid.trim() != "0" {
         command.args(["--user", "--map-root-user", "--map-auto"]);

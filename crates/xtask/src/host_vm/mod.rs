@@ -98,16 +98,17 @@ struct Session {
 impl Session {
     fn begin(args: &HostVmArgs, plan: Plan) -> Result<Self, ChoreFailure> {
         sweep()?;
+        // Of two that want the same image one makes it.
+        let making = locked(&home().join("making.lock"))?;
         let image = image::ensure(plan.kind, args.fresh)?;
         let seed = parcel::ensure_seed(args.dev)?;
+        drop(making);
         let dir = home().join("runs").join(std::process::id().to_string());
         std::fs::create_dir_all(&dir).map_err(on_file("create", &dir))?;
-        let alive = dir.join("alive");
-        let lock = File::create(&alive).map_err(on_file("create", &alive))?;
-        lock.lock().map_err(on_file("lock", &alive))?;
+        let alive = locked(&dir.join("alive"))?;
         parcel::make_tree(&dir, args.dev)?;
         let machine = Machine::new(plan, &image, &seed, &dir)?;
-        Ok(Self { machine, dir, _alive: lock })
+        Ok(Self { machine, dir, _alive: alive })
     }
 
     /// Brings the results back and ends the machine.
@@ -134,6 +135,12 @@ fn sweep() -> Result<(), ChoreFailure> {
         }
     }
     Ok(())
+}
+
+fn locked(path: &Path) -> Result<File, ChoreFailure> {
+    let file = File::create(path).map_err(on_file("create", path))?;
+    file.lock().map_err(on_file("lock", path))?;
+    Ok(file)
 }
 
 fn is_abandoned(dir: &Path) -> bool {

@@ -53,10 +53,12 @@ pub(super) fn ensure_seed(dev: bool) -> Result<PathBuf, ChoreFailure> {
         command.args(words).env("BANGER_DATA_DIR", &store).env("BANGER_RUNTIME_DIR", &runtime);
         run(&mut command)
     };
-    banger(&["image", "pull", "debian-bookworm"])?;
-    banger(&["kernel", "pull", "debian-cloud"])?;
+    let pulled = banger(&["image", "pull", "debian-bookworm"])
+        .and_then(|()| banger(&["kernel", "pull", "debian-cloud"]));
     banger(&["daemon", "stop"])?;
+    pulled?;
     let staging = home().join("seed");
+    let _ = std::fs::remove_dir_all(&staging);
     for part in ["images", "kernels"] {
         std::fs::create_dir_all(&staging).map_err(on_file("create", &staging))?;
         run(Command::new("cp")
