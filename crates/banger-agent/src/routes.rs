@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use banger_api::agent::{
     AwaitSystem, Configure, Configured, Hello, MAX_BODY, SYSTEM_INIT_FEATURE, SetClock, Shutdown,
-    SystemStatus,
+    SystemStatus, WORK_DISK_FEATURE,
 };
 use banger_api::error::PROBLEM_MEDIA_TYPE;
 use banger_api::exec::{MAX_PAYLOAD, MAX_REQUEST};
@@ -69,7 +69,7 @@ async fn hello(State(agent): State<Arc<Agent>>) -> Json<Hello> {
     Json(Hello {
         protocol: AGENT_PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: vec![SYSTEM_INIT_FEATURE.to_owned()],
+        features: [SYSTEM_INIT_FEATURE, WORK_DISK_FEATURE].map(str::to_owned).to_vec(),
         kernel_release: kernel_release(),
         configured: agent.settings().is_some(),
     })

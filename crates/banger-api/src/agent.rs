@@ -56,6 +56,8 @@ pub const FAULT_ARG: &str = "banger.fault.";
 /// In [`Hello::features`]: the agent obeys [`INIT_ARG`] and [`Shutdown::main`], and answers
 /// `await-system`.
 pub const SYSTEM_INIT_FEATURE: &str = "system-init";
+/// In [`Hello::features`]: the agent knows [`Drive::Work`].
+pub const WORK_DISK_FEATURE: &str = "work-disk";
 
 /// Answer of `GET /v1/hello`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +138,9 @@ pub struct GuestNetwork {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "role")]
 pub enum Drive {
+    /// The VM's work disk, an ext4 to be mounted at the home of the default user and, where it is
+    /// smaller than its disk, to be grown. See [`WORK_DISK_FEATURE`].
+    Work,
     /// The kernel's modules, an ext4 to be mounted read-only at `/lib/modules/<release>`.
     Modules {
         /// The kernel's release.

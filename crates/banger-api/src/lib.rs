@@ -11,6 +11,7 @@
 //! miss raises the protocol version in [`version`] instead.
 
 pub mod agent;
+pub mod change;
 pub mod error;
 pub mod exec;
 pub mod exit;

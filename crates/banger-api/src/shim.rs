@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::Resources;
 use crate::error::Problem;
 use crate::exec::ExecRequest;
 use crate::operation::Progress;
@@ -34,6 +35,8 @@ pub const STATUS_FILE: &str = "status.json";
 pub const LOCK_FILE: &str = "lock";
 /// The VM's copy-on-write store.
 pub const COW_FILE: &str = "root.cow";
+/// The VM's work disk, an ext4.
+pub const WORK_FILE: &str = "work.ext4";
 /// The guest's console; `console.log.1` is its older half.
 pub const CONSOLE_FILE: &str = "console.log";
 /// Output of the main process; `main.log.1` is its older half.
@@ -74,6 +77,9 @@ pub struct LaunchSpec {
     pub root_image_bytes: u64,
     /// Size of `/` as the guest sees it; at least the image's.
     pub disk_bytes: u64,
+    /// Size of the work disk, [`WORK_FILE`]; None is no work disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work_disk_bytes: Option<u64>,
     /// Read-only disk with the kernel's modules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules_image: Option<String>,
@@ -110,6 +116,15 @@ pub struct LaunchSpec {
     pub jail_user: Option<JailUser>,
     /// How long the guest may take to answer.
     pub boot_timeout_ms: u64,
+}
+
+impl LaunchSpec {
+    /// What the VM gets of what may be changed while it runs.
+    #[must_use]
+    pub fn resources(&self) -> Resources {
+        let Self { cpus, memory_mib, disk_bytes, work_disk_bytes, .. } = *self;
+        Resources { cpus, memory_mib, disk_bytes, work_disk_bytes }
+    }
 }
 
 /// Numeric ids of the user that a VMM started by root becomes.

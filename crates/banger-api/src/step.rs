@@ -76,6 +76,8 @@ pub enum Operation {
     Exec,
     /// A VM that ends, by request or by itself.
     Stop,
+    /// A VM that becomes another: larger, with a work disk.
+    Set,
     /// A VM that is removed.
     Remove,
     /// An image that is fetched.
@@ -211,6 +213,7 @@ steps! {
     CREATE_DISK = "create.disk", Daemon, Create;
     /// Image, kernel and programs are found for a start.
     START_PREPARE = "start.prepare", Daemon, Start;
+    START_DISKS = "start.disks", Daemon, Start;
     /// The status of the last run is removed.
     START_FORGET_LAST_RUN = "start.forget_last_run", Daemon, Start;
     /// The row says that the VM shall run.
@@ -230,6 +233,9 @@ steps! {
     /// How a VM ended is written down.
     STOP_RECORD = "stop.record", Daemon, Stop;
     /// The row says that the VM is being removed.
+    SET_ROW = "set.row", Daemon, Set;
+    SET_WORK_DISK = "set.work_disk", Daemon, Set;
+
     REMOVE_MARK = "remove.mark", Daemon, Remove;
     /// The directory becomes no VM's.
     REMOVE_RENAME = "remove.rename", Daemon, Remove;

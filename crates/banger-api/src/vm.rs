@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::{Change, Resources};
 use crate::exec::ExecEnd;
 use crate::image::{PullPolicy, RegistryAccess};
 
@@ -224,6 +225,9 @@ pub struct Vm {
     pub expires_at_ms: Option<u64>,
     /// What it is doing now.
     pub status: VmStatus,
+    /// What is set and not yet so, because the VM runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<Change>,
     /// The directory that holds its files, and, while it runs, `run/shim.sock`.
     pub dir: String,
 }
@@ -246,6 +250,9 @@ pub struct VmStatus {
     /// From the shim's start to a configured guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_ms: Option<u64>,
+    /// What it was started with, which may since have been set to something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
     /// Things a person should know, one line each: `root.cow was marked invalid; repaired`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -4,6 +4,7 @@
 //! of this crate with the same arguments always gives the same result, so all of it is tested in
 //! tables and properties.
 
+pub mod change;
 pub mod doctor;
 pub mod duration;
 pub mod entrypoint;

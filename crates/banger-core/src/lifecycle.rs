@@ -166,7 +166,15 @@ pub fn settle(remains: Remains, now_ms: u64) -> VmStatus {
 /// A status of which nothing but the state is known.
 #[must_use]
 pub fn fresh(state: VmState, since_ms: u64) -> VmStatus {
-    VmStatus { state, since_ms, end: None, engine: None, boot_ms: None, warnings: Vec::new() }
+    VmStatus {
+        state,
+        since_ms,
+        end: None,
+        engine: None,
+        boot_ms: None,
+        resources: None,
+        warnings: Vec::new(),
+    }
 }
 
 /// An end of which nothing but the cause is known.

@@ -25,7 +25,9 @@ pub const MIN_MEMORY_MIB: u32 = 128;
 pub const MAX_CPUS: u32 = 64;
 /// Virtual CPUs per host CPU: more only wait for each other.
 pub const MAX_CPUS_PER_HOST_CPU: u32 = 4;
-/// Largest root disk. The copy-on-write file is a little larger, and ext4 ends at 16 TiB.
+/// Smallest work disk. A fifth of it is the file system's own.
+pub const MIN_WORK_DISK_BYTES: u64 = 128 * MIB;
+/// Largest root or work disk. The copy-on-write file is a little larger, and ext4 ends at 16 TiB.
 pub const MAX_DISK_BYTES: u64 = 8 * 1024 * GIB;
 
 const MIB: u64 = 1024 * 1024;
@@ -85,6 +87,12 @@ pub enum SpecError {
         /// What was asked for.
         asked_bytes: u64,
     },
+    /// It would hold little more than its own file system.
+    #[error("a work disk of {} is too small; it needs at least 128 MiB", size::format(*asked_bytes))]
+    WorkDiskTooSmall {
+        /// What was asked for.
+        asked_bytes: u64,
+    },
     /// A name in the environment is empty, or holds `=` or a null byte.
     #[error("{name:?} cannot be the name of an environment variable")]
     EnvironmentName {
@@ -135,6 +143,7 @@ impl SpecError {
                 format!("banger run --disk {}M, or leave --disk out", image_bytes.div_ceil(MIB))
             }
             Self::DiskTooLarge { .. } => "leave --disk out for the default of 8 GiB".to_owned(),
+            Self::WorkDiskTooSmall { .. } => "banger run --work-disk 10G".to_owned(),
             Self::NoTime => "leave --timeout out for no limit".to_owned(),
             _ => return None,
         };
@@ -173,8 +182,12 @@ pub fn check(spec: &VmSpec, host: &HostCapacity) -> Result<(), SpecError> {
             host_mib: host.memory_mib,
         });
     }
-    if let Some(asked_bytes) = spec.disk_bytes.filter(|asked| *asked > MAX_DISK_BYTES) {
+    let disks = [spec.disk_bytes, spec.work_disk_bytes].into_iter().flatten();
+    if let Some(asked_bytes) = disks.max().filter(|asked| *asked > MAX_DISK_BYTES) {
         return Err(SpecError::DiskTooLarge { asked_bytes });
+    }
+    if let Some(asked_bytes) = spec.work_disk_bytes.filter(|asked| *asked < MIN_WORK_DISK_BYTES) {
+        return Err(SpecError::WorkDiskTooSmall { asked_bytes });
     }
     if spec.timeout_ms == Some(0) {
         return Err(SpecError::NoTime);
@@ -201,7 +214,11 @@ pub fn check_environment(env: &BTreeMap<String, String>) -> Result<(), SpecError
     check_length("the environment", env.iter().map(|(name, value)| name.len() + value.len()))
 }
 
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), SpecError> {
+/// Checks labels.
+///
+/// # Errors
+/// [`SpecError`] with the key that cannot be.
+pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), SpecError> {
     let bad = |key: &&String| {
         key.is_empty() || key.contains(|c: char| c == '=' || c == ',' || c.is_control())
     };
@@ -312,8 +329,10 @@ pub(crate) mod tests {
                 end: None,
                 engine: None,
                 boot_ms: None,
+                resources: None,
                 warnings: Vec::new(),
             },
+            pending: Vec::new(),
             dir: "/vms/0123456789ab".into(),
         }
     }
@@ -328,7 +347,7 @@ pub(crate) mod tests {
     #[test]
     fn absurd_specifications_are_refused() {
         type Change = fn(&mut VmSpec);
-        let cases: [(Change, SpecError); 13] = [
+        let cases: [(Change, SpecError); 15] = [
             (|s| s.image.clear(), SpecError::NoImage),
             (|s| s.cpus = 0, SpecError::Cpus { asked: 0, most: 8 }),
             (|s| s.cpus = 9, SpecError::Cpus { asked: 9, most: 8 }),
@@ -338,6 +357,11 @@ pub(crate) mod tests {
                 SpecError::MemoryTooLarge { asked_mib: 4097, host_mib: 4096 },
             ),
             (|s| s.disk_bytes = Some(u64::MAX), SpecError::DiskTooLarge { asked_bytes: u64::MAX }),
+            (|s| s.work_disk_bytes = Some(MIB), SpecError::WorkDiskTooSmall { asked_bytes: MIB }),
+            (
+                |s| s.work_disk_bytes = Some(u64::MAX),
+                SpecError::DiskTooLarge { asked_bytes: u64::MAX },
+            ),
             (|s| s.timeout_ms = Some(0), SpecError::NoTime),
             (
                 |s| drop(s.env.insert("A=B".into(), String::new())),

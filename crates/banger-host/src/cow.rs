@@ -44,6 +44,15 @@ pub fn create(path: &Path, disk_bytes: u64) -> io::Result<()> {
     file.set_len(store_bytes(disk_bytes))
 }
 
+/// Makes a store large enough for a disk of `disk_bytes`, durably. One that is keeps its size: the
+/// layout does not depend on that, so a store that a guest has used can grow.
+///
+/// # Errors
+/// Of the file system; `NotFound` if there is none.
+pub fn grow(path: &Path, disk_bytes: u64) -> io::Result<()> {
+    crate::files::grow(path, store_bytes(disk_bytes))
+}
+
 /// What the header of a store says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {
@@ -187,5 +196,7 @@ mod tests {
         }
         let (_dir, path) = store_with([0; 4]);
         assert!(matches!(check_and_repair(&path, DISK * 2), Err(CowError::Truncated { .. })));
+        grow(&path, DISK * 2).expect("grow");
+        check_and_repair(&path, DISK * 2).expect("large enough");
     }
 }

@@ -119,6 +119,19 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a file at least `bytes` long, durably. What is new of it is a hole; a longer one stays.
+///
+/// # Errors
+/// Of the file system; `NotFound` if there is none.
+pub fn grow(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    if file.metadata()?.len() >= bytes {
+        return Ok(());
+    }
+    file.set_len(bytes)?;
+    file.sync_all()
+}
+
 /// Host disk that a file, or everything below a directory, really takes, in bytes. Symbolic links
 /// are not followed. What vanishes meanwhile counts as nothing.
 ///
@@ -151,6 +164,19 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_grows_and_never_shrinks() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("disk");
+        assert_eq!(grow(&path, 9).expect_err("none").kind(), io::ErrorKind::NotFound);
+        std::fs::write(&path, "data").expect("write");
+        for (asked, bytes) in [(3, 4), (1 << 20, 1 << 20), (9, 1 << 20)] {
+            grow(&path, asked).expect("grow");
+            assert_eq!(std::fs::metadata(&path).expect("stat").len(), bytes);
+        }
+        assert!(std::fs::read(&path).expect("read").starts_with(b"data\0"));
+    }
 
     #[test]
     fn a_write_replaces_the_whole_file_and_nothing_stays_behind() {

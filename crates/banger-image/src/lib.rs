@@ -29,7 +29,9 @@ mod rootfs;
 mod sparse;
 mod stage;
 mod store;
+mod work_disk;
 
 pub use error::{Kind, LibraryError, PullError};
 pub use library::{LayerUse, Library, LocalImage, LocalKernel, VmDisk};
 pub use registry::ProgressSink;
+pub use work_disk::make_work_disk;

@@ -20,13 +20,13 @@ use crate::sparse::release_unwritten;
 
 /// The features of the disks, spelled out, so that the host's `mke2fs.conf` has no say: everything
 /// that e2fsprogs 1.47 and the kernels since 5.10 both have and ext4 has by default.
-const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,\
+pub(crate) const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,\
                         flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 /// Files made later than this (Debian 12's first release) count as made then when a tree is
 /// measured: when a file was written says nothing about what it is.
 const NEWEST_MTIME: &str = "@1686355200";
 /// Size of a disk's journal. The default for 8 GiB is 64; guests write little metadata.
-const JOURNAL_MIB: u64 = 32;
+pub(crate) const JOURNAL_MIB: u64 = 32;
 
 /// How much of a disk there is for each file that it can hold.
 pub(crate) const BYTES_PER_INODE: u64 = 16384;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use banger_api::change::Resources;
 use banger_api::shim::STATUS_FILE;
 use banger_api::step;
 use banger_api::vm::{EngineInUse, VmEnd, VmState, VmStatus};
@@ -17,13 +18,14 @@ pub(crate) struct Board {
 
 impl Board {
     /// A VM that starts.
-    pub(crate) fn new(vm_dir: &Path, engine: EngineInUse) -> Self {
+    pub(crate) fn new(vm_dir: &Path, engine: EngineInUse, resources: Resources) -> Self {
         let status = VmStatus {
             state: VmState::Starting,
             since_ms: clock::now_ms(),
             end: None,
             engine: Some(engine),
             boot_ms: None,
+            resources: Some(resources),
             warnings: Vec::new(),
         };
         let path = vm_dir.join(STATUS_FILE);

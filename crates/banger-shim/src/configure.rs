@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use banger_api::agent::{
     AwaitSystem, Configure, Configured, Drive, GuestNetwork, Hello, MAX_BODY, SYSTEM_INIT_FEATURE,
-    SetClock, SystemState, SystemStatus,
+    SetClock, SystemState, SystemStatus, WORK_DISK_FEATURE,
 };
 use banger_api::shim::LaunchSpec;
 use banger_api::version::AGENT_PROTOCOL;
@@ -50,6 +50,10 @@ pub(crate) async fn configure(
     if spec.init == InitMode::System && !knows_system_init {
         return Err(LaunchError::NoSystemInit { version: plain(&hello.version) });
     }
+    let knows_work_disk = hello.features.iter().any(|name| name == WORK_DISK_FEATURE);
+    if spec.work_disk_bytes.is_some() && !knows_work_disk {
+        return Err(LaunchError::NoWorkDisk { version: plain(&hello.version) });
+    }
     let body = configuration(spec);
     let configured: Configured =
         ask(guest, Method::POST, "/v1/configure", Some(&body), CONFIGURE_TIMEOUT)
@@ -84,7 +88,6 @@ fn plain(text: &str) -> String {
 }
 
 fn configuration(spec: &LaunchSpec) -> Configure {
-    let release = spec.kernel_release.clone();
     Configure {
         entropy_hex: random::hex::<ENTROPY_BYTES>(),
         time_unix_ns: clock::now_ns(),
@@ -102,12 +105,16 @@ fn configuration(spec: &LaunchSpec) -> Configure {
         user: spec.user.clone(),
         workdir: spec.workdir.clone(),
         ca_certificates: spec.ca_certificates.clone(),
-        drives: spec
-            .modules_image
-            .iter()
-            .map(|_| Drive::Modules { release: release.clone() })
-            .collect(),
+        drives: drives(spec),
     }
+}
+
+/// What the disks beyond the root disk are for, in the order in which the VMM has them.
+fn drives(spec: &LaunchSpec) -> Vec<Drive> {
+    let release = spec.kernel_release.clone();
+    let work = spec.work_disk_bytes.map(|_| Drive::Work);
+    let modules = spec.modules_image.as_ref().map(|_| Drive::Modules { release });
+    work.into_iter().chain(modules).collect()
 }
 
 /// Sets the guest's clock to the host's.
@@ -170,6 +177,28 @@ mod tests {
         assert_eq!(problem.code, ErrorCode::GuestProtocol);
         assert_eq!(problem.hint.as_deref(), Some("use --init agent"));
         assert_eq!(problem.causes, ["the guest's agent 0.0.9 cannot start the image's own init"]);
+    }
+
+    #[tokio::test]
+    async fn a_work_disk_needs_an_agent_that_knows_it() {
+        let spec = LaunchSpec { work_disk_bytes: Some(1), ..testing::launch_spec("agent", "") };
+        assert_eq!(drives(&spec), [Drive::Work]);
+        let guest = testing::guest(&[AGENT]).await;
+        let problem = configure(&guest, &spec).await.expect_err("refused").problem("box");
+        assert_eq!(problem.code, ErrorCode::GuestProtocol);
+        assert_eq!(problem.causes, ["the guest's agent 0.1.0 knows no work disks"]);
+    }
+
+    #[test]
+    fn the_work_disk_comes_before_the_modules() {
+        let spec = LaunchSpec {
+            work_disk_bytes: Some(1),
+            modules_image: Some("/m".to_owned()),
+            ..testing::launch_spec("agent", "")
+        };
+        let modules = Drive::Modules { release: "6.1".to_owned() };
+        assert_eq!(drives(&spec), [Drive::Work, modules.clone()]);
+        assert_eq!(drives(&LaunchSpec { work_disk_bytes: None, ..spec }), [modules]);
     }
 
     #[tokio::test]

@@ -57,6 +57,12 @@ pub(crate) enum LaunchError {
         /// The agent's release.
         version: String,
     },
+    /// The guest's agent is of a release that knows no work disks.
+    #[error("the guest's agent {version} knows no work disks")]
+    NoWorkDisk {
+        /// The agent's release.
+        version: String,
+    },
     /// The guest could not be configured.
     #[error("the guest could not be configured")]
     Configure(#[source] HttpError),
@@ -94,7 +100,9 @@ impl LaunchError {
             Self::Network(NetworkError::Missing { .. }) => ErrorCode::HostProgramMissing,
             Self::Panic { .. } => ErrorCode::GuestPanic,
             Self::Silent { .. } => ErrorCode::GuestTimeout,
-            Self::Protocol { .. } | Self::NoSystemInit { .. } => ErrorCode::GuestProtocol,
+            Self::Protocol { .. } | Self::NoSystemInit { .. } | Self::NoWorkDisk { .. } => {
+                ErrorCode::GuestProtocol
+            }
             _ => ErrorCode::BootFailed,
         }
     }
@@ -116,7 +124,7 @@ impl LaunchError {
                 Some("banger doctor".to_owned())
             }
             Self::NoSystemInit { .. } => Some("use --init agent".to_owned()),
-            Self::Protocol { .. } | Self::Host { .. } => None,
+            Self::Protocol { .. } | Self::NoWorkDisk { .. } | Self::Host { .. } => None,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use banger_api::shim::{CONSOLE_FILE, RUN_DIR, SHIM_LOG_FILE, VMM_LOG_FILE};
+use banger_api::shim::{CONSOLE_FILE, RUN_DIR, SHIM_LOG_FILE, VMM_LOG_FILE, WORK_FILE};
 use banger_api::step;
 use banger_api::vm::{Accelerator, InitMode};
 use banger_host::cow::{self, Header};
@@ -108,6 +108,9 @@ fn check_disk(vm: &Vm) -> Result<(), LaunchError> {
     }
     if let Some(user) = vm.spec.jail_user {
         cow::give_to(&store, user)?;
+        if vm.spec.work_disk_bytes.is_some() {
+            cow::give_to(&vm.dir.join(WORK_FILE), user)?;
+        }
     }
     Ok(())
 }

@@ -98,7 +98,7 @@ async fn run() -> Result<(), Failure> {
         version: spec.engine.version.clone(),
         accelerator: spec.engine.accelerator,
     };
-    let board = Arc::new(Board::new(&dir, engine));
+    let board = Arc::new(Board::new(&dir, engine, spec.resources()));
     let (orders, mut received) = mpsc::channel(ORDERS);
     let vm = Arc::new(Vm {
         ownership: Ownership::new(spec.owner.is_some()),

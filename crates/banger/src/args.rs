@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     completion, create, daemon, doctor, exec, image, kernel, kill, logs, ls, prune, restart, rm,
-    run, shell, show, start, stop, system, version, wait,
+    run, set, shell, show, start, stop, system, version, wait,
 };
 
 /// The commands as a person thinks of them. clap would list them as they come.
@@ -22,7 +22,8 @@ Live with VMs:
   logs        Show what a VM wrote        stop        Shut VMs down, saving their disks
   wait        Wait until VMs end          restart     Stop and start VMs
   rm          Remove VMs                  kill        Switch VMs off at once
-  prune       Remove all ended VMs        vm          All of these, as `banger vm VERB`
+  prune       Remove all ended VMs        set         Change size, disks, labels of VMs
+  vm          All of these, as `banger vm VERB`
 
 What VMs are made of:
   image       Root filesystems            kernel      Kernels
@@ -154,6 +155,8 @@ pub enum VmCommand {
     /// Show all about VMs
     #[command(alias = "inspect")]
     Show(show::Show),
+    /// Change what VMs are: size, disks, labels, policies
+    Set(set::Set),
     /// Run a command in a running VM
     Exec(exec::Exec),
     /// Open a shell in a running VM

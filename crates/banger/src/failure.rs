@@ -40,6 +40,15 @@ impl Failure {
         self
     }
 
+    /// The same failure with another hint.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        if let Self::Problem(problem) = &mut self {
+            problem.hint = Some(hint.into());
+        }
+        self
+    }
+
     /// The stable code, if there is something to tell.
     pub fn code(&self) -> Option<ErrorCode> {
         match self {

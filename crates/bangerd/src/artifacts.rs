@@ -188,8 +188,7 @@ impl User {
     /// The VMs of these names.
     pub fn all(daemon: &Daemon, names: Vec<String>) -> Vec<Self> {
         let handles = daemon.handles();
-        let is_live =
-            |name: &str| handles.iter().any(|vm| vm.row.name == name && vm.state().is_live());
+        let is_live = |name: &str| handles.iter().any(|vm| vm.name == name && vm.state().is_live());
         names.into_iter().map(|name| Self { live: is_live(&name), name }).collect()
     }
 }

@@ -88,12 +88,12 @@ impl Daemon {
         let vms = self.vms.lock().unwrap_or_else(PoisonError::into_inner);
         let among = |hidden: bool| {
             let candidates = vms.values().filter(move |vm| vm.is_hidden() == hidden);
-            resolve(wanted, candidates.map(|vm| (&vm.row.id, vm.row.name.as_str())))
+            resolve(wanted, candidates.map(|vm| (&vm.id, vm.name.as_str())))
         };
         // One that is being removed can still be waited for, if no other is meant.
         match among(false).or_else(|error| among(true).map_err(|_| error)) {
             Ok(id) => Ok(Arc::clone(&vms[id])),
-            Err(error) => Err(not_resolved(error, vms.values().map(|vm| vm.row.name.as_str()))),
+            Err(error) => Err(not_resolved(error, vms.values().map(|vm| vm.name.as_str()))),
         }
     }
 
@@ -129,7 +129,7 @@ impl Daemon {
         self.vms
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(handle.row.id.clone(), Arc::clone(&handle));
+            .insert(handle.id.clone(), Arc::clone(&handle));
         handle
     }
 
@@ -144,7 +144,7 @@ impl Daemon {
     /// `vm_name_taken`.
     pub fn reserve_name(self: &Arc<Self>, name: &str) -> Result<NameReservation, Problem> {
         let taken = || Problem::from(StoreError::NameTaken(name.to_owned()));
-        if self.handles().iter().any(|vm| !vm.is_hidden() && vm.row.name == name) {
+        if self.handles().iter().any(|vm| !vm.is_hidden() && vm.name == name) {
             return Err(taken());
         }
         let mut reserved = self.reserved_names.lock().unwrap_or_else(PoisonError::into_inner);

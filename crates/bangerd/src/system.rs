@@ -32,13 +32,11 @@ pub async fn disk_use(daemon: &Arc<Daemon>) -> Result<DiskUse, Problem> {
     let daemon = Arc::clone(daemon);
     blocking(move || {
         let handles = daemon.handles();
-        let image_in_use = |digest: &str| handles.iter().any(|vm| vm.row.image_digest == digest);
-        let kernel_in_use = |digest: &str| handles.iter().any(|vm| vm.row.kernel_digest == digest);
+        let image_in_use = |digest: &str| handles.iter().any(|vm| vm.row().image_digest == digest);
+        let kernel_in_use =
+            |digest: &str| handles.iter().any(|vm| vm.row().kernel_digest == digest);
         let vms = handles.iter().map(|vm| {
-            Ok(Holding {
-                bytes: measure(&daemon.vm_dir(&vm.row.id))?,
-                in_use: vm.state().is_live(),
-            })
+            Ok(Holding { bytes: measure(&daemon.vm_dir(&vm.id))?, in_use: vm.state().is_live() })
         });
         let images = distinct_images(&daemon)?.into_values().map(|image| {
             Ok(Holding { bytes: image.allocated_bytes, in_use: image_in_use(&image.digest) })
@@ -121,7 +119,7 @@ pub async fn prune(daemon: &Arc<Daemon>, dry_run: bool) -> Result<Pruned, Proble
         .into_iter()
         .filter(|vm| !vm.is_hidden() && matches!(vm.state(), VmState::Stopped | VmState::Failed))
         .collect();
-    let dirs: Vec<PathBuf> = ended.iter().map(|vm| daemon.vm_dir(&vm.row.id)).collect();
+    let dirs: Vec<PathBuf> = ended.iter().map(|vm| daemon.vm_dir(&vm.id)).collect();
     let sizes =
         blocking(move || dirs.iter().map(|dir| measure(dir)).collect::<Result<Vec<_>, _>>())
             .await?;
@@ -131,7 +129,7 @@ pub async fn prune(daemon: &Arc<Daemon>, dry_run: bool) -> Result<Pruned, Proble
         let gone = if dry_run { Ok(true) } else { remove(vm, false).await };
         match gone {
             Ok(true) => {
-                pruned.vms.push(vm.row.name.clone());
+                pruned.vms.push(vm.name.clone());
                 pruned.bytes += bytes;
             }
             Ok(false) => {}
@@ -161,7 +159,7 @@ pub async fn plan_reset(daemon: &Arc<Daemon>) -> Result<ResetPlan, Problem> {
     blocking(move || {
         let artifacts = daemon.host.artifacts.as_ref();
         let mut plan = ResetPlan {
-            vms: daemon.handles().iter().map(|vm| vm.row.name.clone()).collect(),
+            vms: daemon.handles().iter().map(|vm| vm.name.clone()).collect(),
             images: artifacts.images()?.into_iter().map(|image| image.name).collect(),
             kernels: artifacts.kernels()?.into_iter().map(|kernel| kernel.name).collect(),
             bytes,
@@ -202,7 +200,7 @@ pub async fn reset(daemon: Arc<Daemon>, operation: Handle) -> Result<OperationRe
 async fn remove_strangers(daemon: &Arc<Daemon>) -> Result<(), Problem> {
     let all = Arc::clone(daemon);
     let strangers = blocking(move || {
-        let known: Vec<Id> = all.handles().iter().map(|vm| vm.row.id.clone()).collect();
+        let known: Vec<Id> = all.handles().iter().map(|vm| vm.id.clone()).collect();
         clear_leftovers(&all.dirs.vms(), &known)
             .map_err(|error| failed("cannot look through the VMs' directories", &error))
     })

@@ -26,6 +26,7 @@ mod registry;
 mod registry_access;
 mod robust_pulls;
 mod run;
+mod set;
 mod system_init;
 mod ten_images;
 mod terminal;

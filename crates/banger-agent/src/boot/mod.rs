@@ -9,7 +9,7 @@
 
 pub mod arguments;
 mod device_mapper;
-mod disks;
+pub mod disks;
 mod modules;
 mod mounts;
 mod root;

@@ -15,7 +15,6 @@ use std::{fs, io};
 use banger_api::agent::ROOT_SECTORS_ARG;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
-use std::os::fd::AsRawFd;
 
 use super::arguments;
 use super::device_mapper::{DeviceMapper, MapError, Target};
@@ -68,7 +67,7 @@ pub fn set_up(port_opened: &mpsc::Receiver<()>) -> Result<Vec<String>, RootError
     let size = Ext4Size::read(Path::new(&root.path())).map_err(RootError::Superblock)?;
     mount_root().map_err(RootError::Mount)?;
     let mut warnings = Vec::new();
-    if let Err(error) = grow(size, root.sectors) {
+    if let Err(error) = size.grow(Path::new(NEW_ROOT), root.sectors) {
         warnings.push(format!("the root file system keeps its old size: {error}"));
     }
     port_opened.recv().map_err(|_| RootError::NoPort)?;
@@ -124,38 +123,6 @@ fn mount_root() -> io::Result<()> {
     let source = "/dev/mapper/banger-root";
     mount(Some(source), NEW_ROOT, Some("ext4"), MsFlags::MS_NOATIME, Some(options))?;
     Ok(())
-}
-
-/// Grows the mounted file system to its disk.
-///
-/// The kernel zeroes the new inode tables either while it grows (`noinit_itable`) or in the
-/// background after it (`init_itable`): for 100 GiB that is more than a gigabyte of the VM's own
-/// disk, and zeros are what lies there anyway. So it is told `init_itable` for as long as it grows,
-/// and the background thread is called off before it begins.
-fn grow(size: Ext4Size, sectors: u64) -> io::Result<()> {
-    let blocks = size.blocks_on(sectors);
-    if blocks <= size.blocks {
-        return Ok(());
-    }
-    remount("init_itable")?;
-    let grown = resize(blocks);
-    remount("noinit_itable")?;
-    grown
-}
-
-fn remount(option: &str) -> io::Result<()> {
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_NOATIME;
-    mount(None::<&str>, NEW_ROOT, None::<&str>, flags, Some(option))?;
-    Ok(())
-}
-
-fn resize(blocks: u64) -> io::Result<()> {
-    /// `EXT4_IOC_RESIZE_FS`: _IOW('f', 16, __u64)
-    const RESIZE: libc::c_ulong = 0x4008_6610;
-    let root = fs::File::open(NEW_ROOT)?;
-    // SAFETY: the call reads one `u64`, which `blocks` is.
-    let done = unsafe { libc::ioctl(root.as_raw_fd(), RESIZE, &raw const blocks) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Makes the mounted root `/` of this process, of its threads and of the kernel's own helpers.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use banger_api::agent::Drive;
 use nix::mount::{MsFlags, mount};
 
-use super::ConfigureError;
+use super::{ConfigureError, work_disk};
 use crate::files;
 
 /// The first drive after the two that make up the root.
@@ -13,14 +13,24 @@ const FIRST: u8 = b'c';
 /// `vdc` to `vdz`; the machine has fewer slots than that.
 const MOST: usize = 24;
 
-/// Mounts what is to be mounted. What is mounted already stays.
-pub fn mount_all(drives: &[Drive], warnings: &mut Vec<String>) -> Result<(), ConfigureError> {
+/// Mounts what is to be mounted; `user` is the default one. What is mounted already stays.
+pub fn mount_all(
+    drives: &[Drive],
+    user: Option<&str>,
+    warnings: &mut Vec<String>,
+) -> Result<(), ConfigureError> {
     if drives.len() > MOST {
         return Err(ConfigureError::invalid("drives", "there are more than the machine can have"));
     }
     for (letter, drive) in (FIRST..).map(char::from).zip(drives) {
         match drive {
             Drive::Unused => {}
+            Drive::Work => {
+                let name = format!("vd{letter}");
+                if !is_mounted(&format!("/dev/{name}")) {
+                    warnings.extend(work_disk::mount(&name, user)?);
+                }
+            }
             Drive::Modules { release } => {
                 mount_modules(&format!("/dev/vd{letter}"), release, warnings)?;
             }

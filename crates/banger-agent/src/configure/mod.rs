@@ -18,6 +18,7 @@ mod host_keys;
 mod identity;
 mod network;
 mod resolver;
+mod work_disk;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -150,7 +151,7 @@ fn apply(request: Configure) -> Result<Applied, ConfigureError> {
         network::bring_up(network)?;
         resolver::configure(network)?;
     }
-    drives::mount_all(&request.drives, &mut warnings)?;
+    drives::mount_all(&request.drives, request.user.as_deref(), &mut warnings)?;
     let trust = certificates::install(&request.ca_certificates, &mut warnings)?;
     if let Some(dir) = &request.workdir {
         ensure_workdir(Path::new(dir), &mut warnings);

@@ -15,6 +15,8 @@ pub mod guest_paths {
     pub const ROOT_IMAGE: &str = "/vm/root.ext4";
     /// The VM's copy-on-write store.
     pub const ROOT_COW: &str = "/vm/root.cow";
+    /// The VM's work disk.
+    pub const WORK: &str = "/vm/work.ext4";
     /// The disk with the kernel's modules.
     pub const MODULES: &str = "/vm/modules.ext4";
     /// The kernel.
@@ -160,10 +162,14 @@ fn control(fds: Descriptors) -> Vec<String> {
 
 fn drives(spec: &LaunchSpec) -> Vec<String> {
     // A VM that goes away with its command has nothing to save: its flushes are answered at once.
-    let cow_cache = if spec.durable { "cache=writeback" } else { "cache=unsafe" };
+    let own_cache = if spec.durable { "cache=writeback" } else { "cache=unsafe" };
     let mut argv = drive("root", guest_paths::ROOT_IMAGE, "readonly=on,cache=writeback");
     // A full host disk pauses the guest instead of telling it of errors it cannot mend.
-    argv.extend(drive("cow", guest_paths::ROOT_COW, &format!("{cow_cache},werror=enospc")));
+    let own = format!("{own_cache},werror=enospc");
+    argv.extend(drive("cow", guest_paths::ROOT_COW, &own));
+    if spec.work_disk_bytes.is_some() {
+        argv.extend(drive("work", guest_paths::WORK, &own));
+    }
     if spec.modules_image.is_some() {
         argv.extend(drive("modules", guest_paths::MODULES, "readonly=on,cache=writeback"));
     }

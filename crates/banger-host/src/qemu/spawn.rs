@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 
-use banger_api::shim::{COW_FILE, LOCK_FILE, LaunchSpec, RUN_DIR};
+use banger_api::shim::{COW_FILE, LOCK_FILE, LaunchSpec, RUN_DIR, WORK_FILE};
 use banger_api::vm::Accelerator;
 
 use super::arguments::{self, Descriptors, guest_paths};
@@ -117,6 +117,9 @@ fn jail_spec(spec: &LaunchSpec, vm_dir: &Path, argv: Vec<String>) -> JailSpec {
     mounts.push(JailMount::read_only(&spec.initramfs, guest_paths::INITRAMFS));
     mounts.push(JailMount::read_only(&spec.root_image, guest_paths::ROOT_IMAGE));
     mounts.push(JailMount::writable(vm_dir.join(COW_FILE), guest_paths::ROOT_COW));
+    if spec.work_disk_bytes.is_some() {
+        mounts.push(JailMount::writable(vm_dir.join(WORK_FILE), guest_paths::WORK));
+    }
     mounts.extend(
         spec.modules_image.iter().map(|path| JailMount::read_only(path, guest_paths::MODULES)),
     );
@@ -130,6 +133,7 @@ fn jail_spec(spec: &LaunchSpec, vm_dir: &Path, argv: Vec<String>) -> JailSpec {
         mounts,
         devices,
         user: spec.jail_user,
-        max_file_bytes: crate::cow::store_bytes(spec.disk_bytes),
+        max_file_bytes: crate::cow::store_bytes(spec.disk_bytes)
+            .max(spec.work_disk_bytes.unwrap_or(0)),
     }
 }

@@ -14,6 +14,7 @@ pub mod prune;
 pub mod restart;
 pub mod rm;
 pub mod run;
+pub mod set;
 pub mod shell;
 pub mod show;
 pub mod start;
@@ -60,6 +61,7 @@ async fn run_vm(command: VmCommand, ui: &Ui) -> Result<u8, Failure> {
         VmCommand::Kill(args) => args.run(ui).await,
         VmCommand::Rm(args) => args.run(ui).await,
         VmCommand::Ls(args) => args.run(ui).await,
+        VmCommand::Set(args) => args.run(ui).await,
         VmCommand::Show(args) => args.run(ui).await,
         VmCommand::Exec(args) => args.run(ui).await,
         VmCommand::Shell(args) => args.run(ui).await,

@@ -41,6 +41,9 @@ pub struct Shape {
     /// Size of the root disk, for example 20G [default: 8G]
     #[arg(long, value_name = "SIZE", value_parser = size::parse, help_heading = "VM")]
     pub disk: Option<u64>,
+    /// Size of a second disk, at the user's home, which outlives the root disk
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, help_heading = "VM")]
+    pub work_disk: Option<u64>,
     /// Kernel to boot [default: the image's]
     #[arg(long, value_name = "NAME", help_heading = "VM")]
     pub kernel: Option<String>,
@@ -199,7 +202,7 @@ impl Shape {
             remove_on_exit: false,
             restart: Default::default(),
             ttl_ms: None,
-            work_disk_bytes: None,
+            work_disk_bytes: self.work_disk.map(|bytes| bytes.next_multiple_of(size::MIB)),
             network: match self.net {
                 Net::Default => NetworkPolicy::Default,
                 Net::HostAccess => NetworkPolicy::HostAccess,

@@ -7,6 +7,7 @@ use banger_api::vm::{InitMode, NetworkPolicy, Vm};
 use banger_core::{duration, size};
 use clap::Args;
 
+use super::set;
 use super::vm_row::{age, state};
 use crate::client::Client;
 use crate::failure::Failure;
@@ -38,7 +39,6 @@ impl Show {
 
 fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
     let spec = &vm.spec;
-    let memory = size::format(u64::from(spec.memory_mib) * size::MIB);
     let mut fields =
         vec![("Name", vm.name.clone()), ("Id", vm.id.clone()), ("State", state(vm, now_ms))];
     if let Some(end) = &vm.status.end {
@@ -49,10 +49,8 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
     fields.extend([
         ("Image", format!("{} ({})", spec.image, short(&vm.image_digest))),
         ("Kernel", with_name(spec.kernel.as_deref(), &vm.kernel_digest)),
-        (
-            "Size",
-            format!("{} CPUs, {memory} memory, {} disk", spec.cpus, size::format(vm.disk_bytes)),
-        ),
+        ("Size", dimensions(vm)),
+        ("Pending", vm.pending.iter().map(set::line).collect::<Vec<_>>().join("\n")),
     ]);
     if let Some(engine) = &vm.status.engine {
         let accelerator = engine.accelerator.as_str();
@@ -82,6 +80,14 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
     fields
 }
 
+fn dimensions(vm: &Vm) -> String {
+    let spec = &vm.spec;
+    let memory = size::format(u64::from(spec.memory_mib) * size::MIB);
+    let disk = size::format(vm.disk_bytes);
+    let work = spec.work_disk_bytes.map(|bytes| format!(", {} work disk", size::format(bytes)));
+    format!("{} CPUs, {memory} memory, {disk} disk{}", spec.cpus, work.unwrap_or_default())
+}
+
 fn pairs(map: &BTreeMap<String, String>) -> String {
     let lines: Vec<String> = map.iter().map(|(key, value)| format!("{key}={value}")).collect();
     lines.join("\n")
@@ -104,6 +110,20 @@ mod tests {
     use super::*;
     use crate::commands::vm_row::tests::vm;
     use crate::ui::render_fields;
+
+    #[test]
+    fn a_summary_tells_what_waits_for_the_next_start() {
+        use crate::commands::vm_row::tests::changed;
+        let mut vm = changed(vm("web", "running", &serde_json::Value::Null));
+        vm.spec.work_disk_bytes = Some(10 << 30);
+        let text = render_fields(&fields(&vm, 121_000));
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(['S', 'P'])).collect();
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        State:      running 1 minute
+        Size:       2 CPUs, 1 GiB memory, 8 GiB disk, 10 GiB work disk
+        Pending:    cpus 1 → 2 (at the next start)
+        ");
+    }
 
     #[test]
     fn a_summary_says_why_it_ended() {

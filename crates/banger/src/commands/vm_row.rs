@@ -40,8 +40,8 @@ impl Row for VmRow {
             vm.id.clone(),
             state(vm, self.now_ms),
             vm.spec.image.clone(),
-            vm.spec.cpus.to_string(),
-            size::format(u64::from(vm.spec.memory_mib) * size::MIB),
+            now_and_then(vm, "cpus", vm.spec.cpus.to_string()),
+            now_and_then(vm, "memory", size::format(u64::from(vm.spec.memory_mib) * size::MIB)),
             format!("{} ago", age(vm.created_at_ms, self.now_ms)),
         ]
     }
@@ -59,6 +59,15 @@ pub fn state(vm: &Vm, now_ms: u64) -> String {
             format!("{}{code} {age} ago", status.state)
         }
         live => format!("{live} {age}"),
+    }
+}
+
+/// What a setting is; where that takes a start, what it is now and then: `2 → 4`.
+fn now_and_then(vm: &Vm, setting: &str, set: String) -> String {
+    let change = vm.pending.iter().find(|change| change.setting == setting);
+    match change.and_then(|change| change.from.as_ref()) {
+        Some(now) => format!("{now} → {set}"),
+        None => set,
     }
 }
 
@@ -88,6 +97,15 @@ pub mod tests {
         .expect("a VM")
     }
 
+    /// A VM that was set to another number of CPUs while it runs.
+    pub fn changed(mut vm: Vm) -> Vm {
+        let change = serde_json::json!({
+            "setting": "cpus", "from": "1", "to": "2", "applies": "next_start"
+        });
+        vm.pending = vec![serde_json::from_value(change).expect("a change")];
+        vm
+    }
+
     #[test]
     fn a_list_says_what_matters() {
         let main = |end| serde_json::json!({ "cause": "main_exited", "reason": "x", "main": end });
@@ -97,6 +115,7 @@ pub mod tests {
             vm("web", "stopped", &main(serde_json::json!({ "exited": 3 }))),
             vm("new", "created", &none),
             vm("bad", "failed", &none),
+            changed(vm("larger", "running", &none)),
         ]
         .map(|vm| VmRow::new(vm, 121_000));
         insta::assert_snapshot!(render_table(&rows), @r"
@@ -105,6 +124,7 @@ pub mod tests {
         web            0123456789ab  stopped (3) 1 minute ago  debian-bookworm  2     1 GiB   2 minutes ago
         new            0123456789ab  created                   debian-bookworm  2     1 GiB   2 minutes ago
         bad            0123456789ab  failed 1 minute ago       debian-bookworm  2     1 GiB   2 minutes ago
+        larger         0123456789ab  running 1 minute          debian-bookworm  1 → 2  1 GiB   2 minutes ago
         ");
     }
 

@@ -135,7 +135,7 @@ pub(super) async fn promote(
     Body(request): Body<PromoteVm>,
 ) -> Result<Accepted, Failure> {
     let vm = daemon.find(&request.vm)?;
-    let name = vm.row.name.clone();
+    let name = vm.name.clone();
     if !matches!(vm.state(), VmState::Stopped | VmState::Failed | VmState::Created) {
         return Err(Failure(
             Problem::new(ErrorCode::VmWrongState, format!("{name} is {}", vm.state()))
@@ -147,9 +147,9 @@ pub(super) async fn promote(
     let promotion = Promotion {
         vm: name,
         name: request.name,
-        image_digest: vm.row.image_digest.clone(),
-        vm_dir: daemon.vm_dir(&vm.row.id),
-        disk_bytes: vm.row.disk_bytes,
+        image_digest: vm.row().image_digest.clone(),
+        vm_dir: daemon.vm_dir(&vm.id),
+        disk_bytes: vm.row().disk_bytes,
     };
     Ok(Accepted(jobs::start(&daemon, Job::PromoteVm(promotion))))
 }

@@ -21,6 +21,7 @@ use super::{images, kernels, operations, system, vms};
         vms::list,
         vms::create,
         vms::show,
+        vms::change,
         vms::remove,
         vms::start,
         vms::stop,

@@ -168,6 +168,8 @@ async fn nonsense_gets_a_problem() {
         (&get, "/v1/vms/weg", ErrorCode::VmNotFound),
         (&get, "/v1/vms/%FF", ErrorCode::InvalidArgument),
         (&delete, "/v1/vms/web", ErrorCode::VmWrongState),
+        (&Method::PATCH, "/v1/vms/web", ErrorCode::InvalidArgument),
+        (&Method::PATCH, "/v1/vms/weg", ErrorCode::VmNotFound),
         (&get, "/v1/images/debian-bokworm", ErrorCode::ImageNotFound),
         (&delete, "/v1/kernels/other", ErrorCode::KernelNotFound),
         (&delete, "/v1/images/debian-bookworm", ErrorCode::ImageInUse),

@@ -8,6 +8,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use banger_api::change::{SetVm, VmChanged};
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::vm::{
     CreateVm, EndCause, ListVms, LogQuery, PruneVms, Pruned, RemoveVm, StartVm, StopVm, Vm,
@@ -30,7 +31,7 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
     Router::new()
         .route("/v1/vms", get(list).post(create))
         .route("/v1/vms/prune", post(prune))
-        .route("/v1/vms/{vm}", get(show).delete(remove))
+        .route("/v1/vms/{vm}", get(show).patch(change).delete(remove))
         .route("/v1/vms/{vm}/start", post(start))
         .route("/v1/vms/{vm}/stop", post(stop))
         .route("/v1/vms/{vm}/restart", post(restart))
@@ -79,6 +80,20 @@ pub(super) async fn show(
     Ok(Json(daemon.find(&vm)?.snapshot()))
 }
 
+/// Changes what a VM is. Everything that is asked for happens, or nothing.
+#[utoipa::path(patch, path = "/v1/vms/{vm}", tag = "vms", request_body = SetVm,
+    params(("vm" = String, Path, description = "Name, id, or unique beginning of an id")),
+    responses((status = 200, body = VmChanged), (status = "default", body = Problem)))]
+pub(super) async fn change(
+    State(daemon): State<Arc<Daemon>>,
+    Named(vm): Named,
+    Body(wanted): Body<Option<SetVm>>,
+) -> Result<Json<VmChanged>, Failure> {
+    let vm = daemon.find(&vm)?;
+    let changes = vm.change(wanted.unwrap_or_default()).await?;
+    Ok(Json(VmChanged { vm: vm.snapshot(), changes }))
+}
+
 /// Starts a VM.
 #[utoipa::path(post, path = "/v1/vms/{vm}/start", tag = "vms", request_body = Option<StartVm>,
     params(("vm" = String, Path, description = "Name, id, or unique beginning of an id")),
@@ -93,7 +108,7 @@ pub(super) async fn start(
     spec::check_environment(&request.session_env).map_err(Problem::from)?;
     artifacts::check_space(&daemon).await?;
     let outcome = vm.start(request).await?;
-    let description = format!("start vm {}", vm.row.name);
+    let description = format!("start vm {}", vm.name);
     Ok(Accepted(daemon.operations.start(description, |operation| async move {
         follow_start(&vm, outcome, &operation).await?;
         Ok(shown(&vm))
@@ -139,7 +154,7 @@ async fn end(
     let vm = daemon.find(vm)?;
     let outcome = vm.end(request, grace).await?;
     let verb = if request == Request::Kill { "kill" } else { "stop" };
-    let description = format!("{verb} vm {}", vm.row.name);
+    let description = format!("{verb} vm {}", vm.name);
     Ok(Accepted(daemon.operations.start(description, |operation| async move {
         follow_end(&vm, outcome, &operation).await?;
         Ok(shown(&vm))
@@ -167,9 +182,9 @@ pub(super) async fn restart(
     Body(grace): Body<Option<StopVm>>,
 ) -> Result<Accepted, Failure> {
     let vm = daemon.find(&vm)?;
-    let again = last_environment(&daemon, &vm.row).await;
+    let again = last_environment(&daemon, &vm.id).await;
     let outcome = vm.end(Request::Restart, grace.unwrap_or_default()).await?;
-    let description = format!("restart vm {}", vm.row.name);
+    let description = format!("restart vm {}", vm.name);
     Ok(Accepted(daemon.operations.start(description, |operation| async move {
         follow_end(&vm, outcome, &operation).await?;
         operation.check_cancelled()?;
@@ -190,7 +205,7 @@ pub(super) async fn remove(
 ) -> Result<Accepted, Failure> {
     let vm = daemon.find(&vm)?;
     let outcome = vm.remove(query.force).await?;
-    let description = format!("remove vm {}", vm.row.name);
+    let description = format!("remove vm {}", vm.name);
     Ok(Accepted(daemon.operations.start(description, |operation| async move {
         if let Outcome::Accepted(work) = outcome {
             work.follow(&operation).await?;
@@ -223,7 +238,7 @@ pub(super) async fn read_logs(
     Params(query): Params<LogQuery>,
 ) -> Result<Response, Failure> {
     let vm = daemon.find(&vm)?;
-    let pieces = logs::read(&daemon.vm_dir(&vm.row.id), query.source, query.tail);
+    let pieces = logs::read(&daemon.vm_dir(&vm.id), query.source, query.tail);
     let pieces = stream::unfold(pieces, |mut pieces| async move {
         pieces.recv().await.map(|piece| (piece, pieces))
     });

@@ -133,6 +133,10 @@ impl Artifacts for RealArtifacts {
         self.library.catalog_kernels().map_err(Problem::from)
     }
 
+    fn make_work_disk(&self, path: &Path, bytes: u64) -> Result<(), Problem> {
+        banger_image::make_work_disk(path, bytes).map_err(Problem::from)
+    }
+
     fn initramfs(&self, kernel: &LocalKernel) -> Result<PathBuf, Problem> {
         let local = self.local_kernel(&kernel.kernel.digest)?;
         self.library.initramfs(&local, &self.agent).map_err(Problem::from)

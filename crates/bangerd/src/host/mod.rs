@@ -191,6 +191,12 @@ pub trait Artifacts: Debug + Send + Sync {
     /// If the user's catalog cannot be used.
     fn catalog_kernels(&self) -> Result<Vec<CatalogKernel>, Problem>;
 
+    /// Makes a new file an empty work disk.
+    ///
+    /// # Errors
+    /// If a program is missing or fails, or of the file system.
+    fn make_work_disk(&self, path: &Path, bytes: u64) -> Result<(), Problem>;
+
     /// The initramfs of a local kernel, made if it is not in the cache.
     ///
     /// # Errors

@@ -141,7 +141,7 @@ impl Shims for Seen {
     fn spawn(&self, vm_dir: &Path) -> Result<mpsc::Receiver<LaunchEvent>, Problem> {
         assert!(!self.is_locked(vm_dir).unwrap(), "a VM must not run twice");
         let launch = std::fs::read(vm_dir.join(LAUNCH_FILE)).expect("the launch file is there");
-        let _: LaunchSpec = serde_json::from_slice(&launch).expect("a launch spec");
+        let launch: LaunchSpec = serde_json::from_slice(&launch).expect("a launch spec");
         let (events, receiver) = mpsc::channel(8);
         let starting = fresh(VmState::Starting, 1);
         let shim = watch::Sender::new(Some(starting.clone()));
@@ -151,7 +151,8 @@ impl Shims for Seen {
         events.try_send(LaunchEvent::Progress(progress)).unwrap();
         match self.0.manner() {
             Manner::Good | Manner::Deaf | Manner::Ignores => {
-                let status = fresh(VmState::Running, 2);
+                let resources = Some(launch.resources());
+                let status = VmStatus { resources, ..fresh(VmState::Running, 2) };
                 self.0.say(vm_dir, &status);
                 events.try_send(LaunchEvent::Ready { status }).unwrap();
             }
@@ -391,6 +392,11 @@ impl Artifacts for Seen {
             size_hint_bytes: 1,
             local: false,
         }])
+    }
+
+    fn make_work_disk(&self, path: &Path, bytes: u64) -> Result<(), Problem> {
+        let made = std::fs::File::create_new(path).and_then(|file| file.set_len(bytes));
+        made.map_err(|error| Problem::new(ErrorCode::Internal, "no disk").because(&error))
     }
 
     fn initramfs(&self, _kernel: &LocalKernel) -> Result<PathBuf, Problem> {

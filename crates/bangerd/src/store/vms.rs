@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use banger_api::vm::{VmSpec, VmStatus};
+use banger_core::change::Settings;
 use banger_core::id::Id;
 use banger_core::lifecycle::Desired;
 use rusqlite::types::Type;
@@ -41,6 +42,25 @@ pub struct VmRow {
     pub deleting: bool,
     /// How it last ended.
     pub last: Option<VmStatus>,
+}
+
+impl VmRow {
+    /// What of it can be changed.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            spec: self.spec.clone(),
+            disk_bytes: self.disk_bytes,
+            expires_at_ms: self.expires_at_ms,
+        }
+    }
+
+    /// The same VM with other settings.
+    #[must_use]
+    pub fn with(self, settings: Settings) -> Self {
+        let Settings { spec, disk_bytes, expires_at_ms } = settings;
+        Self { spec, disk_bytes, expires_at_ms, ..self }
+    }
 }
 
 impl Store {
@@ -100,6 +120,22 @@ impl Store {
         self.change(
             "UPDATE vms SET desired = ?2 WHERE id = ?1",
             params![id.as_str(), desired.as_str()],
+        )
+    }
+
+    /// Records what a VM shall be from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn change_settings(&self, id: &Id, settings: &Settings) -> Result<(), StoreError> {
+        self.change(
+            "UPDATE vms SET spec = ?2, disk_bytes = ?3, expires_at_ms = ?4 WHERE id = ?1",
+            params![
+                id.as_str(),
+                json(&settings.spec),
+                to_sql(settings.disk_bytes),
+                settings.expires_at_ms.map(to_sql)
+            ],
         )
     }
 
@@ -268,6 +304,12 @@ mod tests {
         store.record_end(&vm.id, &ended).expect("end");
         vm.unfinished = false;
         vm.last = Some(ended);
+        assert_eq!(store.all().expect("list"), [vm.clone()]);
+
+        vm.spec.cpus = 3;
+        vm.disk_bytes += 1;
+        vm.expires_at_ms = Some(77);
+        store.change_settings(&vm.id, &vm.settings()).expect("change");
         assert_eq!(store.all().expect("list"), [vm.clone()]);
 
         store.delete(&vm.id).expect("delete");

@@ -128,10 +128,12 @@ impl Phase {
 /// The task.
 #[derive(Debug)]
 pub(super) struct Actor {
-    daemon: Arc<Daemon>,
-    row: Arc<VmRow>,
-    dir: PathBuf,
-    status: watch::Sender<VmStatus>,
+    pub(super) daemon: Arc<Daemon>,
+    pub(super) row: Arc<VmRow>,
+    /// Tells everybody else of the row.
+    pub(super) rows: watch::Sender<Arc<VmRow>>,
+    pub(super) dir: PathBuf,
+    pub(super) status: watch::Sender<VmStatus>,
     asks: mpsc::Receiver<Ask>,
     hidden: Arc<AtomicBool>,
 }
@@ -139,13 +141,14 @@ pub(super) struct Actor {
 impl Actor {
     pub(super) fn new(
         daemon: Arc<Daemon>,
-        row: Arc<VmRow>,
+        rows: watch::Sender<Arc<VmRow>>,
         status: watch::Sender<VmStatus>,
         asks: mpsc::Receiver<Ask>,
         hidden: Arc<AtomicBool>,
     ) -> Self {
+        let row = Arc::clone(&rows.borrow());
         let dir = daemon.vm_dir(&row.id);
-        Self { daemon, row, dir, status, asks, hidden }
+        Self { daemon, row, rows, dir, status, asks, hidden }
     }
 
     /// Runs until the VM is removed, or the daemon ends.
@@ -169,7 +172,9 @@ impl Actor {
         let state = status.state;
         self.publish(status.clone());
         loop {
-            match self.asks.recv().await? {
+            let ask = self.asks.recv().await?;
+            let Some(ask) = self.answer_change(ask, false).await else { continue };
+            match ask {
                 Ask::Start { request, reply } => {
                     let (report, work) = Report::new();
                     let _ = reply.send(Ok(Outcome::Accepted(work)));
@@ -186,6 +191,7 @@ impl Actor {
                         return Some(Phase::Removing(plans));
                     }
                 }
+                Ask::Change { .. } => {}
             }
         }
     }
@@ -208,6 +214,7 @@ impl Actor {
                 outcome = &mut launching => break outcome,
                 ask = self.asks.recv() => ask?,
             };
+            let Some(ask) = self.answer_change(ask, plans.remove).await else { continue };
             self.take(ask, VmState::Starting, &mut plans);
             if plans.ending {
                 report.cancel.cancel();
@@ -274,8 +281,11 @@ impl Actor {
                     None => return Some(Phase::Ending(life.plans)),
                 },
                 ask = self.asks.recv() => {
+                    let Some(ask) = self.answer_change(ask?, life.plans.remove).await else {
+                        continue;
+                    };
                     let state = self.status.borrow().state;
-                    if let Some(how) = self.take(ask?, state, &mut life.plans) {
+                    if let Some(how) = self.take(ask, state, &mut life.plans) {
                         self.begin_end(how, &life.plans);
                         let now = self.status.borrow().clone();
                         self.publish_live(now, true);
@@ -287,10 +297,10 @@ impl Actor {
 
     async fn ending(&mut self, mut plans: Plans) -> Option<Phase> {
         let shims = Arc::clone(&self.daemon.host.shims);
-        let dir = self.dir.clone();
+        let (dir, name) = (self.dir.clone(), self.row.name.clone());
         let gone = async {
             if timeout(LAST_BREATH, unlocked(shims.as_ref(), &dir)).await.is_err() {
-                tracing::warn!(vm = %self.row.name, "its shim is gone and something of it lives");
+                tracing::warn!(vm = %name, "its shim is gone and something of it lives");
                 kill_until_unlocked(shims.as_ref(), &dir).await;
             }
         };
@@ -299,7 +309,8 @@ impl Actor {
             tokio::select! {
                 () = &mut gone => break,
                 ask = self.asks.recv() => {
-                    take(&self.row, ask?, VmState::Stopping, &mut plans);
+                    let Some(ask) = self.answer_change(ask?, plans.remove).await else { continue };
+                    take(&self.row, ask, VmState::Stopping, &mut plans);
                 }
             }
         }
@@ -348,6 +359,7 @@ impl Actor {
                 // Whoever asks for the end gets more than that; a start finds no VM.
                 Ask::End { reply, .. } => drop(reply.send(Ok(Outcome::AlreadySo))),
                 Ask::Start { reply, .. } => drop(reply),
+                Ask::Change { reply, .. } => drop(reply),
             }
         };
         if outcome.is_ok() {
@@ -460,6 +472,11 @@ fn take(row: &VmRow, ask: Ask, state: VmState, plans: &mut Plans) -> Option<How>
             plans.ending = true;
             plans.keep |= request == Request::Restart;
             Some(if request == Request::Kill { How::Kill } else { How::Stop(grace) })
+        }
+        // Answered before: whoever waits for it would wait for ever.
+        Ask::Change { reply, .. } => {
+            drop(reply);
+            None
         }
         Ask::Remove { force, reply } => {
             let (verdict, report) = judge(&row.name, state, Request::Remove { force });

@@ -16,12 +16,14 @@ use banger_api::shim::{
 use banger_api::step;
 use banger_api::vm::{StartVm, VmStatus};
 use banger_api::{ErrorCode, Problem};
+use banger_core::id::Id;
 use banger_core::lifecycle::Desired;
 use banger_core::spec;
 use banger_host::files;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::disks;
 use super::end::{kill_until_unlocked, unlocked};
 use crate::config::read_certificates;
 use crate::daemon::{Daemon, blocking, failed};
@@ -81,6 +83,9 @@ impl Launch {
         let needs = Needs::gather(&self.daemon, &self.row).await?;
         let launch = self.launch_spec(&needs);
 
+        gate.pass(step::START_DISKS).await?;
+        disks::fit(&self.daemon, &self.row).await?;
+
         gate.pass(step::START_FORGET_LAST_RUN).await?;
         let status = vm_dir.join(STATUS_FILE);
         blocking(move || forget(&status)).await?;
@@ -115,6 +120,7 @@ impl Launch {
             root_image: text(&needs.image.root),
             root_image_bytes: needs.image.image.disk_bytes,
             disk_bytes: self.row.disk_bytes,
+            work_disk_bytes: spec.work_disk_bytes,
             modules_image: needs.kernel.modules_image.as_deref().map(text),
             durable: !spec.remove_on_exit,
             network: spec.network,
@@ -302,8 +308,8 @@ fn text(path: &Path) -> String {
 }
 
 /// The session environment that a VM was last started with, so that a restart is like the start.
-pub async fn last_environment(daemon: &Daemon, row: &VmRow) -> StartVm {
-    let file = daemon.vm_dir(&row.id).join(LAUNCH_FILE);
+pub async fn last_environment(daemon: &Daemon, id: &Id) -> StartVm {
+    let file = daemon.vm_dir(id).join(LAUNCH_FILE);
     let read = move || {
         let launch = std::fs::read(file).ok();
         Ok(launch.and_then(|json| serde_json::from_slice::<LaunchSpec>(&json).ok()))

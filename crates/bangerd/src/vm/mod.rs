@@ -6,7 +6,9 @@
 
 mod actor;
 mod attach;
+mod change;
 pub mod create;
+mod disks;
 mod end;
 mod launch;
 pub mod logs;
@@ -20,9 +22,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use banger_api::change::{Change, SetVm};
 use banger_api::operation::OperationEvent;
 use banger_api::vm::{StartVm, StopVm, Vm, VmState, VmStatus};
 use banger_api::{ErrorCode, Problem};
+use banger_core::change::pending;
+use banger_core::id::Id;
 use banger_core::lifecycle::Request;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -41,8 +46,11 @@ const MAILBOX: usize = 64;
 /// The rest of the daemon's side of a VM.
 #[derive(Debug)]
 pub struct VmHandle {
-    /// What it is. Its changing columns are as they were when the task began.
-    pub row: Arc<VmRow>,
+    /// Its identity.
+    pub id: Id,
+    /// Its name, which never changes.
+    pub name: String,
+    rows: watch::Receiver<Arc<VmRow>>,
     dir: String,
     status: watch::Receiver<VmStatus>,
     mailbox: mpsc::Sender<Ask>,
@@ -56,22 +64,35 @@ impl VmHandle {
         let (mailbox, asks) = mpsc::channel(MAILBOX);
         let (publish, status) = watch::channel(phase.first_status(&row));
         let hidden = Arc::new(AtomicBool::new(row.deleting || phase.is_removal()));
+        let (rows, row_now) = watch::channel(Arc::clone(&row));
         let handle = Arc::new(Self {
+            id: row.id.clone(),
+            name: row.name.clone(),
             dir: daemon.vm_dir(&row.id).display().to_string(),
-            row: Arc::clone(&row),
+            rows: row_now,
             status,
             mailbox,
             hidden: Arc::clone(&hidden),
         });
-        let actor = actor::Actor::new(Arc::clone(daemon), row, publish, asks, hidden);
+        let actor = actor::Actor::new(Arc::clone(daemon), rows, publish, asks, hidden);
         tokio::spawn(actor.run(phase));
         handle
+    }
+
+    /// What it is, as the database has it. The columns that say what shall happen to it (`desired`,
+    /// `unfinished`, `deleting`, `last`) are as they were when the task began.
+    #[must_use]
+    pub fn row(&self) -> Arc<VmRow> {
+        Arc::clone(&self.rows.borrow())
     }
 
     /// The VM as the API shows it.
     #[must_use]
     pub fn snapshot(&self) -> Vm {
-        let row = &self.row;
+        let row = self.row();
+        let status = self.status.borrow().clone();
+        let running = status.resources.filter(|_| status.state.is_live());
+        let pending = running.map(|has| pending(has, &row.settings())).unwrap_or_default();
         Vm {
             id: row.id.to_string(),
             name: row.name.clone(),
@@ -81,7 +102,8 @@ impl VmHandle {
             disk_bytes: row.disk_bytes,
             created_at_ms: row.created_at_ms,
             expires_at_ms: row.expires_at_ms,
-            status: self.status.borrow().clone(),
+            status,
+            pending,
             dir: self.dir.clone(),
         }
     }
@@ -115,12 +137,11 @@ impl VmHandle {
         let _ = status.wait_for(|status| status.state != VmState::Starting).await;
         let status = self.status.borrow();
         match (&status.state, &status.end) {
-            (VmState::Failed, Some(end)) => Err(Problem::new(
-                ErrorCode::BootFailed,
-                format!("VM {} did not start", self.row.name),
-            )
-            .cause(end.reason.clone())
-            .hint(format!("banger logs --console {}", self.row.name))),
+            (VmState::Failed, Some(end)) => {
+                Err(Problem::new(ErrorCode::BootFailed, format!("VM {} did not start", self.name))
+                    .cause(end.reason.clone())
+                    .hint(format!("banger logs --console {}", self.name)))
+            }
             _ => Ok(()),
         }
     }
@@ -150,14 +171,22 @@ impl VmHandle {
         self.ask(|reply| Ask::Remove { force, reply }).await
     }
 
-    async fn ask(
+    /// Asks to make it what is wanted. What is then different comes back.
+    ///
+    /// # Errors
+    /// `invalid_argument` if it cannot be that, else as for [`VmHandle::start`].
+    pub async fn change(&self, wanted: SetVm) -> Result<Vec<Change>, Problem> {
+        self.ask(|reply| Ask::Change { wanted, reply }).await
+    }
+
+    async fn ask<T>(
         &self,
-        make: impl FnOnce(oneshot::Sender<Verdict>) -> Ask,
-    ) -> Result<Outcome, Problem> {
+        make: impl FnOnce(oneshot::Sender<Result<T, Problem>>) -> Ask,
+    ) -> Result<T, Problem> {
         let (reply, verdict) = oneshot::channel();
         // Either error means that the task has ended: there is no such VM any more.
         let gone = || {
-            Problem::new(ErrorCode::VmNotFound, format!("VM {} was removed", self.row.name))
+            Problem::new(ErrorCode::VmNotFound, format!("VM {} was removed", self.name))
                 .hint("banger ls")
         };
         self.mailbox.send(make(reply)).await.map_err(|_| gone())?;
@@ -191,6 +220,7 @@ enum Ask {
     Start { request: StartVm, reply: oneshot::Sender<Verdict> },
     End { request: Request, grace: StopVm, reply: oneshot::Sender<Verdict> },
     Remove { force: bool, reply: oneshot::Sender<Verdict> },
+    Change { wanted: SetVm, reply: oneshot::Sender<Result<Vec<Change>, Problem>> },
 }
 
 /// Work that a VM's task has accepted, seen from outside.

@@ -1,0 +1,69 @@
+//! Changing what a VM is: one row in the database, which is the change. Files follow when the VM
+//! starts (see [`super::disks`]); only a work disk that is removed goes at once, after the row.
+
+use std::sync::Arc;
+
+use banger_api::change::{Change, SetVm};
+use banger_api::{ErrorCode, Problem, step};
+use banger_core::change::{Circumstances, Settings, plan};
+use banger_host::clock;
+
+use super::Ask;
+use super::actor::Actor;
+use super::disks;
+use crate::daemon::blocking;
+
+impl Actor {
+    /// Answers a request to change the VM; gives back any other. Not to be cut off: the row and
+    /// what is told of it would part.
+    pub(super) async fn answer_change(&mut self, ask: Ask, going: bool) -> Option<Ask> {
+        let Ask::Change { wanted, reply } = ask else { return Some(ask) };
+        let outcome = if going { Err(self.is_going()) } else { self.change(wanted).await };
+        // Nobody may be listening any more.
+        let _ = reply.send(outcome);
+        None
+    }
+
+    fn is_going(&self) -> Problem {
+        let name = &self.row.name;
+        Problem::new(ErrorCode::VmWrongState, format!("VM {name} is being removed"))
+            .hint("banger ls")
+    }
+
+    async fn change(&mut self, wanted: SetVm) -> Result<Vec<Change>, Problem> {
+        let machine = Arc::clone(&self.daemon.host.machine);
+        let host = blocking(move || Ok(machine.capacity())).await?;
+        let state = self.status.borrow().state;
+        let circumstances = Circumstances { state, now_ms: clock::now_ms(), host };
+        let before = self.row.settings();
+        let plan =
+            plan(&before, &wanted, circumstances).map_err(|error| error.problem(&self.row.name))?;
+        let (had, will) = (before.spec.work_disk_bytes, plan.after.spec.work_disk_bytes);
+        if had.is_none() && will.is_some() {
+            // One whose removal was cut off must not come back with what was on it.
+            disks::remove_work_disk(&self.daemon, &self.row.id).await?;
+        }
+        if !plan.changes.is_empty() {
+            self.write_down(plan.after).await?;
+        }
+        // Also if the row says so already: its removal may have failed before.
+        if wanted.work_disk_bytes == Some(0) && !state.is_live() {
+            self.daemon.gate.pass(step::SET_WORK_DISK).await?;
+            disks::remove_work_disk(&self.daemon, &self.row.id).await?;
+        }
+        tracing::info!(vm = %self.row.name, changes = plan.changes.len(), "set");
+        Ok(plan.changes)
+    }
+
+    async fn write_down(&mut self, settings: Settings) -> Result<(), Problem> {
+        self.daemon.gate.pass(step::SET_ROW).await?;
+        let (id, record) = (self.row.id.clone(), settings.clone());
+        self.daemon.store(move |store| store.change_settings(&id, &record)).await?;
+        self.row = Arc::new(self.row.as_ref().clone().with(settings));
+        self.rows.send_replace(Arc::clone(&self.row));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

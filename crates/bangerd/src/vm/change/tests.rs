@@ -1,0 +1,224 @@
+//! Changing VMs on a simulated machine.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use banger_api::{ErrorCode, step};
+use banger_api::change::{Applies, SetVm};
+use banger_api::shim::{COW_FILE, LAUNCH_FILE, LaunchSpec, WORK_FILE};
+use banger_api::vm::{RestartPolicy, StartVm, StopVm};
+use banger_core::lifecycle::Request;
+use banger_host::cow;
+
+use crate::daemon::Daemon;
+use crate::gate::trap::{Effect, Trap};
+use crate::testing::{World, make, request};
+use crate::vm::{Outcome, VmHandle};
+
+const GIB: u64 = 1 << 30;
+
+/// Runs a daemon's life; when it is over everything the daemon was doing stops, as by `kill -9`.
+fn life<F: Future>(future: F) -> F::Output {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(future)
+}
+
+fn find(daemon: &Daemon) -> Arc<VmHandle> {
+    daemon.find("web").expect("the VM exists")
+}
+
+async fn start(vm: &VmHandle) {
+    match vm.start(StartVm::default()).await.expect("allowed") {
+        Outcome::Accepted(work) => work.finished().await.expect("it starts"),
+        Outcome::AlreadySo => panic!("it ran already"),
+    }
+}
+
+async fn stop(vm: &VmHandle) {
+    match vm.end(Request::Stop, StopVm { grace_ms: 10 }).await.expect("allowed") {
+        Outcome::Accepted(work) => work.finished().await.expect("it stops"),
+        Outcome::AlreadySo => panic!("it did not run"),
+    }
+}
+
+fn dir(vm: &VmHandle) -> PathBuf {
+    PathBuf::from(vm.snapshot().dir)
+}
+
+fn launch(dir: &Path) -> LaunchSpec {
+    let json = std::fs::read(dir.join(LAUNCH_FILE)).expect("it was started");
+    serde_json::from_slice(&json).expect("a launch spec")
+}
+
+fn bytes(file: &Path) -> Option<u64> {
+    std::fs::metadata(file).ok().map(|found| found.len())
+}
+
+fn work(bytes: u64) -> SetVm {
+    SetVm { work_disk_bytes: Some(bytes), ..SetVm::default() }
+}
+
+#[tokio::test]
+async fn a_running_vm_has_the_rest_at_its_next_start() {
+    let world = World::new();
+    let daemon = world.daemon().await;
+    make(&daemon, request("web", true)).await.expect("make");
+    let vm = find(&daemon);
+    let wanted = SetVm {
+        cpus: Some(4),
+        memory_mib: Some(2048),
+        disk_bytes: Some(20 * GIB),
+        work_disk_bytes: Some(GIB),
+        labels: [("team".to_owned(), Some("a".to_owned()))].into(),
+        restart: Some(RestartPolicy::OnFailure),
+        ttl_ms: Some(60_000_000),
+    };
+    let changes = vm.change(wanted.clone()).await.expect("allowed");
+    let settings = |applies: Applies| -> Vec<&str> {
+        let those = changes.iter().filter(|change| change.applies == applies);
+        those.map(|change| change.setting.as_str()).collect()
+    };
+    assert_eq!(settings(Applies::NextStart), ["cpus", "memory", "disk", "work-disk"]);
+    assert_eq!(settings(Applies::Now), ["label team", "restart", "ttl"]);
+    let shown = vm.snapshot();
+    assert_eq!((shown.spec.cpus, shown.disk_bytes), (4, 20 * GIB));
+    assert_eq!(shown.spec.labels["team"], "a");
+    assert!(shown.expires_at_ms.is_some_and(|at| at > shown.created_at_ms + 59_000_000));
+    assert_eq!(shown.pending.len(), 4, "{:?}", shown.pending);
+    assert_eq!(launch(&dir(&vm)).cpus, 2, "it runs as it was");
+    assert_eq!(bytes(&dir(&vm).join(COW_FILE)), Some(cow::store_bytes(8 * GIB)));
+    let again = SetVm { ttl_ms: None, ..wanted };
+    assert_eq!(vm.change(again).await.expect("allowed"), [], "it is so already");
+
+    stop(&vm).await;
+    assert_eq!(vm.snapshot().pending, [], "nothing runs that could differ");
+    start(&vm).await;
+    let launched = launch(&dir(&vm));
+    assert_eq!((launched.cpus, launched.memory_mib), (4, 2048));
+    assert_eq!((launched.disk_bytes, launched.work_disk_bytes), (20 * GIB, Some(GIB)));
+    assert_eq!(bytes(&dir(&vm).join(COW_FILE)), Some(cow::store_bytes(20 * GIB)));
+    assert_eq!(bytes(&dir(&vm).join(WORK_FILE)), Some(GIB));
+    assert_eq!(vm.snapshot().pending, []);
+}
+
+#[test]
+fn what_was_set_is_so_for_the_next_daemon_also_of_a_vm_that_runs() {
+    let world = World::new();
+    let pending = life(async {
+        let daemon = world.daemon().await;
+        make(&daemon, request("web", true)).await.expect("make");
+        let vm = find(&daemon);
+        vm.change(SetVm { cpus: Some(1), ..SetVm::default() }).await.expect("allowed");
+        vm.snapshot().pending
+    });
+    assert_eq!(pending.len(), 1);
+    life(async {
+        let daemon = world.daemon().await;
+        let shown = find(&daemon).snapshot();
+        assert_eq!(shown.spec.cpus, 1);
+        assert_eq!(shown.pending, pending, "what its shim says it has is compared");
+    });
+}
+
+#[tokio::test]
+async fn a_work_disk_grows_and_goes_only_when_nobody_uses_it() {
+    let world = World::new();
+    let daemon = world.daemon().await;
+    let mut request = request("web", true);
+    request.spec.work_disk_bytes = Some(GIB);
+    make(&daemon, request).await.expect("make");
+    let vm = find(&daemon);
+    let disk = dir(&vm).join(WORK_FILE);
+    assert_eq!(bytes(&disk), Some(GIB));
+    let refused = vm.change(work(0)).await.expect_err("it runs");
+    assert_eq!(refused.code, ErrorCode::VmWrongState);
+    assert_eq!(refused.hint.as_deref(), Some("banger stop web"));
+    vm.change(work(2 * GIB)).await.expect("larger");
+    let refused = vm.change(work(GIB)).await.expect_err("smaller");
+    assert_eq!(refused.code, ErrorCode::InvalidArgument);
+    stop(&vm).await;
+    std::fs::write(&disk, "data").expect("write");
+    start(&vm).await;
+    assert_eq!(bytes(&disk), Some(2 * GIB));
+    assert!(std::fs::read(&disk).is_ok_and(|found| found.starts_with(b"data")));
+    stop(&vm).await;
+    vm.change(work(0)).await.expect("it does not run");
+    assert_eq!(bytes(&disk), None);
+    start(&vm).await;
+    assert_eq!(launch(&dir(&vm)).work_disk_bytes, None);
+}
+
+#[test]
+fn a_daemon_that_dies_while_it_changes_a_vm_has_done_it_or_not() {
+    for step in [step::SET_ROW, step::SET_WORK_DISK] {
+        let world = World::new();
+        let trap = Trap::at(step, Effect::Crash);
+        let disk = life(async {
+            let daemon = world.daemon_with(trap.gate()).await;
+            let mut request = request("web", true);
+            request.spec.work_disk_bytes = Some(GIB);
+            make(&daemon, request).await.expect("make");
+            let vm = find(&daemon);
+            stop(&vm).await;
+            let disk = dir(&vm).join(WORK_FILE);
+            std::fs::write(&disk, "secret").expect("write");
+            let change = vm.change(SetVm { cpus: Some(3), ..work(0) });
+            tokio::select! {
+                done = change => panic!("{step}: {done:?}"),
+                () = trap.reached.notified() => {}
+            }
+            disk
+        });
+        life(async {
+            let daemon = world.daemon().await;
+            let vm = find(&daemon);
+            let spec = vm.snapshot().spec;
+            let done = step != step::SET_ROW;
+            assert_eq!(spec.cpus == 3, done, "{step}");
+            assert_eq!(spec.work_disk_bytes.is_none(), done, "{step}");
+            // A new work disk is new.
+            vm.change(work(0)).await.expect(step.name());
+            assert_eq!(bytes(&disk), None, "{step}");
+            vm.change(work(GIB)).await.expect(step.name());
+            start(&vm).await;
+            assert!(std::fs::read(&disk).is_ok_and(|found| !found.starts_with(b"secret")));
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_removal_that_was_cut_off_does_not_come_back_with_its_data() {
+    let world = World::new();
+    let trap = Trap::at(step::SET_WORK_DISK, Effect::Fail);
+    let daemon = world.daemon_with(trap.gate()).await;
+    let mut request = request("web", true);
+    request.spec.work_disk_bytes = Some(GIB);
+    make(&daemon, request).await.expect("make");
+    let vm = find(&daemon);
+    stop(&vm).await;
+    let disk = dir(&vm).join(WORK_FILE);
+    std::fs::write(&disk, "secret").expect("write");
+    vm.change(work(0)).await.expect_err("the test says so");
+    assert!(disk.exists());
+    vm.change(work(GIB)).await.expect("added");
+    assert!(!disk.exists(), "the old one is gone before there is a new one");
+}
+
+#[tokio::test]
+async fn a_change_that_fails_changes_nothing() {
+    let world = World::new();
+    let trap = Trap::at(step::SET_ROW, Effect::Fail);
+    let daemon = world.daemon_with(trap.gate()).await;
+    make(&daemon, request("web", false)).await.expect("make");
+    let vm = find(&daemon);
+    let before = vm.snapshot();
+    let wanted = SetVm { cpus: Some(1), ..SetVm::default() };
+    vm.change(wanted.clone()).await.expect_err("the test says so");
+    assert_eq!(vm.snapshot(), before);
+    vm.change(wanted).await.expect("it can be repeated");
+    assert_eq!(vm.snapshot().spec.cpus, 1);
+    let absurd = SetVm { memory_mib: Some(u32::MAX), ..SetVm::default() };
+    assert_eq!(vm.change(absurd).await.expect_err("absurd").code, ErrorCode::InvalidArgument);
+}
