@@ -41,10 +41,13 @@ pub const WORK_FILE: &str = "work.ext4";
 pub const CONSOLE_FILE: &str = "console.log";
 /// Output of the main process; `main.log.1` is its older half.
 pub const MAIN_LOG_FILE: &str = "main.log";
-/// The shim's own log, with what pasta said on its standard error; `shim.log.1` is the last run's.
+/// The shim's own log, with what pasta said on its standard error; `shim.log.1` is its older
+/// half, or the last run's.
 pub const SHIM_LOG_FILE: &str = "shim.log";
 /// What the VMM said on its standard error; `vmm.log.1` is its older half.
 pub const VMM_LOG_FILE: &str = "vmm.log";
+/// Most that each of these logs takes with its older half, in bytes, unless asked otherwise.
+pub const DEFAULT_LOG_BYTES: u64 = 8 * 1024 * 1024;
 /// Directory of a VM's sockets.
 pub const RUN_DIR: &str = "run";
 /// The shim's socket in [`RUN_DIR`].
@@ -116,6 +119,13 @@ pub struct LaunchSpec {
     pub jail_user: Option<JailUser>,
     /// How long the guest may take to answer.
     pub boot_timeout_ms: u64,
+    /// Most that each of the VM's logs takes with its older half.
+    #[serde(default = "default_log_bytes")]
+    pub log_bytes: u64,
+}
+
+fn default_log_bytes() -> u64 {
+    DEFAULT_LOG_BYTES
 }
 
 impl LaunchSpec {

@@ -213,6 +213,7 @@ steps! {
     CREATE_DISK = "create.disk", Daemon, Create;
     /// Image, kernel and programs are found for a start.
     START_PREPARE = "start.prepare", Daemon, Start;
+    /// The files of its disks become as the row says.
     START_DISKS = "start.disks", Daemon, Start;
     /// The status of the last run is removed.
     START_FORGET_LAST_RUN = "start.forget_last_run", Daemon, Start;
@@ -232,10 +233,11 @@ steps! {
     STOP_ASK = "stop.ask", Daemon, Stop;
     /// How a VM ended is written down.
     STOP_RECORD = "stop.record", Daemon, Stop;
-    /// The row says that the VM is being removed.
+    /// The row of a VM that is changed is written.
     SET_ROW = "set.row", Daemon, Set;
+    /// A work disk that no row wants any more is deleted.
     SET_WORK_DISK = "set.work_disk", Daemon, Set;
-
+    /// The row says that the VM is being removed.
     REMOVE_MARK = "remove.mark", Daemon, Remove;
     /// The directory becomes no VM's.
     REMOVE_RENAME = "remove.rename", Daemon, Remove;

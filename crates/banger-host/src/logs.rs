@@ -5,11 +5,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Most that a log and its older half take together, in bytes.
-pub const CAP_BYTES: u64 = 8 * 1024 * 1024;
+/// Most that a log and its older half take together, unless asked otherwise, in bytes.
+pub const DEFAULT_CAP_BYTES: u64 = banger_api::shim::DEFAULT_LOG_BYTES;
 
 /// A log being written.
 #[derive(Debug)]
@@ -17,14 +18,16 @@ pub struct CappedLog {
     path: PathBuf,
     file: File,
     bytes: u64,
+    cap_bytes: u64,
 }
 
 impl CappedLog {
-    /// Begins a log anew; what was there is gone.
+    /// Begins a log anew that takes at most `cap_bytes` and one piece of what is written, with its
+    /// older half; what was there is gone.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    pub fn create(path: &Path, cap_bytes: u64) -> io::Result<Self> {
         match std::fs::remove_file(older(path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -34,7 +37,7 @@ impl CappedLog {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        Ok(Self { path: path.to_owned(), file: append(path)?, bytes: 0 })
+        Ok(Self { path: path.to_owned(), file: append(path)?, bytes: 0, cap_bytes })
     }
 
     /// Adds to the log.
@@ -42,18 +45,68 @@ impl CappedLog {
     /// # Errors
     /// Of the file system.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.bytes >= CAP_BYTES / 2 {
-            match std::fs::rename(&self.path, older(&self.path)) {
-                // Turned before, when the new file could not be made.
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            self.file = append(&self.path)?;
+        if self.bytes >= self.cap_bytes / 2 {
+            self.file = turn(&self.path)?;
             self.bytes = 0;
         }
         self.file.write_all(bytes)?;
         self.bytes += bytes.len() as u64;
         Ok(())
+    }
+}
+
+/// Makes a log the older half, and begins the newer.
+fn turn(path: &Path) -> io::Result<File> {
+    match std::fs::rename(path, older(path)) {
+        // Turned before, when the new file could not be made.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    append(path)
+}
+
+/// The standard error of a process whose standard error is a log: capped like the others, however
+/// long the process runs and whoever in it writes.
+#[derive(Debug, Clone)]
+pub struct ErrorLog {
+    path: PathBuf,
+    cap_bytes: u64,
+}
+
+impl ErrorLog {
+    /// Writes to standard error; if that is the file `path`, it is turned at half of the cap.
+    #[must_use]
+    pub fn new(path: PathBuf, cap_bytes: u64) -> Self {
+        Self { path, cap_bytes }
+    }
+
+    fn turn_if_due(&self) -> io::Result<()> {
+        let stderr = io::stderr();
+        let now = File::from(stderr.as_fd().try_clone_to_owned()?).metadata()?;
+        if !now.is_file() || now.len() < self.cap_bytes / 2 {
+            return Ok(());
+        }
+        let same = std::fs::metadata(&self.path)
+            .is_ok_and(|named| (named.dev(), named.ino()) == (now.dev(), now.ino()));
+        // Somebody else's file, to which we were redirected, is theirs to keep small.
+        if !same {
+            return Ok(());
+        }
+        nix::unistd::dup2_stderr(turn(&self.path)?)?;
+        Ok(())
+    }
+}
+
+impl Write for ErrorLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut stderr = io::stderr().lock();
+        // A log that cannot be turned is better than none.
+        let _ = self.turn_if_due();
+        stderr.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }
 
@@ -104,12 +157,16 @@ impl LogReader {
     fn step_to_newer(&mut self) -> io::Result<bool> {
         let Some(newer) = open(&self.path)? else { return Ok(false) };
         let current = self.file.as_ref().map(File::metadata).transpose()?;
-        if current
-            .is_some_and(|current| newer.metadata().is_ok_and(|newer| newer.ino() == current.ino()))
-        {
+        let is_current = |file: &File| match (&current, file.metadata()) {
+            (Some(current), Ok(found)) => current.ino() == found.ino(),
+            _ => false,
+        };
+        if is_current(&newer) {
             return Ok(false);
         }
-        self.file = Some(newer);
+        // A reader that is slower than the writer by a turn has the whole older half before it.
+        let older = open(&older(&self.path))?.filter(|older| !is_current(older));
+        self.file = older.or(Some(newer));
         Ok(true)
     }
 
@@ -224,13 +281,16 @@ mod tests {
     fn a_flood_keeps_its_end_and_stays_under_the_cap() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("console.log");
-        let mut log = CappedLog::create(&path).expect("create");
+        let mut log = CappedLog::create(&path, DEFAULT_CAP_BYTES).expect("create");
         let line = vec![b'x'; 1 << 20];
         for _ in 0..20 {
             log.write(&line).expect("write");
         }
         log.write(b"\nlast line\n").expect("write");
-        assert!(crate::files::allocated_bytes(dir.path()).expect("measure") <= CAP_BYTES + 65536);
+        assert!(
+            crate::files::allocated_bytes(dir.path()).expect("measure")
+                <= DEFAULT_CAP_BYTES + 65536
+        );
         let mut reader = LogReader::open(&path, Some(1)).expect("open");
         assert_eq!(read_all(&mut reader), "last line\n");
     }
@@ -261,12 +321,29 @@ mod tests {
         let path = dir.path().join("main.log");
         let mut reader = LogReader::open(&path, None).expect("open before it exists");
         assert_eq!(read_all(&mut reader), "");
-        let mut log = CappedLog::create(&path).expect("create");
+        let mut log = CappedLog::create(&path, 4).expect("create");
         log.write(b"a\n").expect("write");
         assert_eq!(read_all(&mut reader), "a\n");
-        log.bytes = CAP_BYTES;
         log.write(b"b\n").expect("write");
         assert_eq!(read_all(&mut reader), "b\n");
+        log.write(b"c\n").expect("write");
+        log.write(b"d\n").expect("write");
+        assert_eq!(read_all(&mut reader), "c\nd\n", "two turns behind, nothing is left out");
+    }
+
+    #[test]
+    fn any_cap_holds_whatever_is_written() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("console.log");
+        for (cap, piece) in [(1 << 16, 100), (1 << 16, 16_384), (1 << 20, 4096)] {
+            let mut log = CappedLog::create(&path, cap).expect("create");
+            for _ in 0..(3 * cap / piece) {
+                log.write(&vec![b'x'; usize::try_from(piece).expect("small")]).expect("write");
+                let length = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+                let both = length(&path) + length(&older(&path));
+                assert!(both <= cap + 2 * piece, "{both} bytes with a cap of {cap}");
+            }
+        }
     }
 
     #[test]

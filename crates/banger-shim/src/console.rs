@@ -107,8 +107,8 @@ impl Recording {
 pub(crate) type Log = Arc<Mutex<CappedLog>>;
 
 /// Begins a log in the VM's directory.
-pub(crate) fn new_log(vm_dir: &Path, name: &str) -> std::io::Result<Log> {
-    Ok(Arc::new(Mutex::new(CappedLog::create(&vm_dir.join(name))?)))
+pub(crate) fn new_log(vm_dir: &Path, name: &str, cap_bytes: u64) -> std::io::Result<Log> {
+    Ok(Arc::new(Mutex::new(CappedLog::create(&vm_dir.join(name), cap_bytes)?)))
 }
 
 /// A stream is read by one task of a single-threaded runtime: a poisoned lock cannot occur

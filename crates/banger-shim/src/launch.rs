@@ -5,13 +5,13 @@
 //!                                └─ vm.uplink (meanwhile)
 //! ```
 
-use std::fs::{File, OpenOptions};
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use banger_api::shim::{CONSOLE_FILE, RUN_DIR, SHIM_LOG_FILE, VMM_LOG_FILE, WORK_FILE};
+use banger_api::shim::{CONSOLE_FILE, RUN_DIR, VMM_LOG_FILE, WORK_FILE};
 use banger_api::step;
 use banger_api::vm::{Accelerator, InitMode};
 use banger_host::cow::{self, Header};
@@ -19,6 +19,8 @@ use banger_host::network::{self, Network};
 use banger_host::process::Watched;
 use banger_host::qemu::qmp::{Event, Qmp};
 use banger_host::{connect, fault, qemu};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -28,7 +30,7 @@ use crate::dns;
 use crate::failure::{LaunchError, host};
 use crate::guest::Guest;
 use crate::power;
-use crate::supervise::{Reporter, Vm};
+use crate::supervise::{Reporter, Vm, error_log};
 
 /// Longest wait for an image's own init with hardware virtualisation. What takes longer waits for
 /// something that does not come.
@@ -80,7 +82,7 @@ pub(crate) async fn launch(
     reporter.step(step::VM_VMM, "starting the VMM").await?;
     let booting = start_vmm(vm, &host)?;
     fault::reach(step::VM_UPLINK).await.map_err(crate::failure::host("start the uplink"))?;
-    let uplink = start_uplink(&host, &vm.dir)?;
+    let uplink = start_uplink(&host)?;
     let message = match vm.spec.init {
         InitMode::Agent => "booting the guest",
         InitMode::System => "booting the guest and its services",
@@ -125,7 +127,7 @@ async fn make_host(vm: &Vm) -> Result<Host, LaunchError> {
     let udp = tokio::net::UdpSocket::from_std(udp).map_err(host("serve names"))?;
     let tcp = tokio::net::TcpListener::from_std(tcp).map_err(host("serve names"))?;
     dns::serve(udp, tcp);
-    let log = |name| new_log(&vm.dir, name).map_err(host("begin the VM's logs"));
+    let log = |name| new_log(&vm.dir, name, vm.spec.log_bytes).map_err(host("begin the VM's logs"));
     Ok(Host { network, console_log: log(CONSOLE_FILE)?, vmm_log: log(VMM_LOG_FILE)? })
 }
 
@@ -233,9 +235,9 @@ async fn early_end(booting: Booting) -> LaunchError {
 
 type Uplink = JoinHandle<Result<std::process::Child, network::NetworkError>>;
 
-fn start_uplink(host: &Host, vm_dir: &Path) -> Result<Uplink, LaunchError> {
+fn start_uplink(host: &Host) -> Result<Uplink, LaunchError> {
     let namespace = host.network.namespace.clone();
-    let mut pasta = network::start_uplink(&namespace, shim_log(vm_dir)?)?;
+    let mut pasta = network::start_uplink(&namespace, pasta_words()?)?;
     Ok(tokio::task::spawn_blocking(move || {
         network::wait_for_uplink(&namespace, &mut pasta).map(|()| pasta)
     }))
@@ -258,11 +260,20 @@ async fn await_uplink(vm: &Vm, uplink: Uplink) {
     });
 }
 
-fn shim_log(vm_dir: &Path) -> Result<File, LaunchError> {
-    OpenOptions::new()
-        .append(true)
-        .open(vm_dir.join(SHIM_LOG_FILE))
-        .map_err(host("open the shim's log"))
+/// Where pasta's words go: through a pipe to this process's own log, which stays small whatever a guest
+/// makes pasta complain of.
+fn pasta_words() -> Result<File, LaunchError> {
+    let (reader, writer) = std::io::pipe().map_err(host("make a pipe for pasta's words"))?;
+    let mut words =
+        pipe::Receiver::from_owned_fd(reader.into()).map_err(host("listen to what pasta says"))?;
+    tokio::spawn(async move {
+        let (mut log, mut buffer) = (error_log(), vec![0; 4096]);
+        while let Ok(count @ 1..) = words.read(&mut buffer).await {
+            // What cannot be written is lost, and pasta must not wait for it.
+            let _ = log.write_all(&buffer[..count]);
+        }
+    });
+    Ok(File::from(OwnedFd::from(writer)))
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub(crate) fn start(vm: &Arc<Vm>, guest: Guest) {
     let Some(request) = vm.spec.main.clone() else { return };
     let vm = Arc::clone(vm);
     tokio::spawn(async move {
-        let mut log = match CappedLog::create(&vm.dir.join(MAIN_LOG_FILE)) {
+        let mut log = match CappedLog::create(&vm.dir.join(MAIN_LOG_FILE), vm.spec.log_bytes) {
             Ok(log) => log,
             Err(error) => {
                 tracing::error!(%error, "cannot begin the main process's log");

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use banger_api::error::{ErrorCode, Problem};
 use banger_api::operation::Progress;
-use banger_api::shim::{LaunchEvent, LaunchSpec};
+use banger_api::shim::{LaunchEvent, LaunchSpec, SHIM_LOG_FILE};
 use banger_api::step::{self, Step};
 use banger_api::vm::{EndCause, EngineInUse, VmEnd, VmState};
+use banger_host::logs::{DEFAULT_CAP_BYTES, ErrorLog};
 use banger_host::{environment, fault};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -76,9 +77,10 @@ impl Vm {
 /// Runs a VM from its launch to its end, as process 1 of its namespaces.
 pub(crate) fn supervise() -> Result<(), Failure> {
     let level = environment::get("BANGER_LOG").unwrap_or_else(|| "warn".to_owned());
+    let log = error_log();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(level))
-        .with_writer(std::io::stderr)
+        .with_writer(move || log.clone())
         .with_ansi(false)
         // On a full disk there is nowhere to complain, and complaining would abort.
         .log_internal_errors(false)
@@ -88,6 +90,11 @@ pub(crate) fn supervise() -> Result<(), Failure> {
     // What still runs on other threads must not keep process 1 here.
     runtime.shutdown_background();
     Ok(())
+}
+
+/// This process's standard error, which is the shim's log in its working directory.
+pub(crate) fn error_log() -> ErrorLog {
+    ErrorLog::new(SHIM_LOG_FILE.into(), DEFAULT_CAP_BYTES)
 }
 
 async fn run() -> Result<(), Failure> {

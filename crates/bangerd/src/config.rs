@@ -4,6 +4,9 @@
 //! reserve_disk_mib = 512      # refuse new work when less than this is free
 //! boot_timeout_s = 90         # how long a guest may take to answer
 //!
+//! [logs]
+//! max_size_mib = 8            # most that each log of a VM takes, from 1 to 1024
+//!
 //! [guest]
 //! ca_certificates = ["/etc/ssl/company.pem"]   # trusted in every guest
 //! ```
@@ -11,11 +14,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use banger_api::shim::DEFAULT_LOG_BYTES;
 use banger_api::{ErrorCode, Problem};
+use banger_core::size::MIB;
 use serde::Deserialize;
 
 /// File name in the configuration directory.
 pub const CONFIG_FILE: &str = "config.toml";
+/// The least and the most that a log may take. Less would not hold the end of a boot.
+const LOG_MIB: (u64, u64) = (1, 1024);
 /// Largest certificate file that is read.
 const MAX_CERTIFICATES: u64 = 1024 * 1024;
 
@@ -27,8 +34,25 @@ pub struct Config {
     pub reserve_disk_mib: u64,
     /// How long a guest may take to answer.
     pub boot_timeout_s: u64,
+    /// How VMs are logged.
+    pub logs: LogsConfig,
     /// Settings of every guest.
     pub guest: GuestConfig,
+}
+
+/// How VMs are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogsConfig {
+    /// Most that each log of a VM takes with its older half. VMs that run keep what they were started
+    /// with.
+    pub max_size_mib: u64,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        Self { max_size_mib: DEFAULT_LOG_BYTES / MIB }
+    }
 }
 
 /// Settings of every guest.
@@ -42,7 +66,12 @@ pub struct GuestConfig {
 impl Default for Config {
     fn default() -> Self {
         // A tcg guest answers within five seconds on an idle machine, and on a busy one in a minute.
-        Self { reserve_disk_mib: 512, boot_timeout_s: 90, guest: GuestConfig::default() }
+        Self {
+            reserve_disk_mib: 512,
+            boot_timeout_s: 90,
+            logs: LogsConfig::default(),
+            guest: GuestConfig::default(),
+        }
     }
 }
 
@@ -66,6 +95,20 @@ pub enum ConfigError {
         /// Why.
         reason: String,
     },
+    /// A number is too small or too large.
+    #[error("{}: {key} is {found}; from {least} to {most} are possible", path.display())]
+    OutOfRange {
+        /// The file.
+        path: PathBuf,
+        /// The setting.
+        key: &'static str,
+        /// What it is.
+        found: u64,
+        /// The least that it can be.
+        least: u64,
+        /// The most that it can be.
+        most: u64,
+    },
 }
 
 impl From<ConfigError> for Problem {
@@ -84,13 +127,27 @@ impl Config {
     pub fn load(config_dir: &Path) -> Result<Self, ConfigError> {
         let path = config_dir.join(CONFIG_FILE);
         match std::fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text).map_err(|error| ConfigError::Syntax {
-                path,
-                reason: error.to_string().trim().to_owned(),
-            }),
+            Ok(text) => match toml::from_str::<Self>(&text) {
+                Ok(config) => config.checked(path),
+                Err(error) => {
+                    let reason = error.to_string().trim().to_owned();
+                    Err(ConfigError::Syntax { path, reason })
+                }
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(source) => Err(ConfigError::Read { path, source }),
         }
+    }
+}
+
+impl Config {
+    fn checked(self, path: PathBuf) -> Result<Self, ConfigError> {
+        let found = self.logs.max_size_mib;
+        let (least, most) = LOG_MIB;
+        if (least..=most).contains(&found) {
+            return Ok(self);
+        }
+        Err(ConfigError::OutOfRange { path, key: "logs.max_size_mib", found, least, most })
     }
 }
 
@@ -146,6 +203,18 @@ mod tests {
         assert_eq!(config.reserve_disk_mib, 7);
         assert_eq!(config.boot_timeout_s, Config::default().boot_timeout_s);
         assert_eq!(config.guest.ca_certificates, [PathBuf::from("/a.pem")]);
+    }
+
+    #[test]
+    fn logs_are_neither_useless_nor_endless() {
+        let size = |mib: u64| load(&format!("[logs]\nmax_size_mib = {mib}\n"));
+        for mib in [1, 64, 1024] {
+            assert_eq!(size(mib).expect("possible").logs.max_size_mib, mib);
+        }
+        for mib in [0, 1025, u64::from(u32::MAX)] {
+            let error = size(mib).expect_err("impossible").to_string();
+            assert!(error.contains("logs.max_size_mib is") && error.contains("1024"), "{error}");
+        }
     }
 
     #[test]

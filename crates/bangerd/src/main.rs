@@ -25,6 +25,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use banger_host::environment;
+use banger_host::logs::{DEFAULT_CAP_BYTES, ErrorLog};
+use banger_host::paths::StateDirs;
 use serve::ServeError;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -90,9 +92,22 @@ fn begin_log() {
     let levels =
         if wanted.is_empty() { Targets::new().with_default(tracing::Level::INFO) } else { levels };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(error_log)
         .with_ansi(false)
         // On a full disk there is nowhere to complain, and complaining would abort.
         .log_internal_errors(false);
     tracing_subscriber::registry().with(levels).with(lines).init();
+}
+
+/// Standard error, which a client that starts the daemon has made its log; it may serve for years.
+fn error_log() -> Box<dyn Write> {
+    static LOG: std::sync::OnceLock<Option<ErrorLog>> = std::sync::OnceLock::new();
+    let find = || {
+        let dirs = StateDirs::locate().ok()?;
+        Some(ErrorLog::new(dirs.daemon_log(), DEFAULT_CAP_BYTES))
+    };
+    match LOG.get_or_init(find) {
+        Some(log) => Box::new(log.clone()),
+        None => Box::new(std::io::stderr()),
+    }
 }

@@ -87,7 +87,7 @@ fn a_work_disk_is_the_users_home_and_survives() {
     host.finish();
 }
 
-/// "A root user's work disk begins with what the image has in its home"
+/// "work disk create/resize/keep": like a volume, it begins with what the image has in that place.
 #[test]
 fn a_new_work_disk_has_what_the_image_has_there() {
     let host = Host::new();

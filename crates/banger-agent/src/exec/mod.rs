@@ -10,7 +10,7 @@
 //! | [`input`], [`output`] | the two directions of the stream while it runs |
 //! | [`failure`], [`interpreter`] | why it did not start, for people |
 
-mod account;
+pub mod account;
 pub mod cgroup;
 mod child;
 mod command;

@@ -2,12 +2,12 @@
 
 mod service;
 
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::io;
 use std::time::Duration;
 
 use banger_api::version::DaemonVersion;
 use banger_core::doctor::DaemonFacts;
+use banger_host::logs::LogReader;
 use banger_host::paths::StateDirs;
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -47,7 +47,7 @@ pub struct LogArgs {
     follow: bool,
     /// Only so many last lines
     #[arg(short = 'n', long, value_name = "LINES")]
-    tail: Option<usize>,
+    tail: Option<u32>,
 }
 
 /// What `status` says, as JSON.
@@ -119,72 +119,14 @@ impl LogArgs {
         let failed = |error: io::Error| {
             Failure::internal(format!("cannot read the log {}", path.display()), &error)
         };
-        let mut at = match start_of_tail(&path, self.tail) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            at => at.map_err(failed)?,
-        };
+        let mut reader = LogReader::open(&path, self.tail).map_err(failed)?;
+        let mut buffer = vec![0; BLOCK];
         loop {
-            at = copy_from(&path, at, ui)?.map_err(failed)?;
-            if !self.follow {
-                return Ok(0);
+            match reader.read(&mut buffer).map_err(failed)? {
+                0 if self.follow => tokio::time::sleep(FOLLOW_INTERVAL).await,
+                0 => return Ok(0),
+                count => ui.raw(&buffer[..count])?,
             }
-            tokio::time::sleep(FOLLOW_INTERVAL).await;
         }
-    }
-}
-
-/// Copies what is after `at`, and says where it ends. A log that was put aside begins anew.
-fn copy_from(path: &Path, at: u64, ui: &Ui) -> Result<io::Result<u64>, Failure> {
-    let mut file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(0)),
-        Err(error) => return Ok(Err(error)),
-    };
-    let length = file.metadata().map_or(0, |found| found.len());
-    let mut at = if length < at { 0 } else { at };
-    if let Err(error) = file.seek(SeekFrom::Start(at)) {
-        return Ok(Err(error));
-    }
-    let mut buffer = vec![0; BLOCK];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(Ok(at)),
-            Ok(count) => {
-                ui.raw(&buffer[..count])?;
-                at += u64::try_from(count).unwrap_or(0);
-            }
-            Err(error) => return Ok(Err(error)),
-        }
-    }
-}
-
-/// Where the last `lines` lines begin.
-fn start_of_tail(path: &Path, lines: Option<usize>) -> io::Result<u64> {
-    let Some(lines) = lines else { return Ok(0) };
-    let bytes = std::fs::read(path)?;
-    let body = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-    if lines == 0 {
-        return Ok(u64::try_from(bytes.len()).unwrap_or(0));
-    }
-    let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
-    let start = ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0);
-    Ok(u64::try_from(start).unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tail_begins_at_a_line() {
-        let tmp = tempfile::tempdir().expect("a temporary directory");
-        let path = tmp.path().join("log");
-        std::fs::write(&path, "one\ntwo\nthree\n").expect("writable");
-        let cases = [(None, 0), (Some(0), 14), (Some(1), 8), (Some(2), 4), (Some(9), 0)];
-        for (lines, want) in cases {
-            assert_eq!(start_of_tail(&path, lines).expect("readable"), want, "{lines:?}");
-        }
-        std::fs::write(&path, "one\ntwo").expect("writable");
-        assert_eq!(start_of_tail(&path, Some(1)).expect("readable"), 4);
     }
 }

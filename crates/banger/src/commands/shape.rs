@@ -41,7 +41,7 @@ pub struct Shape {
     /// Size of the root disk, for example 20G [default: 8G]
     #[arg(long, value_name = "SIZE", value_parser = size::parse, help_heading = "VM")]
     pub disk: Option<u64>,
-    /// Size of a second disk, at the user's home, which outlives the root disk
+    /// Size of a second disk, mounted at the user's home [default: none]
     #[arg(long, value_name = "SIZE", value_parser = size::parse, help_heading = "VM")]
     pub work_disk: Option<u64>,
     /// Kernel to boot [default: the image's]

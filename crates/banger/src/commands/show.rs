@@ -119,9 +119,9 @@ mod tests {
         let text = render_fields(&fields(&vm, 121_000));
         let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(['S', 'P'])).collect();
         insta::assert_snapshot!(lines.join("\n"), @r"
-        State:      running 1 minute
-        Size:       2 CPUs, 1 GiB memory, 8 GiB disk, 10 GiB work disk
-        Pending:    cpus 1 → 2 (at the next start)
+        State:    running 1 minute
+        Size:     2 CPUs, 1 GiB memory, 8 GiB disk, 10 GiB work disk
+        Pending:  cpus 1 → 2 (at the next start)
         ");
     }
 

@@ -119,11 +119,11 @@ pub mod tests {
         ]
         .map(|vm| VmRow::new(vm, 121_000));
         insta::assert_snapshot!(render_table(&rows), @r"
-        NAME           ID            STATE                     IMAGE            CPUS  MEMORY  CREATED
-        brave-otter-7  0123456789ab  running 1 minute          debian-bookworm  2     1 GiB   2 minutes ago
-        web            0123456789ab  stopped (3) 1 minute ago  debian-bookworm  2     1 GiB   2 minutes ago
-        new            0123456789ab  created                   debian-bookworm  2     1 GiB   2 minutes ago
-        bad            0123456789ab  failed 1 minute ago       debian-bookworm  2     1 GiB   2 minutes ago
+        NAME           ID            STATE                     IMAGE            CPUS   MEMORY  CREATED
+        brave-otter-7  0123456789ab  running 1 minute          debian-bookworm  2      1 GiB   2 minutes ago
+        web            0123456789ab  stopped (3) 1 minute ago  debian-bookworm  2      1 GiB   2 minutes ago
+        new            0123456789ab  created                   debian-bookworm  2      1 GiB   2 minutes ago
+        bad            0123456789ab  failed 1 minute ago       debian-bookworm  2      1 GiB   2 minutes ago
         larger         0123456789ab  running 1 minute          debian-bookworm  1 → 2  1 GiB   2 minutes ago
         ");
     }

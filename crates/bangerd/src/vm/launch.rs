@@ -18,7 +18,7 @@ use banger_api::vm::{StartVm, VmStatus};
 use banger_api::{ErrorCode, Problem};
 use banger_core::id::Id;
 use banger_core::lifecycle::Desired;
-use banger_core::spec;
+use banger_core::{size, spec};
 use banger_host::files;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -134,6 +134,7 @@ impl Launch {
             owner: self.request.owner,
             jail_user: needs.jail_user,
             boot_timeout_ms: self.daemon.config.boot_timeout_s.saturating_mul(1000),
+            log_bytes: self.daemon.config.logs.max_size_mib.saturating_mul(size::MIB),
         }
     }
 

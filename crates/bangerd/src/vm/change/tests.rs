@@ -4,10 +4,10 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use banger_api::{ErrorCode, step};
 use banger_api::change::{Applies, SetVm};
 use banger_api::shim::{COW_FILE, LAUNCH_FILE, LaunchSpec, WORK_FILE};
 use banger_api::vm::{RestartPolicy, StartVm, StopVm};
+use banger_api::{ErrorCode, step};
 use banger_core::lifecycle::Request;
 use banger_host::cow;
 
@@ -87,7 +87,7 @@ async fn a_running_vm_has_the_rest_at_its_next_start() {
     assert_eq!(shown.spec.labels["team"], "a");
     assert!(shown.expires_at_ms.is_some_and(|at| at > shown.created_at_ms + 59_000_000));
     assert_eq!(shown.pending.len(), 4, "{:?}", shown.pending);
-    assert_eq!(launch(&dir(&vm)).cpus, 2, "it runs as it was");
+    assert_eq!(launch(&dir(&vm)).cpus, 1, "it runs as it was");
     assert_eq!(bytes(&dir(&vm).join(COW_FILE)), Some(cow::store_bytes(8 * GIB)));
     let again = SetVm { ttl_ms: None, ..wanted };
     assert_eq!(vm.change(again).await.expect("allowed"), [], "it is so already");
@@ -110,14 +110,14 @@ fn what_was_set_is_so_for_the_next_daemon_also_of_a_vm_that_runs() {
         let daemon = world.daemon().await;
         make(&daemon, request("web", true)).await.expect("make");
         let vm = find(&daemon);
-        vm.change(SetVm { cpus: Some(1), ..SetVm::default() }).await.expect("allowed");
+        vm.change(SetVm { cpus: Some(2), ..SetVm::default() }).await.expect("allowed");
         vm.snapshot().pending
     });
     assert_eq!(pending.len(), 1);
     life(async {
         let daemon = world.daemon().await;
         let shown = find(&daemon).snapshot();
-        assert_eq!(shown.spec.cpus, 1);
+        assert_eq!(shown.spec.cpus, 2);
         assert_eq!(shown.pending, pending, "what its shim says it has is compared");
     });
 }
@@ -214,11 +214,11 @@ async fn a_change_that_fails_changes_nothing() {
     make(&daemon, request("web", false)).await.expect("make");
     let vm = find(&daemon);
     let before = vm.snapshot();
-    let wanted = SetVm { cpus: Some(1), ..SetVm::default() };
+    let wanted = SetVm { cpus: Some(2), ..SetVm::default() };
     vm.change(wanted.clone()).await.expect_err("the test says so");
     assert_eq!(vm.snapshot(), before);
     vm.change(wanted).await.expect("it can be repeated");
-    assert_eq!(vm.snapshot().spec.cpus, 1);
+    assert_eq!(vm.snapshot().spec.cpus, 2);
     let absurd = SetVm { memory_mib: Some(u32::MAX), ..SetVm::default() };
     assert_eq!(vm.change(absurd).await.expect_err("absurd").code, ErrorCode::InvalidArgument);
 }
