@@ -17,6 +17,7 @@ mod images_guide;
 mod jail;
 mod kernels;
 mod lifecycle;
+mod logs;
 mod model;
 mod network;
 mod promote;

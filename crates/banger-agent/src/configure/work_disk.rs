@@ -105,6 +105,8 @@ fn is_ready(place: &Path) -> bool {
 
 /// Fills the new disk, hands it over to the user, and notes that this is done.
 fn take_into_use(below: &File, place: &Path, account: &Account) -> io::Result<()> {
+    // Nobody wants that in a home; whoever repairs the file system makes it again.
+    let _ = fs::remove_dir(place.join(LOST_AND_FOUND));
     // The directory itself, not what is mounted on it.
     copy_tree(&PathBuf::from(format!("/proc/self/fd/{}", below.as_raw_fd())), place, 0)?;
     let found = below.metadata()?;
