@@ -24,6 +24,10 @@ pub struct SetVm {
     /// everything on it, at once; the VM must not run then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work_disk_bytes: Option<u64>,
+    /// Name or digest of a local image: `/` is replaced, at once, by a fresh root disk of that image,
+    /// the VM's own too. All that is on the old one is lost; the VM must not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Labels to set, or, where the value is null, to remove.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, Option<String>>,
@@ -49,7 +53,7 @@ pub struct VmChanged {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Change {
-    /// Which: `cpus`, `memory`, `disk`, `work-disk`, `label KEY`, `restart`, `ttl`.
+    /// Which: `image`, `cpus`, `memory`, `disk`, `work-disk`, `label KEY`, `restart`, `ttl`.
     pub setting: String,
     /// What it was, for people: `2`, `8 GiB`; None is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -233,8 +233,12 @@ steps! {
     STOP_ASK = "stop.ask", Daemon, Stop;
     /// How a VM ended is written down.
     STOP_RECORD = "stop.record", Daemon, Stop;
+    /// A fresh root disk is made beside the one that there is.
+    SET_NEW_ROOT = "set.new_root", Daemon, Set;
     /// The row of a VM that is changed is written.
     SET_ROW = "set.row", Daemon, Set;
+    /// The fresh root disk takes the place of the old one.
+    SET_ROOT = "set.root", Daemon, Set;
     /// A work disk that no row wants any more is deleted.
     SET_WORK_DISK = "set.work_disk", Daemon, Set;
     /// The row says that the VM is being removed.

@@ -7,9 +7,11 @@
 use std::time::Duration;
 
 use banger_api::change::{Applies, Change, Resources, SetVm};
+use banger_api::image::Image;
 use banger_api::vm::{VmSpec, VmState};
 use banger_api::{ErrorCode, Problem};
 
+use crate::entrypoint::with_image;
 use crate::spec::{self, HostCapacity, SpecError};
 use crate::{duration, size};
 
@@ -21,6 +23,8 @@ const WORK_DISK: &str = "work-disk";
 pub struct Settings {
     /// What it is.
     pub spec: VmSpec,
+    /// Digest of the image that its root disk begins with.
+    pub image_digest: String,
     /// Size of its root disk.
     pub disk_bytes: u64,
     /// When it is to be stopped and removed, if ever.
@@ -44,6 +48,15 @@ pub struct Circumstances {
     pub now_ms: u64,
     /// What the host has.
     pub host: HostCapacity,
+}
+
+/// Another image for a VM.
+#[derive(Debug, Clone, Copy)]
+pub struct Images<'a> {
+    /// What it has.
+    pub from: &'a Image,
+    /// What it shall have.
+    pub to: &'a Image,
 }
 
 /// What a change comes to.
@@ -76,8 +89,10 @@ pub enum ChangeError {
         asked_bytes: u64,
     },
     /// The guest uses what was to be removed.
-    #[error("the VM is {state}, so its work disk cannot be removed")]
-    WorkDiskInUse {
+    #[error("the VM is {state}, so its {disk} cannot be removed")]
+    DiskInUse {
+        /// `work disk`, `root disk`.
+        disk: &'static str,
         /// The state that does not allow it.
         state: VmState,
     },
@@ -91,7 +106,7 @@ impl ChangeError {
     #[must_use]
     pub fn problem(&self, name: &str) -> Problem {
         let code = match self {
-            Self::WorkDiskInUse { .. } => ErrorCode::VmWrongState,
+            Self::DiskInUse { .. } => ErrorCode::VmWrongState,
             _ => ErrorCode::InvalidArgument,
         };
         let problem = Problem::new(code, self.to_string());
@@ -103,7 +118,7 @@ impl ChangeError {
                     "give it more than {}, or make a new VM with a smaller disk",
                     size::format(*has_bytes)
                 )),
-            Self::WorkDiskInUse { .. } => problem.hint(format!("banger stop {name}")),
+            Self::DiskInUse { .. } => problem.hint(format!("banger stop {name}")),
             Self::Spec(error) => match hint(error, name) {
                 Some(hint) => problem.hint(hint),
                 None => problem,
@@ -125,7 +140,8 @@ fn hint(error: &SpecError, name: &str) -> Option<String> {
     Some(format!("banger set {name} {options}"))
 }
 
-/// What comes of asking for `wanted` of a VM that is as in `before`.
+/// What comes of asking for `wanted` of a VM that is as in `before`. With `images`, its root disk is
+/// replaced.
 ///
 /// # Errors
 /// [`ChangeError`]; nothing changes then.
@@ -133,11 +149,20 @@ pub fn plan(
     before: &Settings,
     wanted: &SetVm,
     circumstances: Circumstances,
+    images: Option<Images<'_>>,
 ) -> Result<Plan, ChangeError> {
     if *wanted == SetVm::default() {
         return Err(ChangeError::Nothing);
     }
     let mut after = before.clone();
+    if let Some(images) = images {
+        if circumstances.state.is_live() {
+            return Err(in_use("root disk", circumstances.state));
+        }
+        after.spec = with_image(&before.spec, images.from, images.to);
+        after.image_digest.clone_from(&images.to.digest);
+        after.disk_bytes = before.disk_bytes.max(images.to.disk_bytes);
+    }
     let spec = &mut after.spec;
     spec.cpus = wanted.cpus.unwrap_or(spec.cpus);
     spec.memory_mib = wanted.memory_mib.unwrap_or(spec.memory_mib);
@@ -149,13 +174,13 @@ pub fn plan(
         }
     }
     if let Some(asked) = wanted.disk_bytes {
-        after.disk_bytes = grown("the root disk", before.disk_bytes, asked)?;
+        after.disk_bytes = grown("the root disk", after.disk_bytes, asked)?;
         spec.disk_bytes = Some(after.disk_bytes);
     }
     match wanted.work_disk_bytes {
         None => {}
         Some(0) if spec.work_disk_bytes.is_some() && circumstances.state.is_live() => {
-            return Err(ChangeError::WorkDiskInUse { state: circumstances.state });
+            return Err(in_use("work disk", circumstances.state));
         }
         Some(0) => spec.work_disk_bytes = None,
         Some(asked) => {
@@ -168,8 +193,23 @@ pub fn plan(
         after.expires_at_ms = spec.ttl_ms.map(|ttl| circumstances.now_ms.saturating_add(ttl));
     }
     check(&after.spec, wanted, &circumstances.host)?;
-    let changes = differences(before, &after, circumstances.now_ms);
+    let mut changes = differences(before, &after, circumstances.now_ms);
+    if let Some(images) = images {
+        let name = |image: &Image| Some(format!("{} ({})", image.name, short(&image.digest)));
+        let (from, to) = (name(images.from), name(images.to));
+        let image = Change { setting: "image".to_owned(), from, to, applies: Applies::Now };
+        changes.insert(0, image);
+    }
     Ok(Plan { after, changes })
+}
+
+fn in_use(disk: &'static str, state: VmState) -> ChangeError {
+    ChangeError::DiskInUse { disk, state }
+}
+
+/// The beginning of a digest, enough to tell it from others.
+fn short(digest: &str) -> &str {
+    digest.get(..19).unwrap_or(digest)
 }
 
 /// A label can be set whatever has become of the host since the VM was made.
@@ -257,6 +297,7 @@ mod tests {
     use banger_api::vm::RestartPolicy;
 
     use super::*;
+    use crate::entrypoint::tests::any_image;
     use crate::size::{GIB, MIB};
     use crate::spec::tests::any_spec;
 
@@ -266,11 +307,12 @@ mod tests {
         let mut spec = any_spec();
         spec.labels = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
         spec.work_disk_bytes = Some(10 * GIB);
-        Settings { spec, disk_bytes: 8 * GIB, expires_at_ms: None }
+        let image_digest = "sha256:image".to_owned();
+        Settings { spec, image_digest, disk_bytes: 8 * GIB, expires_at_ms: None }
     }
 
     fn ask(wanted: &SetVm, state: VmState) -> Result<Plan, ChangeError> {
-        plan(&before(), wanted, Circumstances { state, now_ms: 1_000, host: HOST })
+        plan(&before(), wanted, Circumstances { state, now_ms: 1_000, host: HOST }, None)
     }
 
     fn lines(plan: &Plan) -> Vec<String> {
@@ -366,10 +408,7 @@ mod tests {
                     asked_bytes: MIB,
                 },
             ),
-            (
-                SetVm { work_disk_bytes: Some(0), ..none() },
-                ChangeError::WorkDiskInUse { state: VmState::Running },
-            ),
+            (SetVm { work_disk_bytes: Some(0), ..none() }, in_use("work disk", VmState::Running)),
             (
                 SetVm {
                     labels: BTreeMap::from([
@@ -387,14 +426,41 @@ mod tests {
     }
 
     #[test]
+    fn another_image_is_a_fresh_root_disk_at_least_as_large() {
+        let image = |name: &str, disk_bytes: u64| any_image(name, disk_bytes);
+        let (from, to) = (image("old", 2 * GIB), image("new", 20 * GIB));
+        let wanted = SetVm { image: Some("new".to_owned()), ..SetVm::default() };
+        let ask = |state, to| {
+            let circumstances = Circumstances { state, now_ms: 1_000, host: HOST };
+            plan(&before(), &wanted, circumstances, Some(Images { from: &from, to }))
+        };
+        let plan = ask(VmState::Stopped, &to).expect("it does not run");
+        assert_eq!(plan.after.image_digest, "sha256:new");
+        assert_eq!(plan.after.spec.image, "new");
+        assert_eq!(plan.after.disk_bytes, 20 * GIB);
+        assert_eq!(
+            lines(&plan),
+            [
+                "image: old (sha256:old) > new (sha256:new) (now)",
+                "disk: 8 GiB > 20 GiB (next start)"
+            ]
+        );
+        let same = ask(VmState::Failed, &from).expect("the same image again");
+        assert_eq!(same.changes.len(), 1, "a fresh disk is a change");
+        let refused = ask(VmState::Running, &to).expect_err("it runs");
+        assert_eq!(refused, in_use("root disk", VmState::Running));
+    }
+
+    #[test]
     fn a_label_needs_no_room_on_the_host() {
         let poor = HostCapacity { cpus: 2, memory_mib: 256 };
         let circumstances = Circumstances { state: VmState::Stopped, now_ms: 0, host: poor };
         let labels = BTreeMap::from([("a".to_owned(), Some("b".to_owned()))]);
         let wanted = SetVm { labels, ..SetVm::default() };
-        plan(&before(), &wanted, circumstances).expect("a label");
+        plan(&before(), &wanted, circumstances, None).expect("a label");
         let wanted = SetVm { cpus: Some(1), ..SetVm::default() };
-        plan(&before(), &wanted, circumstances).expect_err("its memory is not there any more");
+        plan(&before(), &wanted, circumstances, None)
+            .expect_err("its memory is not there any more");
     }
 
     #[test]
@@ -403,7 +469,7 @@ mod tests {
         let cases = [
             (SpecError::Cpus { asked: 9, most: 8 }.into(), "banger set web --cpus 8"),
             (SpecError::MemoryTooSmall { asked_mib: 1 }.into(), "banger set web --memory 128M"),
-            (ChangeError::WorkDiskInUse { state: VmState::Running }, "banger stop web"),
+            (in_use("work disk", VmState::Running), "banger stop web"),
             (ChangeError::Nothing, "banger set --help"),
         ];
         for (error, want) in cases {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use banger_api::image::{PullPolicy, PullRequest};
+use banger_api::image::{Image, PullPolicy, PullRequest};
 use banger_api::vm::{CreateVm, VmSpec};
 use banger_api::{ErrorCode, Problem};
 use banger_core::{size, spec, suggest};
@@ -85,6 +85,20 @@ fn kernel_name(artifacts: &dyn Artifacts, spec: &VmSpec) -> Result<String, Probl
         }
     };
     Ok(of_image.unwrap_or_else(|| spec::DEFAULT_KERNEL.to_owned()))
+}
+
+/// The local image of that name or digest.
+///
+/// # Errors
+/// `image_not_found`.
+pub async fn find_image(daemon: &Daemon, name: &str) -> Result<Image, Problem> {
+    let (host, name) = (daemon.host.clone(), name.to_owned());
+    blocking(move || {
+        let artifacts = host.artifacts.as_ref();
+        let image = artifacts.find_image(&name)?;
+        Ok(image.ok_or_else(|| no_image(artifacts, &name))?.image)
+    })
+    .await
 }
 
 /// The local image and kernel of a VM.

@@ -49,7 +49,7 @@ fn what_is_set_is_so_at_once_or_at_the_next_start() {
     host.finish();
 }
 
-/// "work disk create/resize/keep"
+/// "work disk create/resize/keep across re-imaging"
 #[test]
 fn a_work_disk_is_the_users_home_and_survives() {
     let host = Host::new();
@@ -76,6 +76,17 @@ fn a_work_disk_is_the_users_home_and_survives() {
     assert_eq!(guest(&host, vm, "cat ~/file"), "mine");
     let after = mib(&host, vm, "/var/www");
     assert!((900..1024).contains(&after), "{after}");
+    // "keep across re-imaging": a fresh root disk, the same work disk.
+    host.banger(["exec", "-u", "root", vm, "--", "touch", "/etc/old"]).run().assert_ok();
+    host.banger(["stop", vm]).run().assert_ok();
+    let reimage = ["set", vm, "--image", "debian-bookworm"];
+    assert_eq!(host.banger(reimage).run().code, 125, "nobody is asked, so nothing is replaced");
+    host.banger(reimage.iter().chain(&["--yes"]))
+        .run()
+        .assert_ok()
+        .assert_stdout_has("worker: image");
+    host.banger(["start", vm]).run().assert_ok();
+    assert_eq!(guest(&host, vm, "cat ~/file; test -e /etc/old || echo fresh"), "mine\nfresh");
     host.banger(["stop", vm]).run().assert_ok();
     let asked = host.banger(["set", vm, "--work-disk", "none"]).run();
     assert_eq!(asked.code, 125, "nobody is asked, so nothing is removed: {asked}");

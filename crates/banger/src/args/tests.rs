@@ -46,6 +46,7 @@ fn these_lines_are_understood() {
         "banger show a",
         "banger set web -c 4 -m 2G --disk 20G --work-disk 5G --label a=b --label c- --restart always",
         "banger vm set a b --ttl 2h",
+        "banger set a --image b -y",
         "banger set a --ttl none --work-disk none --yes",
         "banger run --work-disk 5G",
         "banger exec -it web bash",

@@ -18,6 +18,7 @@ Examples:
   banger set web -c 4 -m 2G              At the next start
   banger set web --disk 40G              Disks grow, and never shrink
   banger set web --work-disk 20G         A disk for the user's home
+  banger set web --image web-2 --yes     A fresh root disk of another image
   banger set web --label team=a --label old-
                                          Set one label, remove another
   banger set web --ttl 2h --restart no   At once
@@ -41,6 +42,9 @@ pub struct Set {
     /// Size of the work disk at the user's home; none removes it with all that is on it
     #[arg(long, value_name = "SIZE|none", value_parser = parse_work_disk, group = "settings")]
     work_disk: Option<u64>,
+    /// Replace the root disk by a fresh one of this image; the work disk stays
+    #[arg(long, value_name = "NAME", group = "settings")]
+    image: Option<String>,
     /// Label to set, or with a minus at its end to remove; may be repeated
     #[arg(long = "label", value_name = "KEY[=VALUE]|KEY-", value_parser = parse_label,
         group = "settings")]
@@ -57,7 +61,7 @@ pub struct Set {
     /// Stop and remove the VM so long from now; none never does
     #[arg(long, value_name = "TIME|none", value_parser = parse_ttl, group = "settings")]
     ttl: Option<Duration>,
-    /// Do not ask before a work disk is removed
+    /// Do not ask before a disk is removed
     #[arg(short, long)]
     yes: bool,
     /// Names or ids
@@ -90,9 +94,9 @@ impl Set {
     /// Changes all of them, whatever happens to one, and says what is different.
     pub async fn run(self, ui: &Ui) -> Result<u8, Failure> {
         let wanted = self.wanted();
-        if wanted.work_disk_bytes == Some(0) && !self.yes {
+        if let Some(disks) = disks_that_go(&wanted).filter(|_| !self.yes) {
             let whose = self.vms.join(", ");
-            let question = format!("Remove the work disk of {whose} with everything on it?");
+            let question = format!("Remove the {disks} of {whose} with everything on it?");
             if !ui.confirm(&question).map_err(|failure| failure.with_hint("add --yes"))? {
                 return Ok(0);
             }
@@ -119,10 +123,21 @@ impl Set {
             memory_mib: self.memory,
             disk_bytes: self.disk,
             work_disk_bytes: self.work_disk,
+            image: self.image.clone(),
             labels: self.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
             restart: self.restart.map(Into::into),
             ttl_ms: super::shape::timeout_ms(self.ttl),
         }
+    }
+}
+
+/// What is lost.
+fn disks_that_go(wanted: &SetVm) -> Option<&'static str> {
+    match (wanted.image.is_some(), wanted.work_disk_bytes == Some(0)) {
+        (true, true) => Some("root and work disk"),
+        (true, false) => Some("root disk"),
+        (false, true) => Some("work disk"),
+        (false, false) => None,
     }
 }
 

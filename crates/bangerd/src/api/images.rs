@@ -144,6 +144,7 @@ pub(super) async fn promote(
         ));
     }
     artifacts::check_space(&daemon).await?;
+    crate::vm::settle_root(&daemon, &vm.row()).await?;
     let promotion = Promotion {
         vm: name,
         name: request.name,

@@ -25,7 +25,7 @@ use crate::daemon::Daemon;
 use crate::operations::Handle;
 use crate::system;
 use crate::vm::create::Creation;
-use crate::vm::{Outcome, VmHandle, last_environment, logs};
+use crate::vm::{Outcome, VmHandle, Wanted, last_environment, logs};
 
 pub(super) fn routes() -> Router<Arc<Daemon>> {
     Router::new()
@@ -90,7 +90,14 @@ pub(super) async fn change(
     Body(wanted): Body<Option<SetVm>>,
 ) -> Result<Json<VmChanged>, Failure> {
     let vm = daemon.find(&vm)?;
-    let changes = vm.change(wanted.unwrap_or_default()).await?;
+    let set = wanted.unwrap_or_default();
+    // Held here and not by the VM's task, which a reset asks to remove the VM while it holds it alone.
+    let _in_use = daemon.artifacts_in_use.read().await;
+    let image = match &set.image {
+        Some(name) => Some(artifacts::find_image(&daemon, name).await?),
+        None => None,
+    };
+    let changes = vm.change(Wanted { set, image }).await?;
     Ok(Json(VmChanged { vm: vm.snapshot(), changes }))
 }
 

@@ -120,6 +120,12 @@ impl Simulation {
         self.kernels.lock().unwrap().clear();
     }
 
+    /// Another image, of that name and digest.
+    pub fn add_image(&self, name: &str, digest: &str) {
+        let other = Image { name: name.to_owned(), digest: digest.to_owned(), ..image(1) };
+        self.images.lock().unwrap().push(other);
+    }
+
     /// Gives the image another name.
     pub fn add_name(&self, name: &str) {
         let mut images = self.images.lock().unwrap();

@@ -50,6 +50,7 @@ impl VmRow {
     pub fn settings(&self) -> Settings {
         Settings {
             spec: self.spec.clone(),
+            image_digest: self.image_digest.clone(),
             disk_bytes: self.disk_bytes,
             expires_at_ms: self.expires_at_ms,
         }
@@ -58,8 +59,8 @@ impl VmRow {
     /// The same VM with other settings.
     #[must_use]
     pub fn with(self, settings: Settings) -> Self {
-        let Settings { spec, disk_bytes, expires_at_ms } = settings;
-        Self { spec, disk_bytes, expires_at_ms, ..self }
+        let Settings { spec, image_digest, disk_bytes, expires_at_ms } = settings;
+        Self { spec, image_digest, disk_bytes, expires_at_ms, ..self }
     }
 }
 
@@ -129,12 +130,14 @@ impl Store {
     /// [`StoreError`].
     pub fn change_settings(&self, id: &Id, settings: &Settings) -> Result<(), StoreError> {
         self.change(
-            "UPDATE vms SET spec = ?2, disk_bytes = ?3, expires_at_ms = ?4 WHERE id = ?1",
+            "UPDATE vms SET spec = ?2, disk_bytes = ?3, expires_at_ms = ?4, image_digest = ?5
+                WHERE id = ?1",
             params![
                 id.as_str(),
                 json(&settings.spec),
                 to_sql(settings.disk_bytes),
-                settings.expires_at_ms.map(to_sql)
+                settings.expires_at_ms.map(to_sql),
+                settings.image_digest
             ],
         )
     }
@@ -309,6 +312,7 @@ mod tests {
         vm.spec.cpus = 3;
         vm.disk_bytes += 1;
         vm.expires_at_ms = Some(77);
+        vm.image_digest = "sha256:other".to_owned();
         store.change_settings(&vm.id, &vm.settings()).expect("change");
         assert_eq!(store.all().expect("list"), [vm.clone()]);
 

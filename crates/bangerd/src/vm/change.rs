@@ -1,17 +1,28 @@
 //! Changing what a VM is: one row in the database, which is the change. Files follow when the VM
-//! starts (see [`super::disks`]); only a work disk that is removed goes at once, after the row.
+//! starts (see [`super::disks`]). Two are dealt with at once: a work disk that is removed goes after
+//! the row; a new root disk is made before the row and put in place of the old one after it.
 
 use std::sync::Arc;
 
 use banger_api::change::{Change, SetVm};
+use banger_api::image::Image;
 use banger_api::{ErrorCode, Problem, step};
-use banger_core::change::{Circumstances, Settings, plan};
+use banger_core::change::{Circumstances, Images, Settings, plan};
 use banger_host::clock;
 
 use super::Ask;
 use super::actor::Actor;
 use super::disks;
 use crate::daemon::blocking;
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// What the client says.
+    pub set: SetVm,
+    /// The image that it names, which the caller keeps from being removed meanwhile.
+    pub image: Option<Image>,
+}
 
 impl Actor {
     /// Answers a request to change the VM; gives back any other. Not to be cut off: the row and
@@ -30,21 +41,42 @@ impl Actor {
             .hint("banger ls")
     }
 
-    async fn change(&mut self, wanted: SetVm) -> Result<Vec<Change>, Problem> {
+    async fn change(&mut self, wanted: Wanted) -> Result<Vec<Change>, Problem> {
+        let Wanted { set: wanted, image } = wanted;
         let machine = Arc::clone(&self.daemon.host.machine);
         let host = blocking(move || Ok(machine.capacity())).await?;
         let state = self.status.borrow().state;
         let circumstances = Circumstances { state, now_ms: clock::now_ms(), host };
         let before = self.row.settings();
-        let plan =
-            plan(&before, &wanted, circumstances).map_err(|error| error.problem(&self.row.name))?;
+        let former = match &image {
+            Some(_) => Some(self.image().await?),
+            None => None,
+        };
+        let images = former.as_ref().zip(image.as_ref()).map(|(from, to)| Images { from, to });
+        let plan = plan(&before, &wanted, circumstances, images)
+            .map_err(|error| error.problem(&self.row.name))?;
         let (had, will) = (before.spec.work_disk_bytes, plan.after.spec.work_disk_bytes);
         if had.is_none() && will.is_some() {
             // One whose removal was cut off must not come back with what was on it.
             disks::remove_work_disk(&self.daemon, &self.row.id).await?;
         }
-        if !plan.changes.is_empty() {
-            self.write_down(plan.after).await?;
+        if image.is_some() {
+            // What an earlier change has left is dealt with first, or it could be taken for this one's.
+            disks::settle_root(&self.daemon, &self.row).await?;
+            self.daemon.gate.pass(step::SET_NEW_ROOT).await?;
+            disks::make_new_root(&self.daemon, &self.row.id, &plan.after).await?;
+        }
+        if !plan.changes.is_empty()
+            && let Err(problem) = self.write_down(plan.after).await
+        {
+            if let Some(image) = &image {
+                disks::forget_new_root(&self.daemon, &self.row.id, &image.digest).await?;
+            }
+            return Err(problem);
+        }
+        if image.is_some() {
+            self.daemon.gate.pass(step::SET_ROOT).await?;
+            disks::settle_root(&self.daemon, &self.row).await?;
         }
         // Also if the row says so already: its removal may have failed before.
         if wanted.work_disk_bytes == Some(0) && !state.is_live() {
@@ -53,6 +85,20 @@ impl Actor {
         }
         tracing::info!(vm = %self.row.name, changes = plan.changes.len(), "set");
         Ok(plan.changes)
+    }
+
+    /// The image that its root disk begins with. It cannot be removed while there is the VM.
+    async fn image(&self) -> Result<Image, Problem> {
+        let (artifacts, row) = (Arc::clone(&self.daemon.host.artifacts), Arc::clone(&self.row));
+        blocking(move || {
+            let found = artifacts.find_image(&row.image_digest)?;
+            let missing = || {
+                let title = format!("the image {} of the VM is no longer here", row.spec.image);
+                Problem::new(ErrorCode::ImageCorrupt, title).hint("banger image ls")
+            };
+            Ok(found.ok_or_else(missing)?.image)
+        })
+        .await
     }
 
     async fn write_down(&mut self, settings: Settings) -> Result<(), Problem> {

@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use banger_api::Problem;
 use banger_api::shim::{COW_FILE, WORK_FILE};
+use banger_core::change::Settings;
 use banger_core::id::Id;
 use banger_host::{cow, files};
 
 use crate::daemon::{Daemon, blocking, failed};
 use crate::store::VmRow;
 
+/// What a root disk that shall replace another is called, followed by the hex of its image's digest.
+const NEW_ROOT: &str = "root.cow.new-";
 /// What a work disk is called while it is made.
 const NEW_WORK_FILE: &str = "work.ext4.new";
 
@@ -24,6 +27,7 @@ const NEW_WORK_FILE: &str = "work.ext4.new";
 /// # Errors
 /// Of the file system, or of what makes a work disk.
 pub(super) async fn fit(daemon: &Arc<Daemon>, row: &VmRow) -> Result<(), Problem> {
+    settle_root(daemon, row).await?;
     let (daemon, dir) = (Arc::clone(daemon), daemon.vm_dir(&row.id));
     let (disk_bytes, work_bytes) = (row.disk_bytes, row.spec.work_disk_bytes);
     blocking(move || {
@@ -35,6 +39,85 @@ pub(super) async fn fit(daemon: &Arc<Daemon>, row: &VmRow) -> Result<(), Problem
         }
     })
     .await
+}
+
+/// Makes an empty root disk for the image of `settings`, beside the one that there is.
+///
+/// # Errors
+/// Of the file system; the old disk is then as it was.
+pub(super) async fn make_new_root(
+    daemon: &Daemon,
+    id: &Id,
+    settings: &Settings,
+) -> Result<(), Problem> {
+    let (dir, bytes) = (daemon.vm_dir(id), settings.disk_bytes);
+    let new = dir.join(new_root_name(&settings.image_digest));
+    blocking(move || {
+        // One of an earlier try may be left.
+        remove_if_there(&new)
+            .and_then(|()| cow::create(&new, bytes))
+            .and_then(|()| files::sync_dir(&dir))
+            .map_err(|error| failed("cannot create the VM's new root disk", &error))
+    })
+    .await
+}
+
+/// Removes what [`make_new_root`] has made, because the change failed after all.
+///
+/// # Errors
+/// Of the file system.
+pub(super) async fn forget_new_root(
+    daemon: &Daemon,
+    id: &Id,
+    image_digest: &str,
+) -> Result<(), Problem> {
+    let new = daemon.vm_dir(id).join(new_root_name(image_digest));
+    blocking(move || {
+        remove_if_there(&new)
+            .map_err(|error| failed("cannot remove the VM's new root disk", &error))
+    })
+    .await
+}
+
+/// Ends what a change of the image left: a new root disk that is for the image of the row takes the
+/// place of the old one, any other goes. Nothing of the VM may be alive.
+///
+/// # Errors
+/// Of the file system; it can be repeated.
+pub async fn settle_root(daemon: &Daemon, row: &VmRow) -> Result<(), Problem> {
+    let (dir, wanted) = (daemon.vm_dir(&row.id), new_root_name(&row.image_digest));
+    blocking(move || {
+        settle(&dir, &wanted)
+            .map_err(|error| failed("cannot put the VM's new root disk in its place", &error))
+    })
+    .await
+}
+
+/// Named for its image, so that a daemon that starts can tell whether the row already wants it.
+fn new_root_name(image_digest: &str) -> String {
+    let hex = image_digest.rsplit(':').next().unwrap_or(image_digest);
+    format!("{NEW_ROOT}{hex}")
+}
+
+fn settle(dir: &Path, wanted: &str) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with(NEW_ROOT)) else { continue };
+        if name == wanted {
+            std::fs::rename(dir.join(name), dir.join(COW_FILE))?;
+        } else {
+            remove_if_there(&dir.join(name))?;
+        }
+        files::sync_dir(dir)?;
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Removes a VM's work disk with everything on it. A missing one is fine.

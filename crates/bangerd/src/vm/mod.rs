@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use banger_api::change::{Change, SetVm};
+use banger_api::change::Change;
 use banger_api::operation::OperationEvent;
 use banger_api::vm::{StartVm, StopVm, Vm, VmState, VmStatus};
 use banger_api::{ErrorCode, Problem};
@@ -37,6 +37,8 @@ use crate::operations::Handle;
 use crate::store::VmRow;
 
 pub use actor::{Phase, read_status};
+pub use change::Wanted;
+pub use disks::settle_root;
 pub use launch::last_environment;
 pub use remove::{clear_leftovers, remove_traces};
 
@@ -175,7 +177,7 @@ impl VmHandle {
     ///
     /// # Errors
     /// `invalid_argument` if it cannot be that, else as for [`VmHandle::start`].
-    pub async fn change(&self, wanted: SetVm) -> Result<Vec<Change>, Problem> {
+    pub async fn change(&self, wanted: Wanted) -> Result<Vec<Change>, Problem> {
         self.ask(|reply| Ask::Change { wanted, reply }).await
     }
 
@@ -220,7 +222,7 @@ enum Ask {
     Start { request: StartVm, reply: oneshot::Sender<Verdict> },
     End { request: Request, grace: StopVm, reply: oneshot::Sender<Verdict> },
     Remove { force: bool, reply: oneshot::Sender<Verdict> },
-    Change { wanted: SetVm, reply: oneshot::Sender<Result<Vec<Change>, Problem>> },
+    Change { wanted: Wanted, reply: oneshot::Sender<Result<Vec<Change>, Problem>> },
 }
 
 /// Work that a VM's task has accepted, seen from outside.

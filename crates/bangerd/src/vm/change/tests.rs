@@ -14,7 +14,7 @@ use banger_host::cow;
 use crate::daemon::Daemon;
 use crate::gate::trap::{Effect, Trap};
 use crate::testing::{World, make, request};
-use crate::vm::{Outcome, VmHandle};
+use crate::vm::{Outcome, VmHandle, Wanted};
 
 const GIB: u64 = 1 << 30;
 
@@ -56,8 +56,30 @@ fn bytes(file: &Path) -> Option<u64> {
     std::fs::metadata(file).ok().map(|found| found.len())
 }
 
-fn work(bytes: u64) -> SetVm {
-    SetVm { work_disk_bytes: Some(bytes), ..SetVm::default() }
+fn set(set: SetVm) -> Wanted {
+    Wanted { set, image: None }
+}
+
+fn work(bytes: u64) -> Wanted {
+    set(SetVm { work_disk_bytes: Some(bytes), ..SetVm::default() })
+}
+
+/// The image called `name`, and a root disk of it.
+fn image(daemon: &Daemon, digest: &str) -> Wanted {
+    let mut image = daemon.host.artifacts.images().expect("listed").remove(0);
+    image.name = "other".to_owned();
+    image.digest = digest.to_owned();
+    let set = SetVm { image: Some(image.name.clone()), ..SetVm::default() };
+    Wanted { set, image: Some(image) }
+}
+
+/// Names of root disks in a VM's directory.
+fn roots(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).expect("listed").flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("root.cow")).collect();
+    names.sort();
+    names
 }
 
 #[tokio::test]
@@ -71,11 +93,12 @@ async fn a_running_vm_has_the_rest_at_its_next_start() {
         memory_mib: Some(2048),
         disk_bytes: Some(20 * GIB),
         work_disk_bytes: Some(GIB),
+        image: None,
         labels: [("team".to_owned(), Some("a".to_owned()))].into(),
         restart: Some(RestartPolicy::OnFailure),
         ttl_ms: Some(60_000_000),
     };
-    let changes = vm.change(wanted.clone()).await.expect("allowed");
+    let changes = vm.change(set(wanted.clone())).await.expect("allowed");
     let settings = |applies: Applies| -> Vec<&str> {
         let those = changes.iter().filter(|change| change.applies == applies);
         those.map(|change| change.setting.as_str()).collect()
@@ -90,7 +113,7 @@ async fn a_running_vm_has_the_rest_at_its_next_start() {
     assert_eq!(launch(&dir(&vm)).cpus, 1, "it runs as it was");
     assert_eq!(bytes(&dir(&vm).join(COW_FILE)), Some(cow::store_bytes(8 * GIB)));
     let again = SetVm { ttl_ms: None, ..wanted };
-    assert_eq!(vm.change(again).await.expect("allowed"), [], "it is so already");
+    assert_eq!(vm.change(set(again)).await.expect("allowed"), [], "it is so already");
 
     stop(&vm).await;
     assert_eq!(vm.snapshot().pending, [], "nothing runs that could differ");
@@ -110,7 +133,7 @@ fn what_was_set_is_so_for_the_next_daemon_also_of_a_vm_that_runs() {
         let daemon = world.daemon().await;
         make(&daemon, request("web", true)).await.expect("make");
         let vm = find(&daemon);
-        vm.change(SetVm { cpus: Some(2), ..SetVm::default() }).await.expect("allowed");
+        vm.change(set(SetVm { cpus: Some(2), ..SetVm::default() })).await.expect("allowed");
         vm.snapshot().pending
     });
     assert_eq!(pending.len(), 1);
@@ -164,7 +187,7 @@ fn a_daemon_that_dies_while_it_changes_a_vm_has_done_it_or_not() {
             stop(&vm).await;
             let disk = dir(&vm).join(WORK_FILE);
             std::fs::write(&disk, "secret").expect("write");
-            let change = vm.change(SetVm { cpus: Some(3), ..work(0) });
+            let change = vm.change(set(SetVm { cpus: Some(3), ..work(0).set }));
             tokio::select! {
                 done = change => panic!("{step}: {done:?}"),
                 () = trap.reached.notified() => {}
@@ -215,10 +238,73 @@ async fn a_change_that_fails_changes_nothing() {
     let vm = find(&daemon);
     let before = vm.snapshot();
     let wanted = SetVm { cpus: Some(2), ..SetVm::default() };
-    vm.change(wanted.clone()).await.expect_err("the test says so");
+    vm.change(set(wanted.clone())).await.expect_err("the test says so");
     assert_eq!(vm.snapshot(), before);
-    vm.change(wanted).await.expect("it can be repeated");
+    vm.change(set(wanted)).await.expect("it can be repeated");
     assert_eq!(vm.snapshot().spec.cpus, 2);
+    let trap = Trap::at(step::SET_ROW, Effect::Fail);
+    let daemon = world.daemon_with(trap.gate()).await;
+    let vm = find(&daemon);
+    std::fs::write(dir(&vm).join(COW_FILE), "data").expect("write");
+    vm.change(image(&daemon, "sha256:image1")).await.expect_err("the test says so");
+    crate::vm::settle_root(&daemon, &vm.row()).await.expect("nothing to settle");
+    assert_eq!(
+        std::fs::read(dir(&vm).join(COW_FILE)).expect("read"),
+        b"data",
+        "the old disk stays"
+    );
+    assert_eq!(roots(&dir(&vm)), [COW_FILE]);
     let absurd = SetVm { memory_mib: Some(u32::MAX), ..SetVm::default() };
-    assert_eq!(vm.change(absurd).await.expect_err("absurd").code, ErrorCode::InvalidArgument);
+    assert_eq!(vm.change(set(absurd)).await.expect_err("absurd").code, ErrorCode::InvalidArgument);
+}
+
+#[test]
+fn a_root_disk_is_replaced_whole_or_not_at_all_and_never_under_another_image() {
+    for (step, digest) in [step::SET_NEW_ROOT, step::SET_ROW, step::SET_ROOT]
+        .into_iter()
+        .flat_map(|step| [(step, "sha256:other"), (step, "sha256:image1")])
+    {
+        let world = World::new();
+        world.machine.add_image("other", "sha256:other");
+        let trap = Trap::at(step, Effect::Crash);
+        let place = life(async {
+            let daemon = world.daemon_with(trap.gate()).await;
+            let mut request = request("web", true);
+            request.spec.work_disk_bytes = Some(GIB);
+            make(&daemon, request).await.expect("make");
+            let vm = find(&daemon);
+            let refused = vm.change(image(&daemon, digest)).await.expect_err("it runs");
+            assert_eq!(refused.code, ErrorCode::VmWrongState);
+            stop(&vm).await;
+            for file in [COW_FILE, WORK_FILE] {
+                std::fs::write(dir(&vm).join(file), "data").expect("write");
+            }
+            tokio::select! {
+                done = vm.change(image(&daemon, digest)) => panic!("{step}: {done:?}"),
+                () = trap.reached.notified() => {}
+            }
+            dir(&vm)
+        });
+        life(async {
+            let daemon = world.daemon().await;
+            let vm = find(&daemon);
+            crate::vm::settle_root(&daemon, &vm.row()).await.expect(step.name());
+            assert_eq!(roots(&place), [COW_FILE], "{step}");
+            let is_old =
+                std::fs::read(place.join(COW_FILE)).is_ok_and(|it| it.starts_with(b"data"));
+            let wants_old = vm.row().image_digest == "sha256:image1";
+            if digest == "sha256:other" {
+                assert_eq!(is_old, wants_old, "{step}: disk and image belong together");
+                assert_eq!(wants_old, step != step::SET_ROOT, "{step}");
+            }
+            let work = std::fs::read(place.join(WORK_FILE)).expect("it is there");
+            assert!(work.starts_with(b"data"), "{step}: the work disk stays");
+            vm.change(image(&daemon, digest)).await.expect("it can be repeated");
+            assert_eq!(vm.row().image_digest, digest);
+            assert!(
+                !std::fs::read(place.join(COW_FILE)).expect("it is there").starts_with(b"data")
+            );
+            assert_eq!(vm.snapshot().spec.image, "other");
+        });
+    }
 }
