@@ -59,6 +59,8 @@ fn a_limit_that_cannot_be_is_named() {
     assert_eq!(refused.code, 125, "{refused}");
     let text = refused.stderr_text();
     assert!(text.contains("logs.max_size_mib is 0; from 1 to 1024 are possible"), "{text}");
+    configure(&host, "config.toml", "[logs]\nmax_size_mib = 2\n");
     host.banger(["daemon", "stop"]).run().assert_ok();
+    host.banger(["ls"]).run().assert_ok();
     host.finish();
 }

@@ -30,7 +30,6 @@ Examples:
   banger run --rm -- make test           One command; the VM is gone afterwards
   banger run debian-bookworm ls /        The image's name, then the command
   banger run -d --name web -- ./serve    In the background; `banger logs web` shows its output
-  echo 'uname -r' | banger run --rm      A shell that reads a pipe
 
 Without --rm the VM is stopped and kept when the command ends. The exit code is the command's own;
 124 is its timeout, 125 a failure of banger, 126 and 127 a command that cannot be run or found.
