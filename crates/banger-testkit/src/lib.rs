@@ -42,3 +42,8 @@ pub use terminal::{Terminal, TerminalEnd};
 pub fn skip(reason: &str) {
     eprintln!("skipped: {reason}");
 }
+
+/// Says how far a long test is; seen when it fails.
+pub fn say(text: &str) {
+    eprintln!("{text}");
+}

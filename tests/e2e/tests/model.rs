@@ -32,12 +32,14 @@ impl Run {
 
     fn all(mut self, steps: &[Step]) -> Result<(), String> {
         for (number, step) in (1..).zip(steps) {
-            eprintln!("{number}. {step:?}");
+            banger_testkit::say(&format!("{number}. {step:?}"));
             let done = match step {
                 Step::One(vm, act) => self.one(*vm, *act),
                 Step::Together(vm, acts) => self.together(*vm, acts),
                 Step::DaemonKilled => {
-                    self.host.daemon_pid().map(|pid| self.host.kill_dash_nine(pid));
+                    if let Some(pid) = self.host.daemon_pid() {
+                        self.host.kill_dash_nine(pid);
+                    }
                     self.reference.daemon_killed();
                     Ok(())
                 }

@@ -208,6 +208,7 @@ pub fn compare(
         }),
         ..Config::default()
     };
+    crate::say(&format!("{SEED_VARIABLE}={seed}"));
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);

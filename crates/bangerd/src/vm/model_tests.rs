@@ -84,13 +84,18 @@ fn in_a_runtime<T>(future: impl Future<Output = T>) -> T {
 async fn remove_all(world: &World) -> Result<(), String> {
     let daemon = world.daemon().await;
     for vm in list(&daemon) {
-        let work = daemon.find(&vm.name).map_err(text)?.remove(true).await.map_err(text)?;
-        finish(Ok(work)).await.map_err(text)?;
+        let work = daemon
+            .find(&vm.name)
+            .map_err(|problem| text(&problem))?
+            .remove(true)
+            .await
+            .map_err(|problem| text(&problem))?;
+        finish(Ok(work)).await.map_err(|problem| text(&problem))?;
     }
     if !holds_within(PATIENCE, || world.is_clean()).await {
         return Err("all VMs were removed and something is left".to_owned());
     }
-    let rows = daemon.store(crate::store::Store::all).await.map_err(text)?;
+    let rows = daemon.store(crate::store::Store::all).await.map_err(|problem| text(&problem))?;
     if rows.is_empty() { Ok(()) } else { Err(format!("rows are left: {rows:?}")) }
 }
 
@@ -208,7 +213,7 @@ impl Life<'_> {
         self.pending = others;
         for (_, pending) in mine {
             match pending {
-                Pending::End(work) => work.finished().await.map_err(text)?,
+                Pending::End(work) => work.finished().await.map_err(|problem| text(&problem))?,
                 Pending::Start(work) => match work.finished().await {
                     Ok(()) => return Err("a start that was overtaken went well".to_owned()),
                     Err(problem) => is_an_end(&problem)?,
@@ -397,6 +402,6 @@ fn is_an_end(problem: &Problem) -> Result<(), String> {
     }
 }
 
-fn text(problem: Problem) -> String {
+fn text(problem: &Problem) -> String {
     problem.to_string()
 }
