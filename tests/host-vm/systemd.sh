@@ -6,12 +6,15 @@
 lingers() { ! banger doctor | grep enable-linger; }
 is_active() { systemctl --user is-active "$1" >/dev/null; }
 in_scope() {
-  local shim
-  for shim in $(vm_processes); do
-    grep -q 'banger-vm-.*\.scope$' "/proc/$shim/cgroup" || return 1
+  local process processes
+  processes=$(vm_processes)
+  [ -n "$processes" ] || return 1
+  for process in $processes; do
+    grep -q 'banger-vm-.*\.scope' "/proc/$process/cgroup" || return 1
   done
 }
 shims() { pgrep -x banger-shim | sort | tr '\n' ' '; }
+goes_on() { [ -n "$1" ] && [ "$1" = "$(shims)" ]; }
 answers() { [ "$(banger exec "$1" -- echo here)" = here ]; }
 no_scope() { [ -z "$(systemctl --user list-units --plain --no-legend 'banger-vm-*')" ]; }
 
@@ -19,18 +22,18 @@ banger daemon start
 check "the doctor says nothing about linger, which is on" lingers
 check "the daemon becomes a service" banger daemon enable
 check "systemd runs it" is_active bangerd.service
-banger run -d --name kept -- sleep 100000
+check "a VM runs" banger run -d --name kept -- sleep 100000
 check "the VM's processes are in its scope" in_scope
 before=$(shims)
 check "the service stops" systemctl --user stop bangerd.service
-check "and the VM goes on" test "$before" = "$(shims)"
+check "and the VM goes on" goes_on "$before"
 check "the service starts again" systemctl --user start bangerd.service
-check "and the VM is the same" test "$before" = "$(shims)"
+check "and the VM is the same" goes_on "$before"
 check "and answers" answers kept
 systemctl --user kill --signal=KILL bangerd.service
 check "a killed daemon is started again" within 30 is_active bangerd.service
 check "and the VM answers" within 30 answers kept
 check "a removed VM's scope is gone" banger rm -f kept
 check "really" within 10 no_scope
-banger run -d --name stays -- sleep 100000
+check "another one stays" banger run -d --name stays -- sleep 100000
 finish

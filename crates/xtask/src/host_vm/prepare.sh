@@ -9,5 +9,11 @@ for dir in .local .local/share .local/share/banger; do chown $user:$user $home/$
 if [ "$(stat -c %U $data/images)" != $user ]; then chown -R $user:$user $data $home/banger; fi
 chown $user:$user $home/results
 chmod 0700 $data
+# Where this machine is busy, a guest in a guest takes its time.
+settings=$home/.config/banger/config.toml
+if [ ! -e $settings ]; then
+  install -d -o $user -g $user $home/.config $home/.config/banger
+  echo 'boot_timeout_s = 300' >$settings
+fi
 linger="@LINGER@"
 if [ -n "$linger" ]; then loginctl enable-linger $user; fi
