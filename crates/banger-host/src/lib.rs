@@ -15,6 +15,7 @@ pub mod fault;
 pub mod files;
 pub mod http;
 pub mod jail;
+pub mod leftovers;
 pub mod lock;
 pub mod logs;
 pub mod namespaces;

@@ -1,29 +1,41 @@
-//! What a host's banger leaves on the machine: processes and mounts that have to do with its
-//! directories.
+//! What a host's banger leaves on the machine: everything that has to do with its directories, as
+//! the leak check sees it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use banger_host::leftovers::{Observation, Scope, Thing, observe};
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leftovers {
     /// Process ids, with their command lines.
     pub processes: Vec<(i32, String)>,
-    /// Mount points.
-    pub mounts: Vec<String>,
+    /// Mounts, sockets, locks and open deleted files.
+    pub others: Vec<String>,
 }
 
 impl Leftovers {
     /// Everything that mentions the directory: in its command line, its environment, its working
-    /// directory or its open files.
+    /// directory or its open files; and what is mounted, listened on or locked there.
     #[must_use]
     pub fn of(dir: &Path) -> Self {
-        Self { processes: processes_of(dir), mounts: mounts_of(dir) }
+        let mut found = Self::default();
+        let Observation { things } = observe(&Scope::directory(dir));
+        for (thing, holder) in things {
+            match (&thing, holder) {
+                (Thing::Process { pid, .. }, Some(holder)) => {
+                    found.processes.push((*pid, holder.command));
+                }
+                _ => found.others.push(thing.to_string()),
+            }
+        }
+        found
     }
 
     /// Whether there is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.processes.is_empty() && self.mounts.is_empty()
+        self.processes.is_empty() && self.others.is_empty()
     }
 
     /// Kills the processes, by their ids.
@@ -36,52 +48,46 @@ impl Leftovers {
     }
 }
 
-fn processes_of(dir: &Path) -> Vec<(i32, String)> {
-    let me = std::process::id().to_string();
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").expect("/proc is mounted").flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Ok(pid) = name.parse::<i32>() else {
-            continue;
-        };
-        if name != me && mentions(&entry.path(), dir) {
-            found.push((pid, command_line(&entry.path())));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wait;
+    use std::time::Duration;
+
+    /// Each way in which a process can have to do with a directory.
+    #[test]
+    fn whatever_has_to_do_with_a_directory_is_found_and_killed() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let dir = base.path().join("one");
+        std::fs::create_dir(&dir).expect("writable");
+        let plants = [
+            "exec sleep 60 9>$DIR/file",
+            "cd $DIR; exec env -i sleep 60",
+            "exec env -i X=$DIR sleep 60",
+            "exec env -i perl -e 'sleep 60' $DIR",
+            "exec 9>$DIR/gone; rm $DIR/gone; exec env -i sleep 60",
+            "exec env -i flock $DIR/lock sleep 60",
+        ];
+        for plant in plants {
+            let mut child = std::process::Command::new("sh")
+                .args(["-c", plant])
+                .env("DIR", &dir)
+                .spawn()
+                .expect("a shell");
+            let comm = format!("/proc/{}/comm", child.id());
+            wait::until("it is what it shall be", Duration::from_secs(20), || {
+                let name = std::fs::read_to_string(&comm).ok()?;
+                (!["sh", "env"].contains(&name.trim())).then_some(())
+            });
+            assert!(!Leftovers::of(&dir).is_empty(), "{plant} is not found");
+            assert!(Leftovers::of(&base.path().join("on")).is_empty(), "another directory");
+            wait::until("all is gone", Duration::from_secs(20), || {
+                Leftovers::of(&dir).kill();
+                // It is this process's child, so nobody else takes the zombie.
+                let _ = child.try_wait();
+                Leftovers::of(&dir).is_empty().then_some(())
+            });
+            child.wait().expect("a child of ours");
         }
     }
-    found
-}
-
-fn mentions(proc: &Path, dir: &Path) -> bool {
-    let dir_bytes = dir.as_os_str().as_encoded_bytes();
-    let in_file = |name: &str| {
-        let bytes = std::fs::read(proc.join(name)).unwrap_or_default();
-        bytes.windows(dir_bytes.len()).any(|window| window == dir_bytes)
-    };
-    let leads_there = |link: PathBuf| std::fs::read_link(link).is_ok_and(|to| to.starts_with(dir));
-    let opened = || {
-        let entries = std::fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
-        entries.into_iter().any(|entry| leads_there(entry.path()))
-    };
-    is_alive(proc)
-        && (in_file("cmdline") || in_file("environ") || leads_there(proc.join("cwd")) || opened())
-}
-
-/// A zombie holds nothing any more; its parent reaps it in its own time.
-fn is_alive(proc: &Path) -> bool {
-    let stat = std::fs::read_to_string(proc.join("stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
-}
-
-fn command_line(proc: &Path) -> String {
-    let bytes = std::fs::read(proc.join("cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().chars().take(300).collect()
-}
-
-fn mounts_of(dir: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .filter(|point| Path::new(point).starts_with(dir))
-        .map(str::to_owned)
-        .collect()
 }

@@ -19,6 +19,7 @@ mod tree;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -74,6 +75,9 @@ enum LeaksStep {
     Compare {
         /// What `snapshot` wrote.
         file: PathBuf,
+        /// How long what is ending may take to be gone, in seconds.
+        #[arg(long, default_value_t = 10)]
+        patience: u64,
     },
 }
 
@@ -87,7 +91,9 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::check(),
         Chore::Ci => ci::run(),
         Chore::Leaks { step: LeaksStep::Snapshot { file } } => leaks::snapshot(&file),
-        Chore::Leaks { step: LeaksStep::Compare { file } } => leaks::compare(&file),
+        Chore::Leaks { step: LeaksStep::Compare { file, patience } } => {
+            leaks::compare(&file, Duration::from_secs(patience))
+        }
         // Its exit code is that of the command.
         Chore::HostVm(args) => {
             return host_vm::run(&args).unwrap_or_else(|failure| report(&failure));

@@ -16,9 +16,9 @@ const OURS: &[(&str, &[&str])] = &[
     ("banger-shim", &["banger-api", "banger-core", "banger-host"]),
     ("banger", &["banger-api", "banger-core", "banger-host"]),
     ("banger-agent", &["banger-api"]),
-    ("banger-testkit", &["banger-api"]),
+    ("banger-testkit", &["banger-api", "banger-host"]),
     ("banger-e2e", &["banger-api", "banger-testkit"]),
-    ("xtask", &["banger-api", "banger-testkit"]),
+    ("xtask", &["banger-api", "banger-host", "banger-testkit"]),
 ];
 
 /// Libraries that only some crates may use, and why.
