@@ -26,7 +26,8 @@ Examples:
 
 /// Arguments of `banger set`.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, group = ArgGroup::new("settings").required(true).multiple(true))]
+#[command(after_help = EXAMPLES, override_usage = "banger set [OPTIONS] VM...",
+    group = ArgGroup::new("settings").required(true).multiple(true))]
 pub struct Set {
     /// Virtual CPUs
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
