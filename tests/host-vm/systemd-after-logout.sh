@@ -4,7 +4,7 @@
 . tests/host-vm/lib.sh
 
 answers() { [ "$(banger exec "$1" -- echo here)" = here ]; }
-# systemd 252 kills a user's scope in which KVM has a thread; newer ones let the VM stop.
+# systemd 252 kills a user's scope in which KVM has a thread (docs/service.md).
 has_ended() { banger ls -a --format json | tr -d ' \n' | grep -Eq '"state":"(stopped|failed)"'; }
 
 check "the service ran on" systemctl --user --quiet is-active bangerd.service

@@ -1,10 +1,11 @@
 //! Whether a VM's processes leave the control group of whoever starts them for a systemd scope of
 //! their own.
 //!
-//! A VM must outlive its daemon. Stopping a service ends what is in its control group, and logging
-//! out may end what is in the session's; a scope of its own is ended by neither. But a user's scopes
-//! end with the user's manager, which without lingering ends at the last logout, so there a session
-//! is the better place.
+//! A VM must outlive its daemon. Stopping a service ends what is in its control group; a scope of its
+//! own is not ended by that. But a user's manager may not signal the kernel's threads that KVM puts
+//! into a scope, and systemd 252 then kills what it should have asked to stop. The system's manager,
+//! which ends sessions, has no such trouble. So a user's VM leaves only what ends sooner than a
+//! session does: the user's own services.
 
 /// Where a shim finds itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,8 +14,6 @@ pub struct Surroundings<'a> {
     pub uid: u32,
     /// Whether a manager that could make scopes for this user can be reached.
     pub has_manager: bool,
-    /// Whether the user's manager outlives the user's sessions.
-    pub lingers: bool,
     /// The control group: `/user.slice/user-1000.slice/session-1.scope`.
     pub cgroup: &'a str,
 }
@@ -23,8 +22,7 @@ pub struct Surroundings<'a> {
 #[must_use]
 pub fn wants_scope(around: Surroundings<'_>) -> bool {
     let own_manager = format!("/user@{}.service/", around.uid);
-    let outlives_logins = around.uid == 0 || around.lingers;
-    around.has_manager && (outlives_logins || around.cgroup.contains(&own_manager))
+    around.has_manager && (around.uid == 0 || around.cgroup.contains(&own_manager))
 }
 
 /// The scope's name.
@@ -53,18 +51,12 @@ mod tests {
         const SESSION: &str = "/user.slice/user-1000.slice/session-1.scope";
         const SERVICE: &str =
             "/user.slice/user-1000.slice/user@1000.service/app.slice/bangerd.service";
-        let user = |has_manager, lingers, cgroup| {
-            wants_scope(Surroundings { uid: 1000, has_manager, lingers, cgroup })
-        };
-        assert!(user(true, true, SESSION), "logout may end the session's processes");
-        assert!(user(true, true, SERVICE));
-        assert!(user(true, false, SERVICE), "else stopping the service would end it");
-        assert!(
-            !user(true, false, SESSION),
-            "the manager would end before the session's leftovers"
-        );
-        assert!(!user(false, true, SESSION), "nobody would make it");
-        let root = Surroundings { uid: 0, has_manager: true, lingers: false, cgroup: SESSION };
+        let user =
+            |has_manager, cgroup| wants_scope(Surroundings { uid: 1000, has_manager, cgroup });
+        assert!(user(true, SERVICE), "else stopping the service would end it");
+        assert!(!user(true, SESSION), "the system's manager asks before it kills");
+        assert!(!user(false, SERVICE), "nobody would make it");
+        let root = Surroundings { uid: 0, has_manager: true, cgroup: SESSION };
         assert!(wants_scope(root), "the system's manager is always there");
         assert!(!wants_scope(Surroundings { has_manager: false, ..root }));
     }

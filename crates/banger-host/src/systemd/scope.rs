@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use banger_core::scope::{Surroundings, cgroup_in, unit_name, wants_scope};
-use nix::unistd::{Uid, User, getuid};
+use nix::unistd::{Uid, getuid};
 
 use super::bus::{Bus, BusError, Writer};
 
@@ -45,12 +45,10 @@ pub enum ScopeError {
 pub fn enter(vm_id: &str) -> Result<bool, ScopeError> {
     let uid = getuid();
     let bus = bus_of(uid);
-    let user = User::from_uid(uid).ok().flatten().map(|user| user.name).unwrap_or_default();
     let cgroup = own_cgroup();
     let around = Surroundings {
         uid: uid.as_raw(),
         has_manager: super::is_booted() && bus.exists(),
-        lingers: super::lingers(&user),
         cgroup: cgroup_in(&cgroup),
     };
     if !wants_scope(around) {
