@@ -120,11 +120,14 @@ impl Reference {
         let (registry, repository) = split_registry(name);
         check_host(registry)?;
         check_repository(repository)?;
-        if name.len() > MAX_NAME_LENGTH {
-            return Err(ReferenceError::TooLong { length: name.len() });
+        let named = Self::untagged(registry, repository);
+        // What stands for it everywhere else counts: it has to be readable, too.
+        let length = named.registry.len() + 1 + named.repository.len();
+        if length > MAX_NAME_LENGTH {
+            return Err(ReferenceError::TooLong { length });
         }
         let tag = tag.or((digest.is_none()).then_some(DEFAULT_TAG)).map(str::to_owned);
-        Ok(Self { digest, tag, ..Self::untagged(registry, repository) })
+        Ok(Self { digest, tag, ..named })
     }
 
     fn untagged(registry: &str, repository: &str) -> Self {

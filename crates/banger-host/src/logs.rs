@@ -216,13 +216,39 @@ fn seek_back(file: &mut File, lines: usize) -> io::Result<usize> {
 }
 
 /// Text of a guest without what could command a terminal: control characters other than newline and
-/// tab go, and bytes that are no UTF-8 become replacement characters.
+/// tab go, so do those that change the direction of writing or break lines unseen, and bytes that
+/// are no UTF-8 become replacement characters.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes)
         .chars()
-        .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'))
+        .filter(|c| !(c.is_control() || is_invisible(*c)) || matches!(c, '\n' | '\t'))
         .collect()
+}
+
+/// Characters that nobody sees and that make what follows look like something else.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
+}
+
+/// [`printable`] on one line, and of at most `most` characters.
+#[must_use]
+pub fn printable_line(text: &str, most: usize) -> String {
+    let mut line = printable(text.as_bytes()).replace(['\n', '\t'], " ");
+    if let Some((end, _)) = line.char_indices().nth(most) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
 }
 
 /// [`printable`] for text that arrives in pieces, which may cut a character in two.
@@ -274,6 +300,21 @@ mod tests {
                 0 => return String::from_utf8(all).expect("text"),
                 count => all.extend_from_slice(&buffer[..count]),
             }
+        }
+    }
+
+    #[test]
+    fn a_line_of_a_guest_is_one_line_and_commands_nothing() {
+        let cases = [
+            ("plain", "plain"),
+            ("\u{1b}[2J\u{9b}31mred\u{7}", "[2J31mred"),
+            ("a\nerror: b\tc\r", "a error: b c"),
+            ("\u{202e}gnp.exe\u{2066}\u{200b}\u{feff}", "gnp.exe"),
+            ("01234567890123456789", "01234567890123456789"),
+            ("éééééééééééééééééééééééé", "éééééééééééééééééééé…"),
+        ];
+        for (text, want) in cases {
+            assert_eq!(printable_line(text, 20), want, "{text:?}");
         }
     }
 

@@ -9,6 +9,11 @@ use banger_api::vm::{EngineInUse, VmEnd, VmState, VmStatus};
 use banger_host::{clock, fault, files};
 use tokio::sync::watch;
 
+/// Most warnings of one run. A guest has a say in them at each of its boots, and may boot for ever.
+const MAX_WARNINGS: usize = 32;
+/// Stands in the place of those that are more.
+const MORE_WARNINGS: &str = "there were more warnings than are kept";
+
 /// Keeper of the status.
 #[derive(Debug)]
 pub(crate) struct Board {
@@ -63,12 +68,17 @@ impl Board {
 
     /// Something a person should know. Said once.
     pub(crate) fn warn(&self, text: String) {
-        tracing::warn!("{text}");
-        self.change(|status| {
-            if !status.warnings.contains(&text) {
-                status.warnings.push(text);
-            }
-        });
+        let kept = self.now().warnings;
+        let text = match kept.len() {
+            MAX_WARNINGS.. => return,
+            count if count + 1 == MAX_WARNINGS => MORE_WARNINGS.to_owned(),
+            _ => text,
+        };
+        // The shim's log grows with it: what was said is not said again there either.
+        if !kept.contains(&text) {
+            tracing::warn!("{text}");
+            self.change(|status| status.warnings.push(text));
+        }
     }
 
     /// The VM has ended.
@@ -96,5 +106,32 @@ impl Board {
         if let Err(error) = written {
             tracing::error!(%error, "cannot write {}", self.path.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_api::vm::Accelerator;
+
+    /// Hostile guest: one that boots for ever, and warns of something new each time.
+    #[test]
+    fn warnings_are_bounded_and_said_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = EngineInUse {
+            name: "qemu".to_owned(),
+            version: "7".to_owned(),
+            accelerator: Accelerator::Tcg,
+        };
+        let board = Board::new(dir.path(), engine);
+        for number in 0..10_000 {
+            board.warn(format!("warning {}", number / 2));
+        }
+        let warnings = board.now().warnings;
+        assert_eq!(warnings.len(), MAX_WARNINGS);
+        assert_eq!(warnings[..2], ["warning 0", "warning 1"]);
+        assert_eq!(warnings.last().map(String::as_str), Some(MORE_WARNINGS));
+        let written = std::fs::metadata(dir.path().join(STATUS_FILE)).expect("written").len();
+        assert!(written < 4096, "{written}");
     }
 }

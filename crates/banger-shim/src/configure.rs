@@ -10,7 +10,7 @@ use banger_api::shim::LaunchSpec;
 use banger_api::version::AGENT_PROTOCOL;
 use banger_api::vm::InitMode;
 use banger_host::http::{self, HttpError};
-use banger_host::logs::printable;
+use banger_host::logs::printable_line;
 use banger_host::{clock, network, random};
 use hyper::Method;
 use serde::Serialize;
@@ -83,8 +83,7 @@ pub(crate) async fn await_system(guest: &Guest, limit: Duration) -> Result<bool,
 
 /// A guest's text without what could command a terminal, and not too long.
 fn plain(text: &str) -> String {
-    let text: String = text.chars().take(MAX_WARNING_CHARS).collect();
-    printable(text.as_bytes()).replace('\n', " ")
+    printable_line(text, MAX_WARNING_CHARS)
 }
 
 fn configuration(spec: &LaunchSpec) -> Configure {

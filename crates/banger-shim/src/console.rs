@@ -38,7 +38,7 @@ impl Tail {
         self.panic.as_deref()
     }
 
-    fn add(&mut self, bytes: &[u8]) {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' {
                 self.close_line();

@@ -1,15 +1,15 @@
 //! Exec streams: between a client and the agent, every frame taken apart and put together again.
 
-use axum::extract::ws::{Message as ClientMessage, WebSocket};
+use axum::extract::ws::Message as ClientMessage;
 use banger_api::error::{ErrorCode, Problem};
 use banger_api::exec::{
     ClientFrame, ExecEnd, ExecRequest, FrameError, MAX_PAYLOAD, ServerControl, ServerFrame,
 };
 use banger_api::step;
 use banger_host::fault;
-use banger_host::logs::printable;
+use banger_host::logs::printable_line;
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{Sink, SinkExt, StreamExt};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message as GuestMessage};
@@ -21,6 +21,8 @@ type GuestSocket = WebSocketStream<GuestStream>;
 
 /// Longest text of a guest's problem that is passed on, in characters.
 const MAX_PROBLEM_TEXT: usize = 2000;
+/// Most messages of a client that are kept until its command is there.
+const MAX_EARLY: usize = 64;
 
 /// Opens an exec stream to the agent.
 pub(crate) async fn open(guest: &Guest, request: &ExecRequest) -> Result<GuestSocket, Problem> {
@@ -54,37 +56,67 @@ pub(crate) enum StreamEnd {
 
 /// Carries an exec between a client and the guest. `main` is told of the program if it is the VM's
 /// main process.
-pub(crate) async fn relay(
-    mut client: WebSocket,
-    guest: &Guest,
-    main: Option<&MainPid>,
-) -> StreamEnd {
-    let opened = match first_message(&mut client).await {
-        Ok(request) => open(guest, &request).await,
+pub(crate) async fn relay<C>(client: C, guest: &Guest, main: Option<&MainPid>) -> StreamEnd
+where
+    C: Stream<Item = Result<ClientMessage, axum::Error>> + Sink<ClientMessage> + Send,
+{
+    let (mut to_client, mut from_client) = client.split();
+    let mut early = Vec::new();
+    let opened = match first_message(&mut from_client).await {
+        Ok(request) => tokio::select! {
+            opened = open(guest, &request) => opened,
+            // A guest may take its time, or not answer at all; its place must not be lost then.
+            () = gone(&mut from_client, &mut early) => return StreamEnd::ClientGone,
+        },
         Err(problem) => Err(problem),
     };
     match opened {
-        Ok(socket) => carry(client, socket, main).await,
+        Ok(socket) => {
+            let early = futures_util::stream::iter(early.into_iter().map(Ok));
+            carry(to_client, early.chain(from_client), socket, main).await
+        }
         Err(problem) => {
             // A client that is gone does not need to know.
-            let _ = send_failure(&mut client, problem).await;
-            let _ = client.close().await;
+            let _ = send_failure(&mut to_client, problem).await;
+            let _ = to_client.close().await;
             StreamEnd::GuestLost
         }
     }
 }
 
-async fn first_message(client: &mut WebSocket) -> Result<ExecRequest, Problem> {
+/// Waits until a client hangs up whose command is not there yet. What it sends meanwhile, signals
+/// and sizes of its terminal, is kept; one that sends too much of it is taken for gone.
+async fn gone<S>(from_client: &mut S, early: &mut Vec<ClientMessage>)
+where
+    S: Stream<Item = Result<ClientMessage, axum::Error>> + Unpin,
+{
+    while let Some(Ok(message)) = from_client.next().await {
+        match message {
+            ClientMessage::Close(_) => return,
+            message if early.len() < MAX_EARLY => early.push(message),
+            _ => return,
+        }
+    }
+}
+
+async fn first_message<S>(from_client: &mut S) -> Result<ExecRequest, Problem>
+where
+    S: Stream<Item = Result<ClientMessage, axum::Error>> + Unpin,
+{
     let bad = |text: &str| Problem::new(ErrorCode::InvalidArgument, text);
-    match client.recv().await {
+    match from_client.next().await {
         Some(Ok(ClientMessage::Text(text))) => serde_json::from_str(&text)
             .map_err(|error| bad("the exec request cannot be read").because(&error)),
         _ => Err(bad("an exec stream begins with a text message, the request")),
     }
 }
 
-async fn carry(client: WebSocket, guest: GuestSocket, main: Option<&MainPid>) -> StreamEnd {
-    let (mut to_client, from_client) = client.split();
+async fn carry(
+    mut to_client: impl Sink<ClientMessage> + Unpin,
+    from_client: impl Stream<Item = Result<ClientMessage, axum::Error>> + Unpin,
+    guest: GuestSocket,
+    main: Option<&MainPid>,
+) -> StreamEnd {
     let (to_guest, mut from_guest) = guest.split();
     let end = tokio::select! {
         end = carry_down(&mut from_guest, &mut to_client, main) => end,
@@ -99,7 +131,7 @@ async fn carry(client: WebSocket, guest: GuestSocket, main: Option<&MainPid>) ->
 
 /// From client to guest.
 async fn carry_up(
-    mut from_client: SplitStream<WebSocket>,
+    mut from_client: impl Stream<Item = Result<ClientMessage, axum::Error>> + Unpin,
     mut to_guest: SplitSink<GuestSocket, GuestMessage>,
 ) {
     while let Some(Ok(message)) = from_client.next().await {
@@ -122,7 +154,7 @@ async fn carry_up(
 /// From guest to client, until the end.
 async fn carry_down(
     from_guest: &mut SplitStream<GuestSocket>,
-    to_client: &mut SplitSink<WebSocket, ClientMessage>,
+    to_client: &mut (impl Sink<ClientMessage> + Unpin),
     main: Option<&MainPid>,
 ) -> StreamEnd {
     loop {
@@ -186,9 +218,7 @@ fn lost() -> Problem {
 
 /// A guest's problem without anything that could command a terminal.
 pub(crate) fn plain(problem: Problem) -> Problem {
-    let clean = |text: String| {
-        printable(text.as_bytes()).chars().take(MAX_PROBLEM_TEXT).collect::<String>()
-    };
+    let clean = |text: String| printable_line(&text, MAX_PROBLEM_TEXT);
     Problem {
         code: problem.code,
         title: clean(problem.title),

@@ -7,6 +7,8 @@ use banger_host::network::NetworkError;
 use banger_host::qemu::SpawnError;
 use banger_host::qemu::qmp::QmpError;
 
+use crate::exec;
+
 /// A failed step of a launch.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LaunchError {
@@ -43,6 +45,9 @@ pub(crate) enum LaunchError {
         /// How long it had.
         timeout_ms: u64,
     },
+    /// What is in place of the guest's agent does not greet as one.
+    #[error("the guest's agent does not greet")]
+    Greeting(#[source] std::io::Error),
     /// The guest's agent is of a release this shim cannot talk to.
     #[error("the guest's agent speaks protocol {theirs}, this shim {ours}")]
     Protocol {
@@ -89,10 +94,11 @@ impl LaunchError {
     /// The error as it travels.
     pub(crate) fn problem(&self, vm: &str) -> Problem {
         let problem = Problem::new(self.code(), format!("VM {vm} did not start")).because(self);
-        match self.hint(vm) {
+        // What broke may quote the guest, or a VMM that is the guest's.
+        exec::plain(match self.hint(vm) {
             Some(hint) => problem.hint(hint),
             None => problem,
-        }
+        })
     }
 
     fn code(&self) -> ErrorCode {
@@ -100,9 +106,10 @@ impl LaunchError {
             Self::Network(NetworkError::Missing { .. }) => ErrorCode::HostProgramMissing,
             Self::Panic { .. } => ErrorCode::GuestPanic,
             Self::Silent { .. } => ErrorCode::GuestTimeout,
-            Self::Protocol { .. } | Self::NoSystemInit { .. } | Self::NoWorkDisk { .. } => {
-                ErrorCode::GuestProtocol
-            }
+            Self::Greeting(_)
+            | Self::Protocol { .. }
+            | Self::NoSystemInit { .. }
+            | Self::NoWorkDisk { .. } => ErrorCode::GuestProtocol,
             _ => ErrorCode::BootFailed,
         }
     }
@@ -118,6 +125,7 @@ impl LaunchError {
             Self::Panic { .. }
             | Self::PoweredOff
             | Self::Silent { .. }
+            | Self::Greeting(_)
             | Self::Configure(_)
             | Self::Refused(_) => Some(format!("banger logs --console {vm}")),
             Self::Vmm(_) | Self::VmmEnded { .. } | Self::Control(_) => {

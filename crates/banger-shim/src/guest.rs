@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use banger_api::agent::{CONNECTION_WINDOW, MAX_STREAMS, NONCE_LEN, PREAMBLE};
 use banger_host::random;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
@@ -20,6 +20,10 @@ use yamux::{Config, Connection, Mode};
 const COMMAND_STREAMS: usize = MAX_STREAMS - 12;
 /// Most streams for the shim's own requests, so that a VM full of commands can still be stopped.
 const CONTROL_STREAMS: usize = 4;
+
+/// Most bytes before the agent's greeting. They are left over from another connection, or the guest
+/// sends garbage, and may do so for as long as it likes.
+const MAX_LEFT_OVER: usize = 4 << 20;
 
 type Opened = Result<Compat<yamux::Stream>, GuestGone>;
 
@@ -45,7 +49,11 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// Greets the agent on a fresh stream, and waits until it answers.
-    pub(crate) async fn greet(mut stream: UnixStream) -> std::io::Result<Self> {
+    ///
+    /// # Errors
+    /// The connection broke, or the guest sends something else, and too much of it.
+    pub(crate) async fn greet(stream: UnixStream) -> std::io::Result<Self> {
+        let mut stream = BufReader::new(stream);
         greet(&mut stream).await?;
         let (requests, incoming) = mpsc::channel(MAX_STREAMS);
         tokio::spawn(drive(Connection::new(stream.compat(), config(), Mode::Client), incoming));
@@ -131,19 +139,23 @@ async fn greet(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::R
     hello.extend_from_slice(&random::bytes::<NONCE_LEN>());
     stream.write_all(&hello).await?;
     let mut seen = Vec::with_capacity(hello.len());
-    while seen != hello {
-        // Byte by byte, so that nothing behind the answer is swallowed. It happens once per boot.
+    for _ in 0..MAX_LEFT_OVER {
+        // Byte by byte, so that nothing behind the answer is swallowed.
         if seen.len() == hello.len() {
             seen.remove(0);
         }
         seen.push(stream.read_u8().await?);
+        if seen == hello {
+            return Ok(());
+        }
     }
-    Ok(())
+    let reason = format!("the guest sent {} MiB of something else", MAX_LEFT_OVER >> 20);
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
 }
 
 /// Keeps the connection going: opens streams when asked, refuses those that the guest opens.
 async fn drive(
-    mut connection: Connection<Compat<UnixStream>>,
+    mut connection: Connection<Compat<impl AsyncRead + AsyncWrite + Unpin>>,
     mut requests: mpsc::Receiver<oneshot::Sender<Opened>>,
 ) {
     let mut waiting: Option<oneshot::Sender<Opened>> = None;

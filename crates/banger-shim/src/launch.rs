@@ -215,7 +215,7 @@ async fn greet(vm: &Vm) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchErr
         connect::unix(&run, qemu::QMP_SOCKET).await.map_err(host("connect to the VMM"))?;
     let (qmp, events) = Qmp::connect(control).await?;
     let agent = connect::unix(&run, qemu::AGENT_SOCKET).await.map_err(host("reach the guest"))?;
-    let guest = Guest::greet(agent).await.map_err(host("greet the guest"))?;
+    let guest = Guest::greet(agent).await.map_err(LaunchError::Greeting)?;
     Ok((qmp, events, guest))
 }
 

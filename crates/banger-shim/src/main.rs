@@ -24,6 +24,8 @@ mod serve;
 mod supervise;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod testing;
 
 use std::io::{IsTerminal, Read, Write};

@@ -9,7 +9,7 @@ use banger_api::exec::{ExecEnd, ExecRequest, ServerControl, ServerFrame};
 use banger_api::shim::MAIN_LOG_FILE;
 use banger_host::logs::CappedLog;
 
-use crate::exec::{failure_code, next_frame, open};
+use crate::exec::{failure_code, next_frame, open, plain};
 use crate::guest::Guest;
 use crate::power::Order;
 use crate::supervise::Vm;
@@ -82,7 +82,7 @@ async fn follow(
             Ok(ServerFrame::Control(ServerControl::Started { pid })) => vm.main_pid.started(pid),
             Ok(ServerFrame::Control(ServerControl::Exit(end))) => return Ok(end),
             Ok(ServerFrame::Control(ServerControl::Failed(problem))) => {
-                return Ok(failed(vm, log, &problem));
+                return Ok(failed(vm, log, &plain(problem)));
             }
             _ => {}
         }

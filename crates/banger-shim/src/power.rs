@@ -20,7 +20,7 @@ use banger_api::vm::{EndCause, InitMode, NetworkPolicy, OwnerPolicy, VmEnd, VmSt
 use banger_core::signal;
 use banger_host::http::HttpError;
 use banger_host::qemu::qmp::Event;
-use banger_host::{fault, files, logs};
+use banger_host::{fault, files};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use crate::clock_watch::{ClockWatch, Reading};
 use crate::configure;
 use crate::console::Tail;
+use crate::exec;
 use crate::guest::Guest;
 use crate::launch::{Host, Machine};
 use crate::supervise::Vm;
@@ -38,8 +39,11 @@ const TICK: Duration = Duration::from_secs(2);
 const RESUME_FREE_BYTES: u64 = 64 * 1024 * 1024;
 /// What a guest gets on top of its grace period to answer that it is down.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
-/// Pause before an agent that hung up is greeted again.
+/// Pause before an agent that hung up is greeted again; twice as long after each time that it did
+/// not answer.
 const REGAIN_PAUSE: Duration = Duration::from_secs(1);
+/// Longest such pause: a guest that never answers costs the host next to nothing.
+const MAX_REGAIN_PAUSE: Duration = Duration::from_secs(30);
 /// How long it may take to answer then.
 const REGAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Grace of a stop that nobody gave one.
@@ -116,6 +120,7 @@ pub(crate) async fn watch(
         clock: ClockWatch::new(Reading::now()),
         shutdown_reason: None,
         regaining: None,
+        regain_pause: REGAIN_PAUSE,
         machine,
     };
     let mut tick = tokio::time::interval(TICK);
@@ -138,6 +143,8 @@ struct Watch<'a> {
     machine: Machine,
     /// An attempt to greet the agent again.
     regaining: Option<JoinHandle<Option<Guest>>>,
+    /// How long to wait before the next one.
+    regain_pause: Duration,
     /// What the VMM said about the guest's going down.
     shutdown_reason: Option<String>,
     clock: ClockWatch,
@@ -190,7 +197,7 @@ impl Watch<'_> {
         match answered {
             Ok(()) => Farewell::Clean,
             Err(HttpError::Problem(problem)) => {
-                Farewell::Incomplete(logs::printable(problem.to_string().as_bytes()))
+                Farewell::Incomplete(exec::plain(problem).to_string())
             }
             // An agent that hung up may be on its way down already.
             Err(_) => tokio::select! {
@@ -267,8 +274,10 @@ impl Watch<'_> {
     /// only lost its connection is greeted again, meanwhile, and not too often.
     fn regain_guest(&mut self) {
         let run = self.vm.dir.join(banger_api::shim::RUN_DIR);
+        let pause = self.regain_pause;
+        self.regain_pause = pause.saturating_mul(2).min(MAX_REGAIN_PAUSE);
         self.regaining = Some(tokio::spawn(async move {
-            tokio::time::sleep(REGAIN_PAUSE).await;
+            tokio::time::sleep(pause).await;
             let greeted = async {
                 let socket = banger_host::qemu::AGENT_SOCKET;
                 let stream = banger_host::connect::unix(&run, socket).await?;
@@ -282,6 +291,7 @@ impl Watch<'_> {
         self.regaining = None;
         match guest {
             Some(guest) => {
+                self.regain_pause = REGAIN_PAUSE;
                 self.machine.guest = guest.clone();
                 self.vm.guest.send_replace(Some(guest));
             }

@@ -10,7 +10,7 @@ use banger_api::operation::Progress;
 use banger_api::shim::{LaunchEvent, LaunchSpec, SHIM_LOG_FILE};
 use banger_api::step::{self, Step};
 use banger_api::vm::{EndCause, EngineInUse, VmEnd, VmState};
-use banger_host::logs::{DEFAULT_CAP_BYTES, ErrorLog};
+use banger_host::logs::{DEFAULT_CAP_BYTES, ErrorLog, printable_line};
 use banger_host::{environment, fault};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -26,6 +26,9 @@ use crate::{Failure, main_process, read_launch_spec, serve};
 
 /// Orders that wait to be obeyed; the first decides.
 const ORDERS: usize = 16;
+
+/// Longest reason for an end, in characters: it may quote the guest.
+const MAX_REASON: usize = 2000;
 
 /// How long a VM may live on without an answer from its guest before what depended on that guest is
 /// given up.
@@ -189,6 +192,7 @@ fn launch_failed(error: &LaunchError) -> VmEnd {
         reason.push_str(&cause.to_string());
         source = cause.source();
     }
+    let reason = printable_line(&reason, MAX_REASON);
     VmEnd { cause: EndCause::LaunchFailed, reason, main: None, console_tail: Vec::new() }
 }
 

@@ -124,6 +124,11 @@ fn what_is_wrong_is_said() {
     }
     assert!(Reference::parse(&format!("x:{}", "t".repeat(128))).is_ok());
     assert!(Reference::parse(&format!("x:{}", "t".repeat(129))).is_err());
+    // Found by fuzzing: what was added to make the name whole made it too long to be read again.
+    let room = 255 - "docker.io/library/".len();
+    let longest = Reference::parse(&"n".repeat(room)).expect("it fits");
+    assert_eq!(Reference::parse(&longest.canonical()), Ok(longest));
+    assert!(Reference::parse(&"n".repeat(room + 1)).is_err());
 }
 
 fn references() -> impl Strategy<Value = String> {

@@ -12,12 +12,18 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 
-/// Longest line that is read. QEMU's own are below 100 KiB.
-const MAX_LINE: u64 = 1 << 20;
+use crate::logs::printable;
+
+/// Longest line that is read. QEMU's own are below 100 KiB. Parsed, a line takes up to some 30 times
+/// as much.
+const MAX_LINE: u64 = 256 << 10;
 /// How long QEMU may take to answer a command.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Answers and events that wait to be looked at.
+/// Events that wait to be looked at.
 pub const QUEUE: usize = 64;
+/// Answers that wait. There is one for each command, and one command at a time: what is more, nobody
+/// asked for.
+const ANSWERS: usize = 4;
 
 /// What QEMU tells unasked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +89,7 @@ impl Qmp {
         if greeting.get("QMP").is_none() {
             return Err(QmpError::Protocol("no greeting".to_owned()));
         }
-        let (answer_sender, answers) = mpsc::channel(QUEUE);
+        let (answer_sender, answers) = mpsc::channel(ANSWERS);
         let (event_sender, events) = mpsc::channel(QUEUE);
         tokio::spawn(sort_lines(reader, answer_sender, event_sender));
         let mut qmp = Self { writer, answers };
@@ -98,6 +104,8 @@ impl Qmp {
     pub async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
+        // The late answer to a command that was given up, or one that nobody asked for.
+        while self.answers.try_recv().is_ok() {}
         self.writer.write_all(line.as_bytes()).await?;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.answers.recv())
             .await
@@ -128,7 +136,8 @@ async fn sort_lines(
             Some(event) => {
                 !matches!(events.try_send(event), Err(mpsc::error::TrySendError::Closed(_)))
             }
-            None => answers.send(line).await.is_ok(),
+            // Nor must answers that nobody asked for keep events from arriving, or be kept.
+            None => !matches!(answers.try_send(line), Err(mpsc::error::TrySendError::Closed(_))),
         };
         if !delivered && answers.is_closed() {
             return;
@@ -152,7 +161,8 @@ fn event(line: &Value) -> Option<Event> {
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().unwrap_or("no reason given").chars().take(500).collect()
+    let text = value.as_str().unwrap_or("no reason given");
+    printable(text.as_bytes()).replace('\n', " ").chars().take(500).collect()
 }
 
 async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> Result<Value, QmpError> {
@@ -201,6 +211,33 @@ mod tests {
             assert!(refused.to_string().contains("no such command"), "{refused}");
         };
         tokio::join!(qemu, client);
+    }
+
+    /// Hostile guest: one that took its VMM over says what it likes.
+    #[tokio::test]
+    async fn answers_that_nobody_asked_for_are_dropped_and_events_still_arrive() {
+        let (ours, mut theirs) = UnixStream::pair().expect("socket pair");
+        let flood = async {
+            theirs.write_all(b"{\"QMP\":{}}\n{\"return\":{}}\n").await.expect("greet");
+            for _ in 0..1000 {
+                theirs.write_all(b"{\"return\":{\"status\":\"forged\"}}\n").await.expect("flood");
+            }
+            let event = b"{\"event\":\"SHUTDOWN\",\"data\":{\"reason\":\"guest-reset\"}}\n";
+            theirs.write_all(event).await.expect("an event");
+            let mut commands = BufReader::new(&mut theirs).lines();
+            commands.next_line().await.expect("read").expect("qmp_capabilities");
+            commands.next_line().await.expect("read").expect("query-status");
+            let refusal = b"{\"error\":{\"desc\":\"no\\u001b[2J\\nerror: all is lost\"}}\n";
+            theirs.write_all(refusal).await.expect("answer");
+        };
+        let client = async {
+            let (mut qmp, mut events) = Qmp::connect(ours).await.expect("connect");
+            let event = events.recv().await.expect("it is not stuck behind answers");
+            assert!(matches!(event, Event::Shutdown { .. }), "{event:?}");
+            let error = qmp.execute("query-status", json!({})).await.expect_err("the true answer");
+            assert_eq!(error.to_string(), "QEMU refused query-status: no[2J error: all is lost");
+        };
+        tokio::join!(flood, client);
     }
 
     #[tokio::test]

@@ -5,10 +5,14 @@
 //! run takes nothing from a pipe that others read too.
 
 use std::io::Read;
-use std::sync::mpsc as blocking;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use banger_api::exec::{ClientControl, ClientFrame, MAX_PAYLOAD, STDIN_WINDOW};
 use tokio::sync::mpsc;
+
+/// Chunks that wait to be sent: as many as the window holds. The guest gives the credit, so that
+/// cannot be what bounds our memory.
+const WAITING_CHUNKS: usize = STDIN_WINDOW / MAX_PAYLOAD;
 
 /// What the reader found.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,31 +33,75 @@ impl Chunk {
     }
 }
 
+/// How much may still be read. However much the command says that it takes, it is never more than
+/// the window: an honest one gives back what it got.
+#[derive(Default)]
+struct Credit {
+    state: Mutex<CreditState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct CreditState {
+    bytes: usize,
+    closed: bool,
+}
+
+impl Credit {
+    fn add(&self, bytes: usize) {
+        let mut state = self.lock();
+        state.bytes = state.bytes.saturating_add(bytes).min(STDIN_WINDOW);
+        self.changed.notify_one();
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits until there is some; None if there will be none.
+    fn wait(&self) -> Option<usize> {
+        let waiting = |state: &mut CreditState| state.bytes == 0 && !state.closed;
+        let state = self.changed.wait_while(self.lock(), waiting);
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        (!state.closed).then_some(state.bytes)
+    }
+
+    fn take(&self, bytes: usize) {
+        let mut state = self.lock();
+        state.bytes = state.bytes.saturating_sub(bytes);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CreditState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The near end of the command's stdin.
 pub struct Input {
     waiting: Option<Reader>,
-    credit: blocking::Sender<usize>,
+    credit: Arc<Credit>,
 }
 
 struct Reader {
     stdin: Box<dyn Read + Send>,
-    credit: blocking::Receiver<usize>,
-    chunks: mpsc::UnboundedSender<Chunk>,
+    credit: Arc<Credit>,
+    chunks: mpsc::Sender<Chunk>,
 }
 
 impl Input {
-    /// Input that is not read yet. The channel is bounded by the credit.
-    pub fn new(stdin: Option<Box<dyn Read + Send>>) -> (Self, mpsc::UnboundedReceiver<Chunk>) {
-        let (chunks, receiver) = mpsc::unbounded_channel();
-        let (credit, credits) = blocking::channel();
-        let waiting = stdin.map(|stdin| Reader { stdin, credit: credits, chunks });
+    /// Input that is not read yet.
+    pub fn new(stdin: Option<Box<dyn Read + Send>>) -> (Self, mpsc::Receiver<Chunk>) {
+        let (chunks, receiver) = mpsc::channel(WAITING_CHUNKS);
+        let credit = Arc::new(Credit::default());
+        let waiting = stdin.map(|stdin| Reader { stdin, credit: Arc::clone(&credit), chunks });
         (Self { waiting, credit }, receiver)
     }
 
     /// Begins to read, with the window that every command has.
     pub fn start(&mut self) {
         let Some(reader) = self.waiting.take() else { return };
-        self.add_credit(u32::try_from(STDIN_WINDOW).unwrap_or(u32::MAX));
+        self.credit.add(STDIN_WINDOW);
         let spawned =
             std::thread::Builder::new().name("stdin".to_owned()).spawn(move || reader.read());
         // Without a thread there is no input; the closed channel is then its end.
@@ -62,7 +110,14 @@ impl Input {
 
     /// The command has read that much.
     pub fn add_credit(&self, bytes: u32) {
-        let _ = self.credit.send(usize::try_from(bytes).unwrap_or(usize::MAX));
+        self.credit.add(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+}
+
+impl Drop for Input {
+    /// Nobody waits for the thread; without this it would wait for credit until the process ends.
+    fn drop(&mut self) {
+        self.credit.close();
     }
 }
 
@@ -70,27 +125,19 @@ impl Reader {
     /// Reads to the end, or until nobody wants more.
     fn read(mut self) {
         let mut buffer = vec![0; MAX_PAYLOAD];
-        let mut credit: usize = 0;
-        loop {
-            while credit == 0 {
-                let Ok(more) = self.credit.recv() else { return };
-                credit = credit.saturating_add(more);
-            }
+        while let Some(credit) = self.credit.wait() {
             let wanted = credit.min(MAX_PAYLOAD);
             let chunk = match self.stdin.read(&mut buffer[..wanted]) {
                 // An input that cannot be read (a directory, a terminal that is gone) has ended.
                 Ok(0) | Err(_) => Chunk::Eof,
                 Ok(count) => {
-                    credit -= count;
+                    self.credit.take(count);
                     Chunk::Bytes(buffer[..count].to_vec())
                 }
             };
             let is_last = chunk == Chunk::Eof;
-            if self.chunks.send(chunk).is_err() || is_last {
+            if self.chunks.blocking_send(chunk).is_err() || is_last {
                 return;
-            }
-            while let Ok(more) = self.credit.try_recv() {
-                credit = credit.saturating_add(more);
             }
         }
     }
@@ -115,6 +162,35 @@ mod tests {
         input.add_credit(10);
         assert_eq!(chunks.recv().await, Some(Chunk::Bytes(vec![7; 10])));
         assert!(chunks.try_recv().is_err());
+    }
+
+    /// Hostile guest: absurd credit, and nobody who takes what is read.
+    #[tokio::test]
+    async fn absurd_credit_reads_no_more_than_the_window_ahead() {
+        let taken = Arc::new(Mutex::new(0));
+        let counting = Counting { taken: Arc::clone(&taken) };
+        let (mut input, mut chunks) = Input::new(Some(Box::new(counting)));
+        input.start();
+        for _ in 0..100_000 {
+            input.add_credit(u32::MAX);
+        }
+        for _ in 0..10 {
+            assert!(matches!(chunks.recv().await, Some(Chunk::Bytes(_))), "it goes on");
+        }
+        // What was received, what waits, and one chunk in the reader's hands.
+        assert!(*taken.lock().expect("no panics") <= (10 + WAITING_CHUNKS + 1) * MAX_PAYLOAD);
+    }
+
+    /// An input without end, which knows how much of it was taken.
+    struct Counting {
+        taken: Arc<Mutex<usize>>,
+    }
+
+    impl Read for Counting {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            *self.taken.lock().expect("no panics") += buffer.len();
+            Ok(buffer.len())
+        }
     }
 
     #[tokio::test]

@@ -251,7 +251,7 @@ impl Receiver {
 async fn transmit<S>(
     mut sink: S,
     mut controls: mpsc::UnboundedReceiver<ClientControl>,
-    mut chunks: mpsc::UnboundedReceiver<input::Chunk>,
+    mut chunks: mpsc::Receiver<input::Chunk>,
 ) -> std::convert::Infallible
 where
     S: futures_util::Sink<Message> + Unpin,
