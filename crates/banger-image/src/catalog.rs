@@ -212,6 +212,17 @@ impl Catalog {
         Ok(all)
     }
 
+    /// A fuzz target: a user's catalog.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn fuzz(text: &str) {
+        if let Ok(catalog) = Self::built_in().with_user(text) {
+            for image in catalog.images.iter().filter(|image| image.user_defined) {
+                let _ = image.source_text();
+                assert!(catalog.image(&image.name).is_some(), "it is found by its name");
+            }
+        }
+    }
+
     /// The image of that name.
     pub(crate) fn image(&self, name: &str) -> Option<&ImageEntry> {
         self.images.iter().find(|entry| entry.name == name)

@@ -34,6 +34,18 @@ const VMLINUZ: &str = "vmlinuz";
 const VMLINUX: &str = "vmlinux";
 const MODULES: &str = "modules.ext4";
 
+/// A fuzz target: what a kernel says of itself.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_image(data: &[u8]) {
+    if let Ok(image) = image::KernelImage::read(data) {
+        assert!(vmlinux::is_release(&image.release), "it becomes the name of a directory");
+        let _ = image.vmlinux.has_pvh();
+        if let Some(config) = image.vmlinux.config() {
+            let _ = config::Config::parse(&config);
+        }
+    }
+}
+
 /// The kernel's manifest: what it is and which files it has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {

@@ -17,6 +17,8 @@ mod cpio;
 mod debian;
 mod error;
 mod ext4;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod initramfs;
 mod kernel;
 mod layer;

@@ -12,6 +12,7 @@ mod bench;
 mod ci;
 mod dist;
 mod failure;
+mod fuzz;
 mod host_vm;
 mod leaks;
 mod tidy;
@@ -53,6 +54,17 @@ enum Chore {
     },
     /// Run a command in a whole Debian machine with a working KVM, made for it and gone after it.
     HostVm(host_vm::HostVmArgs),
+    /// Fuzz every decoder of what a guest, a registry or a file says. Needs cargo-fuzz.
+    Fuzz {
+        /// For how long each target, in seconds.
+        #[arg(long, default_value_t = 300)]
+        seconds: u64,
+        /// How many targets at once.
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
+        /// Which; without any, all of them.
+        targets: Vec<String>,
+    },
     /// Measure start, exec, list and memory, as ratios taken in the same run.
     Bench {
         /// How often each start is measured.
@@ -98,6 +110,7 @@ fn main() -> ExitCode {
         Chore::HostVm(args) => {
             return host_vm::run(&args).unwrap_or_else(|failure| report(&failure));
         }
+        Chore::Fuzz { seconds, jobs, targets } => fuzz::run(&fuzz::Plan { seconds, jobs, targets }),
         Chore::Bench { runs, readme } => bench::run(runs, readme),
     };
     match result {

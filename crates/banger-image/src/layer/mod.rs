@@ -11,6 +11,8 @@
 pub(crate) mod compression;
 mod digest;
 mod error;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod header;
 mod merge;
 mod path;

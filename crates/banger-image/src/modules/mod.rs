@@ -13,6 +13,15 @@ pub(crate) use index::write_indexes;
 pub(crate) use set::ModuleSet;
 pub(crate) use stage::{Stage, StageError, open_plain};
 
+/// A fuzz target: what a module says of itself.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_module(data: &[u8]) {
+    if let Some(info) = elf::module_info(data) {
+        assert!(info.bytes() <= data.len() * 2 + 64, "a module says more than it has bytes");
+        let _ = info.wanted_before().count();
+    }
+}
+
 use index::BUILT_IN_INFO;
 use set::BUILT_IN;
 

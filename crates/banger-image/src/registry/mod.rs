@@ -30,6 +30,8 @@ mod error;
 mod failure;
 mod fetch;
 mod file;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod location;
 pub(crate) mod manifest;
 mod meter;

@@ -19,6 +19,8 @@ const OURS: &[(&str, &[&str])] = &[
     ("banger-testkit", &["banger-api", "banger-host"]),
     ("banger-e2e", &["banger-api", "banger-testkit"]),
     ("xtask", &["banger-api", "banger-host", "banger-testkit"]),
+    ("banger-fuzz", &["banger-api", "banger-core", "banger-ext4", "banger-host", "banger-image"]),
+    ("banger-fuzz-targets", &["banger-fuzz"]),
 ];
 
 /// Libraries that only some crates may use, and why.
