@@ -171,10 +171,10 @@ mod tests {
         let counting = Counting { taken: Arc::clone(&taken) };
         let (mut input, mut chunks) = Input::new(Some(Box::new(counting)));
         input.start();
-        for _ in 0..100_000 {
-            input.add_credit(u32::MAX);
-        }
         for _ in 0..10 {
+            for _ in 0..1000 {
+                input.add_credit(u32::MAX);
+            }
             assert!(matches!(chunks.recv().await, Some(Chunk::Bytes(_))), "it goes on");
         }
         // What was received, what waits, and one chunk in the reader's hands.
