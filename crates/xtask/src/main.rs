@@ -12,6 +12,7 @@ mod bench;
 mod ci;
 mod dist;
 mod failure;
+mod fsync_kills;
 mod fuzz;
 mod host_vm;
 mod leaks;
@@ -54,6 +55,15 @@ enum Chore {
     },
     /// Run a command in a whole Debian machine with a working KVM, made for it and gone after it.
     HostVm(host_vm::HostVmArgs),
+    /// End a machine again and again while it writes and fsyncs, and look for what was lost.
+    FsyncKills {
+        /// How often.
+        #[arg(long, default_value_t = 50)]
+        rounds: usize,
+        /// The same seed gives the same times; without it, another one each time.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Fuzz every decoder of what a guest, a registry or a file says. Needs cargo-fuzz.
     Fuzz {
         /// For how long each target, in seconds.
@@ -109,6 +119,10 @@ fn main() -> ExitCode {
         // Its exit code is that of the command.
         Chore::HostVm(args) => {
             return host_vm::run(&args).unwrap_or_else(|failure| report(&failure));
+        }
+        Chore::FsyncKills { rounds, seed } => {
+            fsync_kills::run(rounds, seed);
+            Ok(())
         }
         Chore::Fuzz { seconds, jobs, targets } => fuzz::run(&fuzz::Plan { seconds, jobs, targets }),
         Chore::Bench { runs, readme } => bench::run(runs, readme),

@@ -8,6 +8,7 @@ mod build;
 mod catalog;
 mod concurrency;
 mod crash;
+mod disks;
 mod doctor;
 mod exec;
 mod figures;
