@@ -123,7 +123,8 @@ mod tests {
             version: "7".to_owned(),
             accelerator: Accelerator::Tcg,
         };
-        let board = Board::new(dir.path(), engine);
+        let resources = crate::testing::launch_spec("agent", "").resources();
+        let board = Board::new(dir.path(), engine, resources);
         for number in 0..10_000 {
             board.warn(format!("warning {}", number / 2));
         }
