@@ -1,3 +1,5 @@
+//! A user's catalog.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| banger_fuzz::run("catalog", data));

@@ -1,3 +1,5 @@
+//! Compressed layers.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| banger_fuzz::run("compression", data));

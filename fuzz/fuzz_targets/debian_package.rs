@@ -1,3 +1,5 @@
+//! Kernel packages.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| banger_fuzz::run("debian_package", data));

@@ -1,3 +1,5 @@
+//! Names of images.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| banger_fuzz::run("reference", data));

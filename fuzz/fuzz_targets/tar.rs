@@ -1,3 +1,5 @@
+//! Tars alone.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| banger_fuzz::run("tar", data));

@@ -59,7 +59,7 @@ fn print(what: &str, found: &Observation) {
     for (thing, holder) in &found.things {
         match holder {
             Some(holder) => {
-                println!("{what}: {thing} (process {}: {})", holder.pid, holder.command)
+                println!("{what}: {thing} (process {}: {})", holder.pid, holder.command);
             }
             None => println!("{what}: {thing}"),
         }
