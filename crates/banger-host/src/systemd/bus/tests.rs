@@ -43,7 +43,8 @@ fn serve(listener: UnixListener, answers: Vec<Vec<u8>>) -> thread::JoinHandle<Ve
         stream.write_all(b"OK 0123\r\n").expect("it listens");
         assert_eq!(read_line(&mut stream).expect("it begins"), "BEGIN");
         for answer in answers {
-            stream.write_all(&answer).expect("it listens");
+            // Who has heard enough hangs up.
+            let _ = stream.write_all(&answer);
         }
         let mut told = Vec::new();
         let _ = stream.read_to_end(&mut told);
