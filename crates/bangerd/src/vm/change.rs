@@ -29,7 +29,7 @@ impl Actor {
     /// what is told of it would part.
     pub(super) async fn answer_change(&mut self, ask: Ask, going: bool) -> Option<Ask> {
         let Ask::Change { wanted, reply } = ask else { return Some(ask) };
-        let outcome = if going { Err(self.is_going()) } else { self.change(wanted).await };
+        let outcome = if going { Err(self.is_going()) } else { self.change(*wanted).await };
         // Nobody may be listening any more.
         let _ = reply.send(outcome);
         None

@@ -178,7 +178,7 @@ impl VmHandle {
     /// # Errors
     /// `invalid_argument` if it cannot be that, else as for [`VmHandle::start`].
     pub async fn change(&self, wanted: Wanted) -> Result<Vec<Change>, Problem> {
-        self.ask(|reply| Ask::Change { wanted, reply }).await
+        self.ask(|reply| Ask::Change { wanted: Box::new(wanted), reply }).await
     }
 
     async fn ask<T>(
@@ -222,7 +222,7 @@ enum Ask {
     Start { request: StartVm, reply: oneshot::Sender<Verdict> },
     End { request: Request, grace: StopVm, reply: oneshot::Sender<Verdict> },
     Remove { force: bool, reply: oneshot::Sender<Verdict> },
-    Change { wanted: Wanted, reply: oneshot::Sender<Result<Vec<Change>, Problem>> },
+    Change { wanted: Box<Wanted>, reply: oneshot::Sender<Result<Vec<Change>, Problem>> },
 }
 
 /// Work that a VM's task has accepted, seen from outside.
