@@ -18,6 +18,8 @@ pub mod exit;
 pub mod image;
 pub mod kernel;
 pub mod operation;
+#[cfg(test)]
+mod released;
 pub mod shim;
 pub mod step;
 pub mod system;

@@ -78,6 +78,52 @@ pub struct DoctorCheck {
     /// The command that mends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
+    /// What is left over from crashes, for the check of that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<Leftover>,
+}
+
+/// Something that a crash, a stranger or an older release left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftover {
+    /// `process`, `directory`, `interrupted`, `temporary`, `socket` or `set-aside`.
+    pub kind: String,
+    /// Where it is; for a process, the lock that it holds.
+    pub path: String,
+    /// The process's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Why it is ours and of no use, one line.
+    pub why: String,
+    /// What becomes of it.
+    pub remedy: Remedy,
+    /// What came of that, if it was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+}
+
+/// What becomes of a leftover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remedy {
+    /// The process is ended.
+    End,
+    /// It is removed.
+    Remove,
+    /// It is moved to `set-aside`, because it may hold somebody's data.
+    SetAside,
+    /// A daemon that starts removes it.
+    RestartDaemon,
+    /// It stays.
+    Keep,
+}
+
+/// Answer of `GET /v1/system/vm-ids`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VmIds {
+    /// Ids of all VMs in the database, those being removed included.
+    pub ids: Vec<String>,
 }
 
 /// How a check went, from good to bad.

@@ -7,10 +7,12 @@
 mod data;
 mod host;
 mod programs;
+mod remains;
 
-use banger_api::system::{DoctorCheck, DoctorReport, Verdict};
+use banger_api::system::{DoctorCheck, DoctorReport, Leftover, Remedy, Verdict};
 
 pub use data::{DaemonFacts, Device, Facts, Kvm, MapRange, Space, Stored};
+pub use remains::{Contents, KnownVms, Remains, judge_remains};
 
 use crate::size::GIB;
 
@@ -51,7 +53,31 @@ pub fn judge(facts: &Facts) -> DoctorReport {
 }
 
 fn check(name: &str, verdict: Verdict, reason: impl Into<String>) -> DoctorCheck {
-    DoctorCheck { name: name.to_owned(), verdict, reason: reason.into(), fix: None }
+    DoctorCheck {
+        name: name.to_owned(),
+        verdict,
+        reason: reason.into(),
+        fix: None,
+        found: Vec::new(),
+    }
+}
+
+/// What is left over from crashes, as one check of the report.
+#[must_use]
+pub fn check_remains(found: Vec<Leftover>, known: &KnownVms) -> DoctorCheck {
+    const NAME: &str = "leftovers";
+    let unasked = match known {
+        KnownVms::Ids(_) => "",
+        KnownVms::Unknown => " (the daemon does not run, so VMs' directories were not compared)",
+    };
+    let to_do = found.iter().filter(|leftover| leftover.remedy != Remedy::Keep).count();
+    let mut check = match to_do {
+        0 => pass(NAME, format!("nothing is left over from crashes{unasked}")),
+        1 => warn(NAME, format!("1 thing is left over{unasked}")).fix("banger doctor --fix"),
+        n => warn(NAME, format!("{n} things are left over{unasked}")).fix("banger doctor --fix"),
+    };
+    check.found = found;
+    check
 }
 
 fn pass(name: &str, reason: impl Into<String>) -> DoctorCheck {

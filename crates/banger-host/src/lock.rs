@@ -9,9 +9,9 @@
 //! which may be a VMM that its guest has taken over, can give up nothing but its share.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A lock held by this process, and by every process that inherits its descriptor.
@@ -74,6 +74,15 @@ impl OfdLock {
         }
     }
 
+    /// Writes a note into the locked file, for whoever meets the lock; see [`note`].
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn leave_note(&self, text: &[u8]) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.write_all_at(text, 0)
+    }
+
     /// The descriptor, to be handed to a child process.
     #[must_use]
     pub fn into_fd(self) -> OwnedFd {
@@ -96,6 +105,35 @@ pub fn is_locked(path: &Path) -> io::Result<bool> {
     Ok(i32::from(exclusive.l_type) != libc::F_UNLCK || is_shared(&file)?)
 }
 
+/// What the last holder of the lock on `path` noted. A holder need not have noted anything, and the
+/// note of a former one may be there still.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn note(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(NOTE_LIMIT).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Finds out whether the file system of `path`, a file that is created if it is missing, has locks.
+///
+/// # Errors
+/// [`is_unsupported`] tells one that has none from other trouble.
+pub fn probe(path: &Path) -> io::Result<()> {
+    let file = open(path)?;
+    fcntl(&file, libc::F_OFD_SETLK, libc::F_RDLCK, PROBED).map(drop)
+}
+
+/// Whether an error of a lock means that the file system has none, as some network file systems.
+#[must_use]
+pub fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)
+    )
+}
+
 fn is_shared(file: &File) -> io::Result<bool> {
     let shared = fcntl(file, libc::F_OFD_GETLK, libc::F_WRLCK, SHARED)?;
     Ok(i32::from(shared.l_type) != libc::F_UNLCK)
@@ -113,6 +151,10 @@ fn would_block(error: &io::Error) -> bool {
 const EXCLUSIVE: libc::off_t = 0;
 /// The byte whose lock is shared.
 const SHARED: libc::off_t = 1;
+/// The byte that is locked to see whether that can be done.
+const PROBED: libc::off_t = 2;
+/// Longest note, in bytes.
+const NOTE_LIMIT: u64 = 8192;
 
 fn fcntl(file: &File, command: i32, kind: i32, byte: libc::off_t) -> io::Result<libc::flock> {
     // SAFETY: flock is plain data for which zero is a valid value; l_pid must be 0 for OFD locks.
@@ -144,6 +186,20 @@ mod tests {
         assert!(is_locked(&path).expect("ask"), "the duplicate still holds it");
         drop(second);
         assert!(!is_locked(&path).expect("ask"));
+    }
+
+    #[test]
+    fn a_note_is_read_by_whoever_meets_the_lock() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("lock");
+        probe(&path).expect("this file system has locks");
+        let lock = OfdLock::try_acquire(&path).expect("open").expect("free");
+        lock.leave_note(b"a longer note").expect("writable");
+        lock.leave_note(b"note").expect("writable");
+        assert_eq!(note(&path).expect("readable"), b"note");
+        probe(&path).expect("a probe is in nobody's way");
+        assert!(is_unsupported(&io::Error::from_raw_os_error(libc::ENOLCK)));
+        assert!(!is_unsupported(&io::Error::from_raw_os_error(libc::EAGAIN)));
     }
 
     #[test]

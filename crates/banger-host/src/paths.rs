@@ -43,6 +43,12 @@ pub enum PathsError {
         /// Its value.
         path: PathBuf,
     },
+    /// A path that not all of our files and programs can name.
+    #[error("the name of the directory {path:?} is not valid UTF-8")]
+    NotText {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A directory cannot be made.
     #[error("cannot create the directory {path:?}")]
     Create {
@@ -217,6 +223,10 @@ impl Surroundings<'_> {
             None if root => PathBuf::from("/etc/banger"),
             None => self.home()?.join(".config/banger"),
         };
+        // They are handed on in JSON, and to programs that know no other names.
+        if let Some(path) = [&data, &runtime, &config].iter().find(|path| path.to_str().is_none()) {
+            return Err(PathsError::NotText { path: path.to_path_buf() });
+        }
         Ok(StateDirs { data, runtime, config })
     }
 
@@ -395,6 +405,18 @@ mod tests {
     fn a_relative_place_is_refused() {
         let error = dirs(1000, &[("BANGER_DATA_DIR", "data")]).expect_err("relative");
         assert_eq!(error.to_string(), "BANGER_DATA_DIR must be an absolute path, not \"data\"");
+    }
+
+    #[test]
+    fn a_place_that_is_no_text_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = OsString::from_vec(b"/tmp/\xff".to_vec());
+        let variable = |name: &str| (name == "BANGER_DATA_DIR").then(|| odd.clone());
+        let owner_of = |_: &Path| Some(1000);
+        let home = Some(PathBuf::from("/home/me"));
+        let asked = Surroundings { variable: &variable, owner_of: &owner_of, uid: 1000, home };
+        let error = asked.state_dirs().expect_err("no text");
+        assert!(error.to_string().contains("not valid UTF-8"), "{error}");
     }
 
     #[test]

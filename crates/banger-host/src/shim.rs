@@ -157,7 +157,7 @@ pub fn kill_shim(vm_dir: &Path) -> io::Result<bool> {
     pidfd_kill(&pidfd)
 }
 
-fn pidfd_kill(pidfd: &OwnedFd) -> io::Result<bool> {
+pub(crate) fn pidfd_kill(pidfd: &OwnedFd) -> io::Result<bool> {
     // SAFETY: pidfd_send_signal with a null siginfo touches no memory.
     let result = unsafe {
         libc::syscall(

@@ -92,6 +92,7 @@ impl From<PathsError> for Failure {
     fn from(error: PathsError) -> Self {
         Problem::new(ErrorCode::HostNotPermitted, "banger's state directories cannot be used")
             .because(&error)
+            .hint("set BANGER_DATA_DIR and BANGER_RUNTIME_DIR to directories that you may write")
             .into()
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::serve::Listener;
 use banger_api::{Problem, step};
-use banger_host::lock::OfdLock;
+use banger_host::lock::{self, OfdLock};
 use banger_host::paths::{API_SOCKET, PathsError, StateDirs};
 use banger_host::{clock, connect, fault};
 use tokio::net::unix::SocketAddr;
@@ -49,6 +49,15 @@ pub enum ServeError {
     /// Another daemon serves them.
     #[error("another daemon serves {}", .0.display())]
     AlreadyRunning(std::path::PathBuf),
+    /// The file system of the data directory has no locks.
+    #[error("the file system of {} has no locks", dir.display())]
+    NoLocks {
+        /// The data directory.
+        dir: std::path::PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
     /// A system call failed.
     #[error("cannot {what}")]
     Io {
@@ -58,6 +67,13 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+}
+
+fn no_lock(dirs: &StateDirs, source: io::Error) -> ServeError {
+    if lock::is_unsupported(&source) {
+        return ServeError::NoLocks { dir: dirs.data.clone(), source };
+    }
+    cannot("lock the state directory")(source)
 }
 
 fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
@@ -70,9 +86,13 @@ fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 /// [`ServeError`] if it could not begin.
 pub fn run() -> Result<(), ServeError> {
     let dirs = StateDirs::resolve()?;
-    let _lock = OfdLock::try_acquire(&dirs.daemon_lock())
-        .map_err(cannot("lock the state directory"))?
+    let lock = OfdLock::try_acquire(&dirs.daemon_lock())
+        .map_err(|source| no_lock(&dirs, source))?
         .ok_or_else(|| ServeError::AlreadyRunning(dirs.data.clone()))?;
+    // Whoever looks for this daemon elsewhere learns where it is. On a full disk they do not.
+    if let Err(error) = lock.leave_note(dirs.runtime.as_os_str().as_encoded_bytes()) {
+        tracing::warn!("cannot note the runtime directory in daemon.lock: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -100,7 +120,7 @@ async fn serve(dirs: StateDirs) -> Result<(), ServeError> {
         Ok(daemon) => api::router(front.clone(), Arc::clone(daemon)),
         Err(problem) => {
             tracing::error!("{problem}");
-            api::refusing_router(front.clone(), problem.clone())
+            api::refusing_router(&front, problem.clone())
         }
     };
     // One that refuses serves too. The socket listens already; nobody waits in vain.

@@ -235,5 +235,8 @@ fn remove_artifacts(daemon: &Daemon) -> Vec<Result<(), Problem>> {
     let all = PruneImages { all: true, dry_run: false };
     outcomes.push(artifacts.prune_images(all, &BTreeSet::new()).map(drop));
     outcomes.push(artifacts.clear_cache());
+    let aside = daemon.dirs.data.join(banger_host::leftovers::state::SET_ASIDE);
+    let removed = files::remove_tree(&aside);
+    outcomes.push(removed.map_err(|error| failed("cannot remove what was set aside", &error)));
     outcomes
 }

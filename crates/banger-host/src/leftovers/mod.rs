@@ -10,6 +10,7 @@
 mod kernel;
 mod paths;
 mod processes;
+pub mod state;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -33,7 +33,7 @@ pub(super) struct Seen {
     pub(super) pid: i32,
     parent: i32,
     pub(super) started: u64,
-    name: String,
+    pub(super) name: String,
     is_dead: bool,
 }
 

@@ -5,12 +5,15 @@
 //! replaces it. The daemon's own lock tells a daemon that is about to serve, or about to end, from
 //! none at all.
 
+use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use banger_api::{ErrorCode, Problem, step};
 use banger_host::daemon::{self, DaemonProcess};
+use banger_host::leftovers::state::holders_of_lock;
 use banger_host::lock::{self, OfdLock};
 use banger_host::paths::{ProgramsError, StateDirs};
 use banger_host::{fault, http};
@@ -97,7 +100,7 @@ async fn start(
                     .map_err(|error| unavailable("the daemon cannot be started", &error))?;
                 process = Some(spawn(dirs, locate)?);
             }
-            None => {}
+            None => refuse_if_elsewhere(dirs).await?,
             Some(started) => check_alive(started)?,
         }
         if Instant::now() > deadline {
@@ -108,8 +111,58 @@ async fn start(
 }
 
 fn spawn(dirs: &StateDirs, locate: Locate<'_>) -> Result<DaemonProcess, Failure> {
-    daemon::start(&locate()?, dirs)
-        .map_err(|error| unavailable("the daemon cannot be started", &error))
+    let refused = |error: &io::Error| {
+        let data = dirs.data.display();
+        let problem = Problem::new(ErrorCode::DaemonUnavailable, "the daemon cannot be started");
+        if lock::is_unsupported(error) {
+            return problem
+                .cause(format!("the file system of {data} has no locks"))
+                .because(error)
+                .hint("set BANGER_DATA_DIR to a directory on a disk of this machine");
+        }
+        let problem = problem.cause(format!("{data} cannot be written")).because(error);
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                problem.hint("free some space there, then try again")
+            }
+            _ => problem.hint("set BANGER_DATA_DIR to a directory that you may write"),
+        }
+    };
+    let binary = locate()?;
+    lock::probe(&dirs.daemon_lock()).map_err(|error| refused(&error))?;
+    daemon::start(&binary, dirs).map_err(|error| refused(&error).into())
+}
+
+/// A daemon with another runtime directory serves these data, and will not come here.
+async fn refuse_if_elsewhere(dirs: &StateDirs) -> Result<(), Failure> {
+    match elsewhere(dirs).await {
+        Some(runtime) => Err(serves_elsewhere(dirs, &runtime)),
+        None => Ok(()),
+    }
+}
+
+/// The runtime directory of the daemon that has the data, if it serves another one.
+async fn elsewhere(dirs: &StateDirs) -> Option<PathBuf> {
+    let note = lock::note(&dirs.daemon_lock()).ok()?;
+    let runtime = PathBuf::from(OsString::from_vec(note));
+    if !runtime.is_absolute() || runtime == dirs.runtime {
+        return None;
+    }
+    // The note may be a former daemon's.
+    let there = StateDirs { runtime, ..dirs.clone() };
+    connect(&there).await.is_ok().then_some(there.runtime)
+}
+
+fn serves_elsewhere(dirs: &StateDirs, runtime: &Path) -> Failure {
+    let title = format!("another daemon serves {}", dirs.data.display());
+    let (theirs, ours) = (runtime.display(), dirs.runtime.display());
+    Problem::new(ErrorCode::DaemonUnavailable, title)
+        .cause(format!("its runtime directory is {theirs}, here it is {ours}"))
+        .hint(format!(
+            "BANGER_RUNTIME_DIR={theirs} banger daemon stop ends it (VMs go on running); or keep \
+             that variable"
+        ))
+        .into()
 }
 
 /// An error with the daemon's last words if it has ended.
@@ -143,8 +196,19 @@ fn silent(dirs: &StateDirs) -> Failure {
              (XDG_RUNTIME_DIR, BANGER_RUNTIME_DIR)",
             socket.display()
         ))
-        .hint("pkill -x bangerd, then try again; VMs go on running")
+        .hint(format!("{}, then try again; VMs go on running", ending(dirs)))
         .into()
+}
+
+/// The command that ends the daemon which holds the lock.
+pub fn ending(dirs: &StateDirs) -> String {
+    let holders = holders_of_lock(&dirs.daemon_lock());
+    match holders.first() {
+        Some(holder) => format!("kill {}", holder.pid),
+        None => {
+            "end the daemon, whose process is another user's or in another container".to_owned()
+        }
+    }
 }
 
 pub fn is_alive(dirs: &StateDirs) -> Result<bool, Failure> {
@@ -176,7 +240,10 @@ pub async fn stop_daemon(dirs: &StateDirs) -> Result<Stopped, Failure> {
     if !is_alive(dirs)? && connect(dirs).await.is_err() {
         return Ok(Stopped::Already);
     }
-    let stream = connect(dirs).await.map_err(|_| silent(dirs))?;
+    let Ok(stream) = connect(dirs).await else {
+        refuse_if_elsewhere(dirs).await?;
+        return Err(silent(dirs));
+    };
     http::json::<(), _, _>(stream, Method::POST, "/v1/daemon/stop", None::<&()>).await?;
     let deadline = Instant::now() + STOP_LIMIT;
     while is_alive(dirs)? {

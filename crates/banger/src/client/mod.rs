@@ -23,7 +23,7 @@ use tokio::net::UnixStream;
 use crate::failure::Failure;
 use crate::ui::Ui;
 
-pub use autostart::{Stopped, stop_daemon};
+pub use autostart::{Stopped, ending, stop_daemon};
 pub use operation::{Patience, follow};
 pub use shim::ShimClient;
 pub use upload::upload;

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::vm_row::age;
-use crate::client::{Client, Stopped, observe_daemon, stop_daemon};
+use crate::client::{Client, Stopped, ending, observe_daemon, stop_daemon};
 use crate::failure::Failure;
 use crate::ui::Ui;
 
@@ -98,10 +98,12 @@ async fn status(client: Option<Client>, ui: &Ui) -> Result<u8, Failure> {
 /// Why there is nobody to talk to.
 async fn absence(dirs: &StateDirs) -> String {
     match observe_daemon(dirs).await {
-        DaemonFacts::Silent => "runs, and does not serve its socket; `pkill -x bangerd` ends it",
-        _ => "not running",
+        DaemonFacts::Silent => format!(
+            "runs, and does not serve this socket; what ends it: {} (VMs go on running)",
+            ending(dirs)
+        ),
+        _ => "not running".to_owned(),
     }
-    .to_owned()
 }
 
 async fn stop(ui: &Ui) -> Result<u8, Failure> {

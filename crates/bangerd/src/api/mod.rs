@@ -63,10 +63,13 @@ pub fn router(front: Front, daemon: Arc<Daemon>) -> Router {
 }
 
 /// A daemon that cannot do its work: it says so to every request, and can be asked who it is and
-/// told to stop.
-pub fn refusing_router(front: Front, problem: Problem) -> Router {
-    finish(front_routes(front).fallback(move || {
+/// told to stop. Once it has said so it ends, so that the next command tries again: by then there
+/// may be space, or another database.
+pub fn refusing_router(front: &Front, problem: Problem) -> Router {
+    let shutdown = front.shutdown.clone();
+    finish(front_routes(front.clone()).fallback(move || {
         let problem = problem.clone();
+        shutdown.cancel();
         async move { Failure(problem) }
     }))
 }

@@ -51,6 +51,7 @@ use super::{images, kernels, operations, system, vms};
         operations::cancel,
         operations::events,
         system::disk_use,
+        system::vm_ids,
         system::reset,
     )
 )]

@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use banger_api::Problem;
 use banger_api::operation::Operation;
-use banger_api::system::{DiskUse, ResetPlan, ResetRequest};
+use banger_api::system::{DiskUse, ResetPlan, ResetRequest, VmIds};
 use banger_api::version::DaemonVersion;
 
 use super::Front;
@@ -18,7 +18,10 @@ use crate::daemon::Daemon;
 use crate::system;
 
 pub(super) fn routes() -> Router<Arc<Daemon>> {
-    Router::new().route("/v1/system/df", get(disk_use)).route("/v1/system/reset", post(reset))
+    Router::new()
+        .route("/v1/system/df", get(disk_use))
+        .route("/v1/system/reset", post(reset))
+        .route("/v1/system/vm-ids", get(vm_ids))
 }
 
 /// Who the daemon is. Always answered.
@@ -40,6 +43,15 @@ pub(super) async fn stop_daemon(State(front): State<Front>) -> StatusCode {
     responses((status = 200, body = DiskUse), (status = "default", body = Problem)))]
 pub(super) async fn disk_use(State(daemon): State<Arc<Daemon>>) -> Result<Json<DiskUse>, Failure> {
     Ok(Json(system::disk_use(&daemon).await?))
+}
+
+/// The ids of all VMs, those being removed included: whose directories are in use.
+#[utoipa::path(get, path = "/v1/system/vm-ids", tag = "system",
+    responses((status = 200, body = VmIds), (status = "default", body = Problem)))]
+pub(super) async fn vm_ids(State(daemon): State<Arc<Daemon>>) -> Result<Json<VmIds>, Failure> {
+    // The rows and not the handles: a directory is there as long as its row is.
+    let rows = daemon.store(crate::store::Store::all).await?;
+    Ok(Json(VmIds { ids: rows.into_iter().map(|row| row.id.to_string()).collect() }))
 }
 
 /// Stops and removes everything, or says what would go.

@@ -311,17 +311,16 @@ async fn logs_of_an_ended_vm_are_read() {
 }
 
 #[tokio::test]
-async fn a_daemon_without_a_database_says_so_and_can_be_stopped() {
+async fn a_daemon_without_a_database_says_so_and_ends() {
     let problem = Problem::new(ErrorCode::DatabaseCorrupt, "damaged").hint("mend it");
     let answer = problem.clone();
     let served =
-        Served::with(World::new(), Operations::default(), |front| refusing_router(front, answer));
+        Served::with(World::new(), Operations::default(), |front| refusing_router(&front, answer));
     let version: DaemonVersion = served.get("/v1/version").await.expect("version");
     assert_eq!(version.pid, std::process::id());
-    for path in ["/v1/vms", "/v1/system/df", "/v1/nonsense"] {
-        assert_eq!(served.get::<Vec<Vm>>(path).await, Err(problem.clone()));
-    }
-    let _: Option<()> = served.post("/v1/daemon/stop", &()).await.expect("stop");
+    assert!(!served.front.shutdown.is_cancelled(), "being asked who it is is no reason to end");
+    assert_eq!(served.get::<Vec<Vm>>("/v1/vms").await, Err(problem));
+    // The next command starts another, which tries again.
     assert!(served.front.shutdown.is_cancelled());
     tokio::time::timeout(PATIENCE, served.server).await.expect("it ends").expect("well");
     assert!(!served.world.dirs.api_socket().exists());

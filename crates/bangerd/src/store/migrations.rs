@@ -2,6 +2,8 @@
 //!
 //! A step, once released, is never edited; a change of the schema is a new step at the end.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use banger_api::step::{self, Step};
@@ -86,7 +88,7 @@ fn pass(step: Step) -> Result<(), StoreError> {
     fault::pass(step).map_err(|error| {
         // As SQLite says it.
         let code = match error.kind() {
-            std::io::ErrorKind::StorageFull => rusqlite::ffi::SQLITE_FULL,
+            io::ErrorKind::StorageFull => rusqlite::ffi::SQLITE_FULL,
             _ => rusqlite::ffi::SQLITE_IOERR,
         };
         let failure = rusqlite::ffi::Error::new(code);
@@ -100,15 +102,42 @@ fn version(connection: &Connection) -> Result<i64, StoreError> {
         .map_err(sql("read the database's schema version"))
 }
 
-fn backup_path(path: &Path, version: i64) -> PathBuf {
+pub(super) fn backup_path(path: &Path, version: i64) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".v{version}"));
     PathBuf::from(name)
 }
 
+/// Copies the database, durably and under its name only as a whole.
 fn back_up(connection: &Connection, path: PathBuf) -> Result<(), StoreError> {
-    let silent = None::<fn(rusqlite::backup::Progress)>;
-    connection.backup("main", &path, silent).map_err(|source| StoreError::Backup { path, source })
+    let mut half = path.as_os_str().to_owned();
+    half.push(".tmp");
+    let half = PathBuf::from(half);
+    let copy = || -> Result<(), rusqlite::Error> {
+        // What a killed daemon left of a copy is no database.
+        remove(&half).map_err(not_written)?;
+        let silent = None::<fn(rusqlite::backup::Progress)>;
+        connection.backup("main", &half, silent)?;
+        publish(&half, &path).map_err(not_written)
+    };
+    copy().map_err(|source| StoreError::Backup { path: path.clone(), source })
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn publish(half: &Path, path: &Path) -> io::Result<()> {
+    File::open(half)?.sync_all()?;
+    std::fs::rename(half, path)?;
+    path.parent().map_or(Ok(()), banger_host::files::sync_dir)
+}
+
+fn not_written(error: io::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! method is one transaction and blocks; callers are on a blocking thread.
 
 mod migrations;
+#[cfg(test)]
+mod released;
 mod vms;
 
 use std::path::{Path, PathBuf};
@@ -85,10 +87,12 @@ impl From<StoreError> for Problem {
                 Self::new(ErrorCode::VmNameTaken, format!("a VM called {name} exists"))
                     .hint(format!("banger rm {name}, or choose another --name"))
             }
-            StoreError::Sql { source, .. } if is_full(source) => {
+            StoreError::Sql { source, .. } | StoreError::Backup { source, .. }
+                if is_full(source) =>
+            {
                 Self::new(ErrorCode::HostDiskFull, "the host's disk is full")
                     .because(&error)
-                    .hint("banger system df")
+                    .hint("free some space there (banger doctor says where), then try again")
             }
             StoreError::Sql { .. } | StoreError::Backup { .. } => {
                 Self::new(ErrorCode::Internal, "the state database failed").because(&error)

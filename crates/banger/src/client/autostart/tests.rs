@@ -174,7 +174,28 @@ async fn a_daemon_without_a_socket_cannot_be_asked_to_stop() {
     let place = place(MARK_AND_LIVE);
     let _alive = OfdLock::try_acquire(&place.dirs.daemon_lock()).expect("a lock").expect("free");
     let problem = problem(stop_daemon(&place.dirs).await.expect_err("it cannot be asked"));
-    assert!(problem.hint.is_some_and(|hint| hint.starts_with("pkill")));
+    let kill = format!("kill {}", std::process::id());
+    assert!(problem.hint.is_some_and(|hint| hint.starts_with(&kill)), "by its number alone");
+}
+
+/// "two daemons over one data dir (refused at once with the cause)"
+#[tokio::test]
+async fn a_daemon_with_another_runtime_directory_is_told_at_once() {
+    let ours = place(MARK_AND_LIVE);
+    let theirs = place(MARK_AND_LIVE);
+    let alive = OfdLock::try_acquire(&ours.dirs.daemon_lock()).expect("a lock").expect("free");
+    alive.leave_note(theirs.dirs.runtime.as_os_str().as_encoded_bytes()).expect("writable");
+    let _socket = banger_host::connect::listen(&theirs.dirs.runtime, "api.sock").expect("bind");
+    let begin = Instant::now();
+    let binary = ours.binary.clone();
+    let refused = connect_or_start(&ours.dirs, &move || Ok(binary.clone())).await;
+    let told = problem(refused.expect_err("it is elsewhere"));
+    assert!(begin.elapsed() < START_LIMIT / 2, "at once: {:?}", begin.elapsed());
+    let runtime = theirs.dirs.runtime.display().to_string();
+    assert!(told.causes[0].contains(&runtime), "{told}");
+    assert!(told.hint.is_some_and(|hint| hint.contains(&runtime)), "with what to type");
+    let stop = problem(stop_daemon(&ours.dirs).await.expect_err("it is elsewhere"));
+    assert!(stop.title.starts_with("another daemon serves"), "{stop}");
 }
 
 #[tokio::test]
