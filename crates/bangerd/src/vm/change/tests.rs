@@ -210,10 +210,11 @@ fn a_daemon_that_dies_while_it_changes_a_vm_has_done_it_or_not() {
             let done = step != step::SET_ROW;
             assert_eq!(spec.cpus == 3, done, "{step}");
             assert_eq!(spec.work_disk_bytes.is_none(), done, "{step}");
+            let at = step.name();
             // A new work disk is new.
-            vm.change(work(0)).await.expect(step.name());
+            vm.change(work(0)).await.expect(at);
             assert_eq!(bytes(&disk), None, "{step}");
-            vm.change(work(GIB)).await.expect(step.name());
+            vm.change(work(GIB)).await.expect(at);
             start(&vm).await;
             assert!(!is_ours(&disk), "{step}");
         });
@@ -293,7 +294,8 @@ fn a_root_disk_is_replaced_whole_or_not_at_all_and_never_under_another_image() {
         life(async {
             let daemon = world.daemon().await;
             let vm = find(&daemon);
-            crate::vm::settle_root(&daemon, &vm.row()).await.expect(step.name());
+            let at = step.name();
+            crate::vm::settle_root(&daemon, &vm.row()).await.expect(at);
             assert_eq!(roots(&place), [COW_FILE], "{step}");
             let is_old = is_ours(&place.join(COW_FILE));
             let wants_old = vm.row().image_digest == "sha256:image1";
