@@ -1,10 +1,10 @@
 //! One run of a program: what goes in, what comes out, and how long it may take.
 
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -45,8 +45,8 @@ pub struct Output {
 pub struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
-    stdout: Option<JoinHandle<Vec<u8>>>,
-    stderr: Option<JoinHandle<Vec<u8>>>,
+    stdout: Option<Collector>,
+    stderr: Option<Collector>,
     started: Instant,
     bound: Duration,
     cpu_before: Duration,
@@ -104,8 +104,8 @@ impl Invocation {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().unwrap_or_else(|e| panic!("start {command}: {e}"));
         let stdin = child.stdin.take();
-        let stdout = child.stdout.take().map(collect);
-        let stderr = child.stderr.take().map(collect);
+        let stdout = child.stdout.take().map(Collector::start);
+        let stderr = child.stderr.take().map(Collector::start);
         Running {
             child,
             stdin,
@@ -154,13 +154,43 @@ fn words(command: &Command) -> String {
     words.join(" ")
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // An error here shows as missing output.
-        let _ = pipe.read_to_end(&mut bytes);
-        bytes
-    })
+/// Reads a pipe to its end.
+#[derive(Debug)]
+struct Collector {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Collector {
+    fn start(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&bytes);
+        let thread = std::thread::spawn(move || {
+            let mut piece = [0; 64 << 10];
+            loop {
+                match pipe.read(&mut piece) {
+                    Ok(count @ 1..) => lock(&all).extend_from_slice(&piece[..count]),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    // An error here shows as missing output.
+                    Ok(0) | Err(_) => return,
+                }
+            }
+        });
+        Self { bytes, thread }
+    }
+
+    fn so_far(&self) -> Vec<u8> {
+        lock(&self.bytes).clone()
+    }
+
+    fn finish(self) -> Vec<u8> {
+        self.thread.join().expect("reading a pipe does not panic");
+        std::mem::take(&mut lock(&self.bytes))
+    }
+}
+
+fn lock(bytes: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    bytes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Running {
@@ -168,6 +198,12 @@ impl Running {
     #[must_use]
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("process ids fit")
+    }
+
+    /// What was read of its standard output until now.
+    #[must_use]
+    pub fn stdout_so_far(&self) -> Vec<u8> {
+        self.stdout.as_ref().map(Collector::so_far).unwrap_or_default()
     }
 
     /// Writes to its standard input.
@@ -208,10 +244,10 @@ impl Running {
     pub fn wait(mut self) -> Output {
         self.stdin = None;
         if let Some(unread) = self.child.stdout.take() {
-            self.stdout = Some(collect(unread));
+            self.stdout = Some(Collector::start(unread));
         }
         if let Some(unread) = self.child.stderr.take() {
-            self.stderr = Some(collect(unread));
+            self.stderr = Some(Collector::start(unread));
         }
         let pid = nix::unistd::Pid::from_raw(self.pid());
         let (done, status) = mpsc::channel();
@@ -229,8 +265,8 @@ impl Running {
         let took = at.duration_since(self.started);
         let output = Output {
             code: code(status),
-            stdout: joined(self.stdout.take()),
-            stderr: joined(self.stderr.take()),
+            stdout: self.stdout.take().map(Collector::finish).unwrap_or_default(),
+            stderr: self.stderr.take().map(Collector::finish).unwrap_or_default(),
             took,
             cpu: cpu_of_children().saturating_sub(self.cpu_before),
             command: self.command.clone(),
@@ -244,10 +280,6 @@ fn cpu_of_children() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("our own children");
     let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
     Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()))
-}
-
-fn joined(thread: Option<JoinHandle<Vec<u8>>>) -> Vec<u8> {
-    thread.map(|thread| thread.join().expect("reading a pipe does not panic")).unwrap_or_default()
 }
 
 fn code(status: ExitStatus) -> i32 {
