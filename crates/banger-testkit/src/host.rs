@@ -48,6 +48,7 @@ pub struct Host {
 pub struct HostBuilder {
     seed: Seed,
     data: Option<PathBuf>,
+    fail_points: bool,
     env: Vec<(OsString, OsString)>,
 }
 
@@ -66,6 +67,13 @@ impl HostBuilder {
         self
     }
 
+    /// Its programs are those of `target/dist-faults`.
+    #[must_use]
+    pub fn with_fail_points(mut self) -> Self {
+        self.fail_points = true;
+        self
+    }
+
     /// A variable in the environment of every command, and so of the daemon.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
@@ -80,7 +88,7 @@ impl HostBuilder {
     #[must_use]
     pub fn build(self) -> Host {
         let account = Account::under_test();
-        let programs = prepared::programs(&account);
+        let programs = prepared::programs(&account, self.fail_points);
         let base = tempfile::Builder::new()
             .prefix("t-")
             .tempdir_in(account.test_dir())
@@ -112,6 +120,11 @@ impl Host {
     #[must_use]
     pub fn builder() -> HostBuilder {
         HostBuilder::default()
+    }
+
+    /// Puts a variable into the environment of every later command.
+    pub(crate) fn set_env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) {
+        self.env.push((name.as_ref().into(), value.as_ref().into()));
     }
 
     /// A `banger` command line, to be run as the host's user.

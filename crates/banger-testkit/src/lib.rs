@@ -31,6 +31,7 @@ pub mod model;
 mod prepared;
 pub mod registry;
 mod terminal;
+pub mod torture;
 pub mod wait;
 
 pub use account::Account;

@@ -20,17 +20,24 @@ const PROGRAMS: [&str; 4] =
     ["bin/banger", "libexec/bangerd", "libexec/banger-shim", "lib/banger-agent"];
 
 /// The programs under test, where `account` can reach them.
-pub(crate) fn programs(account: &Account) -> PathBuf {
-    let built = std::env::var_os("BANGER_E2E_DIST").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/dist"),
-        PathBuf::from,
-    );
+pub(crate) fn programs(account: &Account, fail_points: bool) -> PathBuf {
+    let (variable, dist) = match fail_points {
+        false => ("BANGER_E2E_DIST", "dist"),
+        true => ("BANGER_E2E_FAULTS_DIST", "dist-faults"),
+    };
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    let built = std::env::var_os(variable).map_or_else(|| target.join(dist), PathBuf::from);
     let _lock = lock(account, "programs.lock");
-    let ours = account.test_dir().join("dist");
+    let ours = account.test_dir().join(dist);
     for program in PROGRAMS {
         let from = built.join(program);
         let to = ours.join(program);
-        assert!(from.exists(), "{} is missing: run `cargo xtask dist` first", from.display());
+        assert!(
+            from.exists(),
+            "{} is missing: run `cargo xtask {}` first",
+            from.display(),
+            if fail_points { "dist --faults" } else { "dist" }
+        );
         if same_file(&from, &to) {
             continue;
         }

@@ -36,22 +36,36 @@ impl Gate {
 pub mod trap {
     //! Stopping at a step.
 
-    use std::sync::Arc;
+    use std::collections::BTreeSet;
+    use std::fmt;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
 
-    use banger_api::{ErrorCode, Problem};
+    use banger_api::Problem;
+    use banger_api::step::{Failing, Step};
     use tokio::sync::Notify;
 
     use super::Gate;
-    use banger_api::step::Step;
+    use crate::daemon::failed;
 
     /// What happens at the step.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum Effect {
         /// The world ends right before it.
         Crash,
         /// It fails.
-        Fail,
+        Fail(Failing),
+        /// It goes on, but right before something happens to the world.
+        Strike(Box<dyn Fn() + Send + Sync>),
+    }
+
+    impl fmt::Debug for Effect {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(match self {
+                Self::Crash => "Crash",
+                Self::Fail(_) => "Fail",
+                Self::Strike(_) => "Strike",
+            })
+        }
     }
 
     /// A trap at one step.
@@ -60,13 +74,15 @@ pub mod trap {
         step: Step,
         effect: Effect,
         sprung: AtomicBool,
+        passed: Mutex<BTreeSet<Step>>,
         /// Told when the trap has sprung.
         pub reached: Notify,
     }
 
     impl Trap {
         pub fn at(step: Step, effect: Effect) -> Arc<Self> {
-            Arc::new(Self { step, effect, sprung: AtomicBool::new(false), reached: Notify::new() })
+            let (sprung, passed) = (AtomicBool::new(false), Mutex::default());
+            Arc::new(Self { step, effect, sprung, passed, reached: Notify::new() })
         }
 
         pub fn gate(self: &Arc<Self>) -> Gate {
@@ -77,14 +93,27 @@ pub mod trap {
             self.sprung.load(Ordering::SeqCst)
         }
 
+        /// Every step that was passed.
+        pub fn passed(&self) -> BTreeSet<Step> {
+            self.passed.lock().unwrap().clone()
+        }
+
         pub(super) async fn spring(&self, step: Step) -> Result<(), Problem> {
+            self.passed.lock().unwrap().insert(step);
             if step != self.step || self.sprung.swap(true, Ordering::SeqCst) {
                 return Ok(());
             }
             self.reached.notify_one();
-            match self.effect {
+            match &self.effect {
                 Effect::Crash => std::future::pending().await,
-                Effect::Fail => Err(Problem::new(ErrorCode::Internal, "a test made it fail")),
+                Effect::Fail(error) => {
+                    let error = std::io::Error::from_raw_os_error(error.errno());
+                    Err(failed(format!("the step {step} failed"), &error))
+                }
+                Effect::Strike(strike) => {
+                    strike();
+                    Ok(())
+                }
             }
         }
     }

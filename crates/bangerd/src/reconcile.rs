@@ -78,22 +78,21 @@ async fn take_up(daemon: &Arc<Daemon>, vm: Observed) -> Result<(), Problem> {
     if plan != Adoption::Settle {
         tracing::info!(vm = %row.name, id = %row.id, ?plan, "found");
     }
+    if plan == Adoption::Remove {
+        free_name(daemon, &row).await;
+    }
     let phase = match plan {
         Adoption::Watch => Phase::found_alive(written, false),
         Adoption::Remove if locked => Phase::found_alive(written, true),
         Adoption::Remove => Phase::found_to_remove(),
-        Adoption::Settle => Phase::Ended(settle_row(daemon, &row, written).await?),
+        Adoption::Settle => Phase::Ended(settle_row(daemon, &row, written).await),
     };
     daemon.add(row, phase);
     Ok(())
 }
 
 /// The state of a VM that no shim runs; recorded if the former daemon could not.
-async fn settle_row(
-    daemon: &Arc<Daemon>,
-    row: &VmRow,
-    written: Option<VmStatus>,
-) -> Result<VmStatus, Problem> {
+async fn settle_row(daemon: &Arc<Daemon>, row: &VmRow, written: Option<VmStatus>) -> VmStatus {
     let remains = Remains {
         desired: row.desired,
         recorded: row.last.clone(),
@@ -102,9 +101,30 @@ async fn settle_row(
     };
     let status = settle(remains, clock::now_ms());
     if row.desired == Desired::Running {
-        daemon.gate.pass(step::DAEMON_SETTLE).await?;
         let (id, record) = (row.id.clone(), status.clone());
-        daemon.store(move |store| store.record_end(&id, &record)).await?;
+        let recorded = async {
+            daemon.gate.pass(step::DAEMON_SETTLE).await?;
+            daemon.store(move |store| store.record_end(&id, &record)).await
+        };
+        // It is found out again by the next daemon. A full disk, say, must not keep this one from
+        // serving: removing things is the cure.
+        if let Err(problem) = recorded.await {
+            tracing::error!(vm = %row.name, "how it ended cannot be recorded: {problem}");
+        }
     }
-    Ok(status)
+    status
+}
+
+/// Lets the name of a VM that will be removed be used again at once: nobody sees that VM any more,
+/// and its processes may take a moment to end.
+async fn free_name(daemon: &Arc<Daemon>, row: &VmRow) {
+    let id = row.id.clone();
+    let marked = async {
+        daemon.gate.pass(step::REMOVE_MARK).await?;
+        daemon.store(move |store| store.mark_deleting(&id)).await
+    };
+    // The removal does it again.
+    if let Err(problem) = marked.await {
+        tracing::error!(vm = %row.name, "cannot be marked as being removed: {problem}");
+    }
 }

@@ -20,7 +20,7 @@ use crate::store::{Store, VmRow};
 use crate::vm::create::Creation;
 
 /// How long a test waits for what must happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What is left when a daemon ends.
 #[derive(Debug)]
@@ -62,6 +62,11 @@ impl World {
     }
 
     pub async fn daemon_with(&self, gate: Gate) -> Arc<Daemon> {
+        self.try_daemon_with(gate).await.expect("reconcile")
+    }
+
+    /// The same, or why it does not start.
+    pub async fn try_daemon_with(&self, gate: Gate) -> Result<Arc<Daemon>, Problem> {
         let daemon = Daemon::new(Parts {
             dirs: self.dirs.clone(),
             config: Config::default(),
@@ -69,8 +74,8 @@ impl World {
             host: self.machine.host(),
             gate,
         });
-        reconcile(&daemon).await.expect("reconcile");
-        daemon
+        reconcile(&daemon).await?;
+        Ok(daemon)
     }
 
     /// Puts VMs that never ran into the database.

@@ -17,6 +17,7 @@ mod fuzz;
 mod host_vm;
 mod leaks;
 mod tidy;
+mod torture;
 mod tree;
 
 use std::path::PathBuf;
@@ -75,6 +76,8 @@ enum Chore {
         /// Which; without any, all of them.
         targets: Vec<String>,
     },
+    /// Break real machines at every step; `cargo xtask dist --faults` first.
+    Torture(torture::Selection),
     /// Measure start, exec, list and memory, as ratios taken in the same run.
     Bench {
         /// How often each start is measured.
@@ -110,6 +113,7 @@ fn main() -> ExitCode {
             (true, _) => dist::Kind::Dev,
             _ => dist::Kind::Release,
         }),
+        Chore::Torture(selection) => torture::run(&selection),
         Chore::Tidy => tidy::check(),
         Chore::Ci => ci::run(),
         Chore::Leaks { step: LeaksStep::Snapshot { file } } => leaks::snapshot(&file),

@@ -11,6 +11,7 @@ mod crash;
 mod disks;
 mod doctor;
 mod exec;
+mod faults;
 mod figures;
 mod hostile_images;
 mod images;

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use banger_api::image::{CatalogImage, Image, ImageConfig, PruneImages, PrunedImage, PrunedImages};
 use banger_api::kernel::{CatalogKernel, Kernel};
@@ -37,12 +38,20 @@ pub enum Manner {
     Deaf,
     /// The VM runs, but its guest ignores that it should stop.
     Ignores,
+    /// The shim answers, but the guest does not: it never comes up, and a stop takes all its time.
+    Mute,
+    /// The VM ends by itself, and the shim says how.
+    Ends(EndCause),
+    /// The VM lost its network, and runs on.
+    Offline,
 }
 
 /// The machine.
 #[derive(Debug, Default)]
 pub struct Simulation {
     pub manner: Mutex<Manner>,
+    /// Something happens to the next shim, or just happened to the one that runs.
+    trouble: Mutex<Option<Manner>>,
     shims: Mutex<BTreeMap<PathBuf, watch::Sender<Option<VmStatus>>>>,
     images: Mutex<Vec<Image>>,
     kernels: Mutex<Vec<Kernel>>,
@@ -70,7 +79,35 @@ impl Simulation {
     }
 
     fn manner(&self) -> Manner {
-        *self.manner.lock().unwrap()
+        self.trouble.lock().unwrap().unwrap_or(*self.manner.lock().unwrap())
+    }
+
+    /// Something happens to the VM that runs, or else to the next that is started.
+    pub fn strike(&self, trouble: Manner) {
+        *self.trouble.lock().unwrap() = Some(trouble);
+        let alive = |(dir, shim): (&PathBuf, &watch::Sender<Option<VmStatus>>)| {
+            shim.borrow().clone().map(|status| (dir.clone(), status))
+        };
+        let running: Vec<_> = self.shims.lock().unwrap().iter().filter_map(alive).collect();
+        for (dir, status) in running {
+            match trouble {
+                Manner::Dies => self.vanish(&dir),
+                Manner::Fails => self.end(&dir, EndCause::LaunchFailed),
+                Manner::Ends(cause) => self.end(&dir, cause),
+                Manner::Offline => {
+                    let warnings = vec!["the VM lost its network".to_owned()];
+                    self.say(&dir, &VmStatus { warnings, ..status });
+                }
+                Manner::Good | Manner::Hangs | Manner::Deaf | Manner::Ignores | Manner::Mute => {}
+            }
+        }
+    }
+
+    /// What is started from now on behaves. What runs stays as it is.
+    pub fn heal(&self) {
+        if !matches!(self.manner(), Manner::Hangs | Manner::Mute) || self.alive() == 0 {
+            *self.trouble.lock().unwrap() = None;
+        }
     }
 
     /// How many VMs run.
@@ -102,7 +139,8 @@ impl Simulation {
 
     /// Whether a shim takes requests.
     fn ask(&self, vm_dir: &Path) -> Result<(), Problem> {
-        let is_there = self.is_alive(vm_dir) && self.manner() != Manner::Deaf;
+        let answers = !matches!(self.manner(), Manner::Deaf | Manner::Hangs);
+        let is_there = self.is_alive(vm_dir) && answers;
         is_there.then_some(()).ok_or_else(|| Problem::new(ErrorCode::Internal, "no answer"))
     }
 
@@ -156,13 +194,22 @@ impl Shims for Seen {
         let progress = Progress::stage("vm.boot", "booting");
         events.try_send(LaunchEvent::Progress(progress)).unwrap();
         match self.0.manner() {
-            Manner::Good | Manner::Deaf | Manner::Ignores => {
+            Manner::Good | Manner::Deaf | Manner::Ignores | Manner::Offline => {
+                let warnings = match self.0.manner() {
+                    Manner::Offline => vec!["the VM has no network".to_owned()],
+                    _ => Vec::new(),
+                };
                 let resources = Some(launch.resources());
-                let status = VmStatus { resources, ..fresh(VmState::Running, 2) };
+                let status = VmStatus { warnings, resources, ..fresh(VmState::Running, 2) };
                 self.0.say(vm_dir, &status);
                 events.try_send(LaunchEvent::Ready { status }).unwrap();
             }
-            Manner::Hangs => {
+            Manner::Ends(cause) => {
+                let problem = Problem::new(ErrorCode::BootFailed, "the VM ended as it started");
+                events.try_send(LaunchEvent::Failed { problem }).unwrap();
+                self.0.end(vm_dir, cause);
+            }
+            Manner::Hangs | Manner::Mute => {
                 let (simulation, dir) = (Arc::clone(&self.0), vm_dir.to_owned());
                 // Keeps the pipe open as long as the shim lives.
                 tokio::spawn(async move {
@@ -207,12 +254,17 @@ impl Shims for Seen {
         })
     }
 
-    fn stop<'a>(&'a self, vm_dir: &'a Path, _how: StopVm) -> Later<'a, Result<(), Problem>> {
+    fn stop<'a>(&'a self, vm_dir: &'a Path, how: StopVm) -> Later<'a, Result<(), Problem>> {
         Box::pin(async move {
             self.0.ask(vm_dir)?;
             self.0.say(vm_dir, &fresh(VmState::Stopping, 3));
-            if self.0.manner() != Manner::Ignores {
-                self.0.end(vm_dir, EndCause::Stopped);
+            match self.0.manner() {
+                Manner::Ignores => {}
+                Manner::Mute => {
+                    tokio::time::sleep(Duration::from_millis(how.grace_ms)).await;
+                    self.0.end(vm_dir, EndCause::StopTimedOut);
+                }
+                _ => self.0.end(vm_dir, EndCause::Stopped),
             }
             Ok(())
         })
@@ -269,7 +321,7 @@ impl Seen {
             if report.cancel.is_cancelled() {
                 return Err(Problem::new(ErrorCode::Cancelled, "cancelled"));
             }
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
         }
         Ok(self.0.pulls.fetch_add(1, Ordering::SeqCst) + 1)
     }

@@ -112,4 +112,4 @@ impl Actor {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

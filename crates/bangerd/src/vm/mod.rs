@@ -10,6 +10,8 @@ mod change;
 pub mod create;
 mod disks;
 mod end;
+#[cfg(test)]
+mod exhaustive_tests;
 mod launch;
 pub mod logs;
 #[cfg(test)]

@@ -6,36 +6,37 @@ use std::sync::atomic::Ordering;
 
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::shim::{LAUNCH_FILE, LaunchSpec};
-use banger_api::step::{self, Operation as Of, Step};
 use banger_api::vm::{EndCause, OwnerPolicy, StartVm, StopVm, VmState};
 use banger_api::{ErrorCode, Problem};
 use banger_core::lifecycle::Request;
 
 use super::{Outcome, VmHandle};
 use crate::daemon::Daemon;
-use crate::gate::trap::{Effect, Trap};
 use crate::host::simulated::Manner;
 use crate::testing::{World, begin, eventually, list, make, outcome, request};
 
 /// Runs a daemon's life; when it is over everything the daemon was doing stops, as by `kill -9`.
-fn life<F: Future>(future: F) -> F::Output {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+pub(super) fn life<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("runtime");
     runtime.block_on(future)
 }
 
-async fn finish(outcome: Result<Outcome, Problem>) -> Result<(), Problem> {
+pub(super) async fn finish(outcome: Result<Outcome, Problem>) -> Result<(), Problem> {
     match outcome? {
         Outcome::Accepted(work) => work.finished().await,
         Outcome::AlreadySo => Ok(()),
     }
 }
 
-async fn stop(vm: &VmHandle) -> Result<(), Problem> {
+pub(super) async fn stop(vm: &VmHandle) -> Result<(), Problem> {
     finish(vm.end(Request::Stop, StopVm { grace_ms: 10 }).await).await
 }
 
-fn find(daemon: &Daemon, name: &str) -> Arc<VmHandle> {
+pub(super) fn find(daemon: &Daemon, name: &str) -> Arc<VmHandle> {
     daemon.find(name).expect("the VM exists")
 }
 
@@ -300,114 +301,6 @@ fn vms_outlive_the_daemon() {
         stop(&find(&daemon, "runs")).await.expect("an adopted VM obeys");
         assert_eq!(cause(&find(&daemon, "runs")), Some(EndCause::Stopped));
     });
-}
-
-/// Lets a daemon do something until it reaches a step, and ends the world there.
-fn crash(world: &World, step: Step, act: impl AsyncFnOnce(Arc<Daemon>)) {
-    let trap = Trap::at(step, Effect::Crash);
-    life(async {
-        let daemon = world.daemon_with(trap.gate()).await;
-        tokio::select! {
-            () = trap.reached.notified() => {}
-            () = act(daemon) => panic!("{step} was not reached"),
-        }
-    });
-    assert!(trap.has_sprung());
-}
-
-/// The daemon's steps whose names begin like that.
-fn steps(of: &str) -> impl Iterator<Item = Step> {
-    let daemons = step::ALL.iter().map(|(_, step)| *step);
-    daemons.filter(move |step| step.name().starts_with(of))
-}
-
-#[test]
-fn a_daemon_that_dies_while_it_makes_a_vm_leaves_nothing() {
-    for step in steps("create.").chain(steps("start.")) {
-        let world = World::new();
-        crash(&world, step, async |daemon| {
-            let _ = make(&daemon, request("web", true)).await;
-        });
-        life(async {
-            let daemon = world.daemon().await;
-            assert_eq!(list(&daemon), [], "{step}: nothing half-made is shown");
-            eventually(step.name(), || world.is_clean()).await;
-            make(&daemon, request("web", true)).await.expect("the name is free again");
-        });
-    }
-}
-
-#[test]
-fn a_daemon_that_dies_while_it_starts_a_vm_keeps_the_vm() {
-    for step in steps("start.") {
-        let world = World::new();
-        crash(&world, step, async |daemon| {
-            make(&daemon, request("web", false)).await.expect("make");
-            let _ = finish(find(&daemon, "web").start(StartVm::default()).await).await;
-        });
-        life(async {
-            let daemon = world.daemon().await;
-            let vm = find(&daemon, "web");
-            // From then on there is a shim, which goes on without a daemon.
-            let is_spawned = [step::START_AWAIT, step::START_READY].contains(&step);
-            assert_eq!(vm.state().is_live(), is_spawned, "{step}: {}", vm.state());
-            finish(vm.start(StartVm::default()).await)
-                .await
-                .unwrap_or_else(|problem| panic!("{step}: {problem}"));
-            assert_eq!(vm.state(), VmState::Running);
-        });
-    }
-}
-
-#[test]
-fn a_daemon_that_dies_while_it_removes_a_vm_goes_on_later() {
-    for step in steps("remove.") {
-        let world = World::new();
-        crash(&world, step, async |daemon| {
-            make(&daemon, request("web", true)).await.expect("make");
-            let _ = finish(find(&daemon, "web").remove(true).await).await;
-        });
-        life(async {
-            let daemon = world.daemon().await;
-            if step == step::REMOVE_MARK {
-                // Nothing says yet that it should go; it was killed and is there.
-                finish(find(&daemon, "web").remove(false).await).await.expect("remove");
-            }
-            assert_eq!(list(&daemon), [], "{step}");
-            make(&daemon, request("web", false)).await.expect("the name is free");
-            eventually(step.name(), || {
-                std::fs::read_dir(world.dirs.vms()).expect("list").count() == 1
-            })
-            .await;
-        });
-    }
-}
-
-#[test]
-fn a_step_that_fails_can_be_repeated() {
-    for step in steps("create.").chain(steps("start.")).chain(steps("remove.")) {
-        let world = World::new();
-        let trap = Trap::at(step, Effect::Fail);
-        life(async {
-            let daemon = world.daemon_with(trap.gate()).await;
-            let made = make(&daemon, request("web", true)).await;
-            if step.operation() == Of::Remove {
-                made.expect("make");
-                let vm = find(&daemon, "web");
-                finish(vm.remove(true).await).await.expect_err(step.name());
-                eventually("the state", || !vm.state().is_live() && !vm.is_hidden()).await;
-                assert_eq!(vm.snapshot().status.warnings.len(), 1, "{step}");
-                finish(vm.remove(false).await)
-                    .await
-                    .unwrap_or_else(|problem| panic!("{step}: {problem}"));
-            } else {
-                made.expect_err(step.name());
-            }
-            assert!(trap.has_sprung(), "{step}");
-            assert_eq!(list(&daemon), [], "{step}");
-            assert!(world.is_clean(), "{step}");
-        });
-    }
 }
 
 #[tokio::test]

@@ -6,10 +6,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use banger_api::ErrorCode;
 use banger_api::change::{Applies, SetVm};
 use banger_api::shim::{COW_FILE, LAUNCH_FILE, LaunchSpec, WORK_FILE};
+use banger_api::step::{self, Failing};
 use banger_api::vm::{RestartPolicy, StartVm, StopVm};
-use banger_api::{ErrorCode, step};
 use banger_core::lifecycle::Request;
 use banger_host::cow;
 
@@ -67,7 +68,7 @@ fn work(bytes: u64) -> Wanted {
 }
 
 /// The image called `name`, and a root disk of it.
-fn image(daemon: &Daemon, digest: &str) -> Wanted {
+pub(in crate::vm) fn image(daemon: &Daemon, digest: &str) -> Wanted {
     let mut image = daemon.host.artifacts.images().expect("listed").remove(0);
     image.name = "other".to_owned();
     image.digest = digest.to_owned();
@@ -83,7 +84,7 @@ fn is_ours(file: &Path) -> bool {
 }
 
 /// Names of root disks in a VM's directory.
-fn roots(dir: &Path) -> Vec<String> {
+pub(in crate::vm) fn roots(dir: &Path) -> Vec<String> {
     let names = std::fs::read_dir(dir).expect("listed").flatten();
     let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
     let mut names: Vec<String> = names.filter(|name| name.starts_with("root.cow")).collect();
@@ -224,7 +225,7 @@ fn a_daemon_that_dies_while_it_changes_a_vm_has_done_it_or_not() {
 #[tokio::test]
 async fn a_removal_that_was_cut_off_does_not_come_back_with_its_data() {
     let world = World::new();
-    let trap = Trap::at(step::SET_WORK_DISK, Effect::Fail);
+    let trap = Trap::at(step::SET_WORK_DISK, Effect::Fail(Failing::Eio));
     let daemon = world.daemon_with(trap.gate()).await;
     let mut request = request("web", true);
     request.spec.work_disk_bytes = Some(GIB);
@@ -242,7 +243,7 @@ async fn a_removal_that_was_cut_off_does_not_come_back_with_its_data() {
 #[tokio::test]
 async fn a_change_that_fails_changes_nothing() {
     let world = World::new();
-    let trap = Trap::at(step::SET_ROW, Effect::Fail);
+    let trap = Trap::at(step::SET_ROW, Effect::Fail(Failing::Eio));
     let daemon = world.daemon_with(trap.gate()).await;
     make(&daemon, request("web", false)).await.expect("make");
     let vm = find(&daemon);
@@ -252,7 +253,7 @@ async fn a_change_that_fails_changes_nothing() {
     assert_eq!(vm.snapshot(), before);
     vm.change(set(wanted)).await.expect("it can be repeated");
     assert_eq!(vm.snapshot().spec.cpus, 2);
-    let trap = Trap::at(step::SET_ROW, Effect::Fail);
+    let trap = Trap::at(step::SET_ROW, Effect::Fail(Failing::Eio));
     let daemon = world.daemon_with(trap.gate()).await;
     let vm = find(&daemon);
     std::fs::write(dir(&vm).join(COW_FILE), "data").expect("write");

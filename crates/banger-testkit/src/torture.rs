@@ -1,0 +1,472 @@
+//! Breaking real machines: every step × every process × every way, one case at a time.
+//!
+//! A case does an operation with programs that have fail points, breaks one process at one step,
+//! ends the daemon by `kill -9`, and looks: what was reported as done is still done, the operation
+//! can be repeated and works, and nothing is left over. A process breaks at its own steps by its
+//! fail point; at a step of another process that step is held meanwhile, and the process gets a
+//! signal: SIGKILL for a crash, SIGTERM for a failure, SIGSTOP for a stall.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use banger_api::step::{self, Effect, Failing, Operation, Process, Step};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::host::Host;
+use crate::invocation::Running;
+use crate::wait;
+
+/// How long a step may take to be reached.
+const REACH: Duration = Duration::from_secs(40);
+/// How long a command may take that need not hang.
+const END: Duration = Duration::from_secs(60);
+/// How long a command is watched that has every right to hang.
+const HANG: Duration = Duration::from_secs(2);
+/// The same, if it has to boot a guest first.
+const BOOT: Duration = Duration::from_secs(12);
+/// Changes all that takes a step of its own.
+const SET: [&str; 9] =
+    ["set", "web", "--image", "debian-bookworm", "-c", "1", "--work-disk", "none", "--yes"];
+/// What the operation's command prints.
+const DONE: &str = "done\n";
+
+/// Who breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// `bangerd`.
+    Daemon,
+    /// `banger-shim`.
+    Shim,
+    /// The virtual machine monitor.
+    Vmm,
+    /// The uplink.
+    Pasta,
+    /// `banger-agent`, in the guest.
+    Agent,
+    /// `banger`.
+    Cli,
+}
+
+/// How it breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// It ends at once.
+    Crash,
+    /// It fails.
+    Fail,
+    /// It does not go on.
+    Stall,
+}
+
+/// One thing that breaks at one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case {
+    /// Where.
+    pub step: Step,
+    /// Who.
+    pub who: Who,
+    /// How.
+    pub what: What,
+}
+
+/// What came of a case whose promises held. One that did not hold panics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It broke, and every promise held.
+    Held,
+    /// The process does not live at that step, or the operation does not pass it here.
+    Nobody,
+}
+
+/// Everybody who can break.
+pub const EVERYBODY: [Who; 6] =
+    [Who::Daemon, Who::Shim, Who::Vmm, Who::Pasta, Who::Agent, Who::Cli];
+/// Every way to break.
+pub const WAYS: [What; 3] = [What::Crash, What::Fail, What::Stall];
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Daemon => "daemon",
+            Self::Shim => "shim",
+            Self::Vmm => "vmm",
+            Self::Pasta => "pasta",
+            Self::Agent => "agent",
+            Self::Cli => "cli",
+        })
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Crash => "crash",
+            Self::Fail => "fail",
+            Self::Stall => "stall",
+        })
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.step, self.who, self.what)
+    }
+}
+
+/// The full product.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (_, step) in step::ALL {
+        for who in EVERYBODY {
+            cases.extend(WAYS.map(|what| Case { step: *step, who, what }));
+        }
+    }
+    cases
+}
+
+/// The case of that name, as [`Case`] prints it.
+#[must_use]
+pub fn case(name: &str) -> Option<Case> {
+    cases().into_iter().find(|case| case.to_string() == name)
+}
+
+/// What is done to pass a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    /// `run --rm`: made, started, used, removed.
+    Run,
+    Stop,
+    /// A VM gets another image and more processors.
+    Set,
+    Remove,
+    /// The daemon begins beside a VM that ended without it.
+    Begin,
+    Register,
+    RemoveImage,
+}
+
+/// None for the steps that need more than a machine of our own: a network, a registry, another
+/// release's database.
+fn doing(step: Step) -> Option<Doing> {
+    match step.operation() {
+        Operation::Create | Operation::Start | Operation::Exec => Some(Doing::Run),
+        Operation::Stop => Some(Doing::Stop),
+        Operation::Remove if step == step::CLI_REMOVE => Some(Doing::Run),
+        Operation::Remove => Some(Doing::Remove),
+        Operation::Begin => Some(Doing::Begin),
+        Operation::ImageRemove => Some(Doing::RemoveImage),
+        Operation::ImageBuild => Some(Doing::Register),
+        Operation::ImagePull => {
+            let made_here = step.name().starts_with("store.")
+                || [step::IMAGE_DISK, step::IMAGE_MANIFEST].contains(&step);
+            made_here.then_some(Doing::Register)
+        }
+        Operation::Set => Some(Doing::Set),
+        Operation::ImagePush | Operation::KernelPull | Operation::Migrate => None,
+    }
+}
+
+impl Case {
+    /// Whether the process breaks by its own fail point.
+    fn is_own(self) -> bool {
+        matches!(
+            (self.who, self.step.process()),
+            (Who::Daemon, Process::Daemon)
+                | (Who::Shim, Process::Shim)
+                | (Who::Agent, Process::Agent)
+                | (Who::Cli, Process::Cli)
+        )
+    }
+
+    fn effect(self) -> Effect {
+        match self.what {
+            _ if !self.is_own() => Effect::Hold,
+            What::Crash => Effect::Crash,
+            What::Stall => Effect::Stall,
+            // All three, spread over the steps.
+            What::Fail => {
+                let errors = [Failing::Eio, Failing::Enospc, Failing::Etimedout];
+                Effect::Fail(errors[self.step.name().len() % errors.len()])
+            }
+        }
+    }
+
+    /// Whether this can happen at all: the agent is out of reach but at its own steps, and its steps
+    /// cannot be held from outside.
+    fn can_happen(self) -> bool {
+        self.is_own() || (self.who != Who::Agent && self.step.process() != Process::Agent)
+    }
+}
+
+/// Runs a case to its end.
+///
+/// # Panics
+/// If a promise is broken.
+#[must_use]
+pub fn run(case: Case) -> Verdict {
+    let Some(doing) = doing(case.step).filter(|_| case.can_happen()) else {
+        return Verdict::Nobody;
+    };
+    let bench = Bench::new(doing);
+    let verdict = bench.break_it(case);
+    bench.start_again();
+    bench.check_and_repeat(case);
+    bench.host.finish();
+    verdict
+}
+
+/// A host whose programs have fail points, and the directory that arms them.
+struct Bench {
+    host: Host,
+    faults: PathBuf,
+    doing: Doing,
+}
+
+impl Bench {
+    fn new(doing: Doing) -> Self {
+        let mut host = Host::builder().with_fail_points().build();
+        let faults = host.scratch.join("faults");
+        host.account.make_dir(&faults);
+        host.set_env("BANGER_FAULTS", &faults);
+        Self { host, faults, doing }
+    }
+
+    fn arm(&self, case: Case) {
+        let file = self.faults.join(case.step.name());
+        std::fs::write(&file, case.effect().to_string()).expect("our own directory");
+        self.host.account.own(&file);
+    }
+
+    fn is_sprung(&self, case: Case) -> bool {
+        self.faults.join(format!("{}.sprung", case.step)).exists()
+    }
+
+    /// What must be there before the operation.
+    fn prepare(&self) {
+        let sh = |script: &str| {
+            self.host.banger(["exec", "web", "--", "sh", "-c", script]).run().assert_ok();
+        };
+        match self.doing {
+            Doing::Run => {}
+            Doing::Set => {
+                let create = ["create", "-q", "--name", "web", "--work-disk", "64M"];
+                self.host.banger(create).run().assert_ok();
+            }
+            Doing::Stop | Doing::Remove => {
+                self.host.running_vm("web");
+                sh("echo kept > /root/note; sync /root/note /root");
+            }
+            Doing::Begin => {
+                self.host.running_vm("web");
+                for name in ["bangerd", "banger-shim"] {
+                    self.signal_all(name, Signal::SIGKILL);
+                    let gone = || self.host.processes_named(name).is_empty().then_some(());
+                    wait::until(name, END, gone);
+                }
+            }
+            Doing::Register | Doing::RemoveImage => {
+                let root = self.host.scratch.join("root");
+                let make = ["-c", "mkdir -p root/etc && echo hello > root/etc/hello"];
+                self.host.program("/bin/sh".as_ref(), make).run().assert_ok();
+                assert!(root.join("etc/hello").exists());
+                if self.doing == Doing::RemoveImage {
+                    self.operation().wait().assert_ok();
+                }
+            }
+        }
+    }
+
+    /// Begins the operation.
+    fn operation(&self) -> Running {
+        let root = self.host.scratch.join("root");
+        let root = root.to_str().expect("plain");
+        let banger = |words: &[&str]| self.host.banger(words).spawn();
+        match self.doing {
+            Doing::Run => self
+                .host
+                .banger(["run", "--rm", "-q", "--name", "web", "--", "echo", "done"])
+                .spawn(),
+            Doing::Stop => banger(&["stop", "web"]),
+            Doing::Set => banger(&SET),
+            Doing::Remove => banger(&["rm", "-f", "web"]),
+            Doing::Begin => banger(&["ls", "-q"]),
+            Doing::Register | Doing::RemoveImage => {
+                banger(&["image", "register", root, "--name", "little"])
+            }
+        }
+    }
+
+    fn break_it(&self, case: Case) -> Verdict {
+        // The agent learns at its boot what shall happen to it.
+        let early = case.step.process() == Process::Agent;
+        if early {
+            self.arm(case);
+        }
+        // Where the fault is in what prepares, that is the operation.
+        self.prepare();
+        if !early {
+            self.arm(case);
+        }
+        let mut command = match self.doing {
+            Doing::RemoveImage => self.host.banger(["image", "rm", "little"]).spawn(),
+            _ => self.operation(),
+        };
+        let mut ended = false;
+        let reached = wait::eventually(REACH, || {
+            ended = !command.is_running();
+            self.is_sprung(case) || ended
+        }) && self.is_sprung(case);
+        let verdict = match (reached, case.is_own()) {
+            (false, _) => Verdict::Nobody,
+            (true, true) => Verdict::Held,
+            (true, false) => self.strike(case, &command),
+        };
+        // A command that was not reached goes on as ever.
+        let patience = match case.what {
+            // The agent hears of it when its guest begins to boot.
+            What::Stall if early => BOOT,
+            What::Stall if reached => HANG,
+            _ => END,
+        };
+        wait::eventually(patience, || !command.is_running());
+        if command.is_running() {
+            command.signal(Signal::SIGKILL);
+        }
+        let output = command.wait();
+        if output.code == 0 && self.doing == Doing::Run {
+            assert_eq!(output.stdout_text(), DONE, "{case}: what is reported as done was done");
+        }
+        if output.code == 0 {
+            self.check_reported(case);
+        }
+        verdict
+    }
+
+    /// Breaks somebody while somebody else's step is held.
+    fn strike(&self, case: Case, command: &Running) -> Verdict {
+        let signal = match case.what {
+            What::Crash => Signal::SIGKILL,
+            What::Fail => Signal::SIGTERM,
+            What::Stall => Signal::SIGSTOP,
+        };
+        let struck = match case.who {
+            Who::Daemon => self.signal_all("bangerd", signal),
+            Who::Shim => self.signal_all("banger-shim", signal),
+            Who::Vmm => self.signal_all("qemu-system-x86_64", signal),
+            Who::Pasta => self.signal_all("pasta", signal) | self.signal_all("pasta.avx2", signal),
+            Who::Cli => {
+                command.signal(signal);
+                true
+            }
+            Who::Agent => false,
+        };
+        let release = self.faults.join(format!("{}.release", case.step));
+        std::fs::write(release, "").expect("our own directory");
+        if struck { Verdict::Held } else { Verdict::Nobody }
+    }
+
+    fn signal_all(&self, name: &str, signal: Signal) -> bool {
+        let pids = self.host.processes_named(name);
+        for pid in &pids {
+            // It may have ended with another of them.
+            let _ = kill(Pid::from_raw(*pid), signal);
+        }
+        !pids.is_empty()
+    }
+
+    /// What a command has reported is so at once.
+    fn check_reported(&self, case: Case) {
+        if case.who == Who::Daemon && case.what == What::Stall {
+            return;
+        }
+        let names = self.host.vm_names();
+        match self.doing {
+            Doing::Run | Doing::Remove => assert!(names.is_empty(), "{case}: {names:?}"),
+            Doing::Stop => {
+                let state = self.host.state("web").expect("it is there");
+                assert_ne!(state, "running", "{case}");
+            }
+            Doing::Set => self.check_set(case),
+            Doing::Begin | Doing::Register | Doing::RemoveImage => {}
+        }
+    }
+
+    /// Ends the daemon as abruptly as can be; the next command starts another one.
+    fn start_again(&self) {
+        self.signal_all("bangerd", Signal::SIGKILL);
+        wait::until("the daemon is gone", END, || self.host.daemon_pid().is_none().then_some(()));
+    }
+
+    fn check_and_repeat(&self, case: Case) {
+        let names = self.host.vm_names();
+        match self.doing {
+            Doing::Run => {
+                for name in &names {
+                    self.host.banger(["rm", "-f", name]).run().assert_ok();
+                }
+                self.operation().wait().assert_ok().assert_stdout(DONE);
+            }
+            Doing::Stop | Doing::Begin => {
+                assert_eq!(names, ["web"], "{case}: the VM is there");
+                self.host.banger(["stop", "web"]).run().assert_ok();
+                self.host.banger(["start", "-q", "web"]).run().assert_ok();
+                if self.doing == Doing::Stop {
+                    let read = ["exec", "web", "--", "cat", "/root/note"];
+                    self.host.banger(read).run().assert_ok().assert_stdout("kept\n");
+                }
+            }
+            Doing::Set => {
+                self.operation().wait().assert_ok();
+                self.check_set(case);
+                self.host.banger(["start", "-q", "web"]).run().assert_ok();
+            }
+            Doing::Remove => {
+                if !names.is_empty() {
+                    self.host.banger(["rm", "-f", "web"]).run().assert_ok();
+                }
+                assert!(self.host.vm_names().is_empty(), "{case}");
+            }
+            Doing::Register | Doing::RemoveImage => {
+                self.operation().wait().assert_ok();
+                let listed = self.host.banger(["image", "ls"]).run().assert_ok();
+                assert!(listed.stdout_text().contains("little"), "{case}: {listed}");
+                self.host.banger(["image", "rm", "little"]).run().assert_ok();
+                self.check_no_work_is_left(case);
+            }
+        }
+    }
+
+    fn check_set(&self, case: Case) {
+        let spec = &self.host.show("web")["spec"];
+        assert_eq!(spec["cpus"], 1, "{case}: {spec}");
+        assert!(spec["work_disk_bytes"].is_null(), "{case}: {spec}");
+    }
+
+    /// What was being made when somebody broke is removed by the next daemon.
+    fn check_no_work_is_left(&self, case: Case) {
+        let entries = std::fs::read_dir(self.host.data.join("images")).into_iter().flatten();
+        let left: Vec<String> = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with("tmp-"))
+            .collect();
+        assert_eq!(left, [""; 0], "{case}: work of a dead daemon is left");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_has_a_name_of_its_own() {
+        let all = cases();
+        assert_eq!(all.len(), step::ALL.len() * EVERYBODY.len() * WAYS.len());
+        for one in all {
+            assert_eq!(case(&one.to_string()), Some(one));
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! "for every step × {daemon, shim, VMM, pasta, agent, CLI} × {crash, fail, stall}: do the operation,
+//! break it there, start again, reconcile" — of the full product (`cargo xtask torture`) a part that
+//! covers every process, every way to break and every operation.
+
+use banger_testkit::torture::{Verdict, case, run};
+
+/// Runs a case; the process that breaks is there to break.
+fn held(name: &str) {
+    let case = case(name).unwrap_or_else(|| panic!("{name} is a case"));
+    assert_eq!(run(case), Verdict::Held, "{name}");
+}
+
+macro_rules! cases {
+    ($($test:ident = $name:literal;)+) => {
+        $(
+            #[test]
+            fn $test() {
+                held($name);
+            }
+        )+
+    };
+}
+
+cases! {
+    a_daemon_dies_before_the_row = "create.row/daemon/crash";
+    a_daemon_finds_no_room_for_the_disk = "create.disk/daemon/fail";
+    a_daemon_dies_as_the_vm_is_ready = "start.ready/daemon/crash";
+    a_client_dies_as_the_shim_is_started = "start.spawn/cli/crash";
+    a_shim_dies_as_it_makes_the_network = "vm.network/shim/crash";
+    a_shim_cannot_enter_the_jail = "vm.jail/shim/fail";
+    a_shim_hangs_before_the_guest_is_configured = "vm.configure/shim/stall";
+    a_vmm_is_killed_before_the_guest_is_configured = "vm.configure/vmm/crash";
+    a_vmm_is_stopped_as_the_vm_is_ready = "vm.ready/vmm/stall";
+    pasta_dies_before_the_guest_is_configured = "vm.configure/pasta/crash";
+    an_agent_dies_before_its_root = "guest.root/agent/crash";
+    an_agent_cannot_configure = "guest.configure/agent/fail";
+    an_agent_hangs_before_a_command = "guest.exec/agent/stall";
+    a_client_dies_before_its_command = "cli.command/cli/crash";
+    a_daemon_is_stopped_as_a_client_follows = "cli.follow/daemon/stall";
+    a_shim_is_killed_as_it_shuts_down = "shim.shut_down/shim/crash";
+    a_daemon_dies_before_it_records_an_end = "stop.record/daemon/crash";
+    a_daemon_dies_as_it_removes = "remove.rename/daemon/crash";
+    a_daemon_fails_to_delete = "remove.tree/daemon/fail";
+    a_daemon_dies_as_it_settles = "daemon.settle/daemon/crash";
+    a_daemon_dies_before_an_image_is_visible = "store.publish/daemon/crash";
+    a_daemon_fails_as_it_names_an_image = "store.name/daemon/fail";
+    a_daemon_dies_as_it_deletes_an_image = "store.delete/daemon/crash";
+}
