@@ -3,25 +3,49 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use banger_api::Problem;
 use banger_api::exec::{ExecEnd, ExecRequest, ServerControl, ServerFrame};
 use banger_api::shim::MAIN_LOG_FILE;
 use banger_host::logs::CappedLog;
+use tokio::sync::watch;
 
 use crate::exec::{failure_code, next_frame, open, plain};
 use crate::guest::Guest;
 use crate::power::Order;
 use crate::supervise::Vm;
 
+/// How long the end of a main process may be on its way from a guest that is down already.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
 /// The main process as the guest numbers it, for as long as it runs.
 #[derive(Debug, Default)]
-pub(crate) struct MainPid(AtomicU32);
+pub(crate) struct MainPid {
+    pid: AtomicU32,
+    end: watch::Sender<Option<ExecEnd>>,
+}
 
 impl MainPid {
     /// It runs.
     pub(crate) fn started(&self, pid: u32) {
-        self.0.store(pid, Ordering::Relaxed);
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// It has ended for good, in this way.
+    fn ended_with(&self, end: ExecEnd) {
+        self.ended();
+        self.end.send_replace(Some(end));
+    }
+
+    /// How it ended, for a VM whose guest is going down: its end is on its way, if there is one.
+    pub(crate) async fn last_word(&self) -> Option<ExecEnd> {
+        let mut end = self.end.subscribe();
+        if self.get().is_none() {
+            return *end.borrow();
+        }
+        let known = tokio::time::timeout(LAST_WORD, end.wait_for(Option::is_some)).await;
+        known.ok()?.ok().and_then(|end| *end)
     }
 
     /// It has ended, or nobody knows any more.
@@ -31,7 +55,7 @@ impl MainPid {
 
     /// Its number.
     pub(crate) fn get(&self) -> Option<u32> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+        Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 }
 
@@ -48,7 +72,7 @@ pub(crate) fn start(vm: &Arc<Vm>, guest: Guest) {
             }
         };
         let end = run(&vm, guest, &request, &mut log).await;
-        vm.main_pid.ended();
+        vm.main_pid.ended_with(end);
         // A VM that does not take orders any more is ending.
         let _ = vm.orders.send(Order::MainEnded(end)).await;
     });
@@ -100,4 +124,27 @@ fn write(vm: &Vm, log: &mut CappedLog, bytes: &[u8]) {
         tracing::debug!(%error, "cannot write the main process's log");
     }
     vm.logged.notify_waiters();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_is_waited_for_while_it_can_come() {
+        let main = Arc::new(MainPid::default());
+        assert_eq!(main.last_word().await, None, "there is none");
+        main.started(7);
+        let asking = tokio::spawn({
+            let main = Arc::clone(&main);
+            async move { main.last_word().await }
+        });
+        tokio::task::yield_now().await;
+        main.ended_with(ExecEnd::Exited(3));
+        assert_eq!(asking.await.expect("no panic"), Some(ExecEnd::Exited(3)));
+        assert_eq!(main.last_word().await, Some(ExecEnd::Exited(3)), "and stays known");
+        let silent = MainPid::default();
+        silent.started(8);
+        assert_eq!(silent.last_word().await, None, "not for ever");
+    }
 }

@@ -162,6 +162,9 @@ impl Watch<'_> {
                     end.reason = reason(EndCause::StopTimedOut, None);
                 }
             }
+            if end.main.is_none() {
+                end.main = self.vm.main_pid.last_word().await;
+            }
         }
         if let Err(error) = fault::reach(step::SHIM_POWER_OFF).await {
             tracing::error!(%error, "the VMM may not be killed");

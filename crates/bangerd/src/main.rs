@@ -11,6 +11,7 @@ mod daemon;
 mod gate;
 mod host;
 mod jobs;
+mod listener;
 mod operations;
 mod reconcile;
 mod serve;

@@ -10,13 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::Listener;
 use banger_api::{Problem, step};
 use banger_host::lock::{self, OfdLock};
 use banger_host::paths::{API_SOCKET, PathsError, StateDirs};
 use banger_host::{clock, connect, fault};
-use tokio::net::unix::SocketAddr;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +23,7 @@ use crate::config::{Config, ConfigError};
 use crate::daemon::{Daemon, Parts, failed};
 use crate::gate::Gate;
 use crate::host::real;
+use crate::listener::OwnersOnly;
 use crate::operations::Operations;
 use crate::reconcile::reconcile;
 use crate::store::{Store, StoreError};
@@ -33,8 +32,6 @@ use crate::store::{Store, StoreError};
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How long answers under way may take then.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
-/// Pause after the kernel refused a connection, so that a full descriptor table is no busy loop.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Most threads for work that blocks. Pulls take one each, everything else is short.
 const BLOCKING_THREADS: usize = 16;
 /// How long such a thread waits for more before it goes.
@@ -180,8 +177,8 @@ async fn listen(
     router: Router,
     close: &CancellationToken,
 ) -> Result<(), ServeError> {
-    let owner = std::fs::metadata(socket).map_err(cannot("look at the socket"))?;
-    let guarded = OwnersOnly { listener, owner: std::os::unix::fs::MetadataExt::uid(&owner) };
+    let dir = socket.parent().unwrap_or(Path::new("/"));
+    let guarded = OwnersOnly::new(listener, dir).map_err(cannot("look at the socket"))?;
     let ended = close.clone();
     let server =
         axum::serve(guarded, router).with_graceful_shutdown(async move { ended.cancelled().await });
@@ -198,41 +195,6 @@ async fn listen(
             Err(ServeError::Io { what: "remove the socket", source: error })
         }
         _ => Ok(()),
-    }
-}
-
-/// The socket, for its owner and root. Its mode says the same; this holds even if somebody changes
-/// that.
-#[derive(Debug)]
-struct OwnersOnly {
-    listener: UnixListener,
-    owner: u32,
-}
-
-impl Listener for OwnersOnly {
-    type Io = UnixStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, address)) => match stream.peer_cred() {
-                    Ok(peer) if peer.uid() == self.owner || peer.uid() == 0 => {
-                        return (stream, address);
-                    }
-                    Ok(peer) => tracing::warn!(uid = peer.uid(), "somebody else was turned away"),
-                    Err(error) => tracing::warn!("a connection from nobody: {error}"),
-                },
-                Err(error) => {
-                    tracing::warn!("cannot accept a connection: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 }
 

@@ -110,6 +110,8 @@ fn stop_signals() {
         });
         host.banger(["stop", name]).run().assert_ok();
         logs().assert_stdout_has(want);
+        let end = host.show(name)["status"]["end"].clone();
+        assert_eq!(end["main"], serde_json::json!({ "exited": 0 }), "{end}");
     }
     host.finish();
 }

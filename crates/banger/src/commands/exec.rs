@@ -81,6 +81,7 @@ impl How {
         };
         let session = GuestSession { request, tty: self.tty, owner: false, lease: None };
         let outcome = guest_session::run(&client, &vm, session).await?;
+        guest_session::tell_timeout(outcome, self.timeout, ui);
         Ok(outcome.exit_code())
     }
 }

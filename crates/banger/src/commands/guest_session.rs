@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use banger_api::exec::{ExecRequest, WindowSize};
+use banger_api::exec::{ExecEnd, ExecRequest, WindowSize};
 use banger_api::vm::{Vm, VmEnd};
 use banger_api::{ErrorCode, Problem, step};
+use banger_core::duration;
 use banger_host::http::Lines;
 use banger_host::terminal::{self, Stream};
 use banger_host::{environment, fault};
@@ -57,6 +58,14 @@ pub async fn run(client: &Client, vm: &Vm, mut what: GuestSession) -> Result<Out
     match outcome {
         Err(error) if is_lost => Err(lost(client, vm, error).await),
         outcome => Ok(outcome?),
+    }
+}
+
+/// Says that it was the limit that ended a command: its exit code alone could be the command's own.
+pub fn tell_timeout(outcome: Outcome, limit: Option<Duration>, ui: &Ui) {
+    if let (Outcome::Ended(ExecEnd::TimedOut), Some(limit)) = (outcome, limit) {
+        let limit = duration::format(limit);
+        ui.warning(&format!("the command still ran after {limit} (--timeout), so it was ended"));
     }
 }
 

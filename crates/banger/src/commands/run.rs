@@ -92,9 +92,14 @@ impl Run {
         drop(interrupts);
         let aftermath =
             if self.rm { remove(&client, &vm).await } else { keep(&client, &vm, ui).await };
-        let code = outcome?.exit_code();
-        aftermath?;
-        Ok(code)
+        let outcome = outcome?;
+        guest_session::tell_timeout(outcome, self.timeout, ui);
+        match aftermath {
+            // The command has ended, and its code is known: nothing of ours may replace it.
+            Err(Failure::Problem(problem)) => ui.problem(&problem),
+            other => other?,
+        }
+        Ok(outcome.exit_code())
     }
 
     fn create_request(&self, what: &GuestCommand, ui: &Ui) -> Result<CreateVm, Failure> {
@@ -147,17 +152,28 @@ fn argv(spec: &VmSpec, command: Vec<String>) -> Vec<String> {
 async fn remove(client: &Client, vm: &Vm) -> Result<(), Failure> {
     let mut interrupts = Interrupts::listen();
     let quiet = Ui::silent();
-    let removed = async {
-        fault::reach(step::CLI_REMOVE)
-            .await
-            .map_err(|error| Failure::internal("the VM cannot be removed", &error))?;
-        let operation = client.delete(&vm_path(&vm.id, "?force=true")).await?;
-        follow(client, &operation, Patience::Watch, (&quiet, &mut interrupts)).await
-    };
-    match removed.await {
+    let mut removed = removal(client, vm, (&quiet, &mut interrupts)).await;
+    if matches!(&removed, Err(failure) if failure.code() == Some(ErrorCode::DaemonUnavailable)) {
+        // It died under us. The next one finds the VM and what is to become of it.
+        let client = Client::ready(&quiet).await?;
+        removed = removal(&client, vm, (&quiet, &mut interrupts)).await;
+    }
+    match removed {
         Err(failure) if failure.code() != Some(ErrorCode::VmNotFound) => Err(failure),
         _ => Ok(()),
     }
+}
+
+async fn removal(
+    client: &Client,
+    vm: &Vm,
+    (ui, interrupts): (&Ui, &mut Interrupts),
+) -> Result<(), Failure> {
+    fault::reach(step::CLI_REMOVE)
+        .await
+        .map_err(|error| Failure::internal("the VM cannot be removed", &error))?;
+    let operation = client.delete(&vm_path(&vm.id, "?force=true")).await?;
+    follow(client, &operation, Patience::Watch, (ui, interrupts)).await.map(drop)
 }
 
 /// Waits until the VM has stopped, and tells a person how to get back to it.
