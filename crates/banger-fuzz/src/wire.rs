@@ -7,7 +7,7 @@ use banger_api::agent::{NONCE_LEN, PREAMBLE};
 use banger_host::http::{self, Lines};
 use banger_host::qemu::qmp::Qmp;
 use hyper::Method;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tokio::net::UnixStream;
 
 use crate::shim_guest::Guest;
@@ -57,22 +57,31 @@ pub(crate) fn http(data: &[u8]) {
     });
 }
 
-/// QEMU's control protocol.
+/// QEMU's control protocol: a VMM that greets as it should, and then answers anything.
 pub(crate) fn qmp(data: &[u8]) {
     in_runtime(async {
-        let (near, mut far) = UnixStream::pair().expect("a pair of sockets");
-        let data = data.to_vec();
-        tokio::spawn(async move {
-            let _ = far.write_all(b"{\"QMP\":{}}\n{\"return\":{}}\n").await;
-            let _ = far.write_all(&data).await;
-        });
+        let (near, far) = UnixStream::pair().expect("a pair of sockets");
+        tokio::spawn(answering_commands(far, data.to_vec()));
         let all = async {
-            let Ok((mut qmp, mut events)) = Qmp::connect(near).await else { return };
+            let (mut qmp, mut events) = Qmp::connect(near).await.expect("it was greeted");
             let _ = qmp.execute("query-status", serde_json::json!({})).await;
             while events.recv().await.is_some() {}
         };
         tokio::time::timeout(PATIENCE, all).await.expect("it is noticed that QEMU hung up");
     });
+}
+
+/// Each answer waits for its command, or the command finds that nobody is there to read it.
+async fn answering_commands(far: UnixStream, data: Vec<u8>) {
+    let (commands, mut answers) = far.into_split();
+    let mut commands = BufReader::new(commands).lines();
+    let _ = answers.write_all(b"{\"QMP\":{}}\n").await;
+    for answer in [b"{\"return\":{}}\n".to_vec(), data] {
+        let _ = commands.next_line().await;
+        let _ = answers.write_all(&answer).await;
+    }
+    drop(answers);
+    while let Ok(Some(_)) = commands.next_line().await {}
 }
 
 /// A guest's end of the connection to its agent: it greets as it should, and then says anything.
