@@ -214,6 +214,7 @@ pub fn run(case: Case) -> Verdict {
     let verdict = bench.break_it(case);
     bench.start_again();
     bench.check_and_repeat(case);
+    bench.wait_for_removals();
     bench.host.finish();
     verdict
 }
@@ -443,6 +444,17 @@ impl Bench {
         let spec = &self.host.show("web")["spec"];
         assert_eq!(spec["cpus"], 1, "{case}: {spec}");
         assert!(spec["work_disk_bytes"].is_null(), "{case}: {spec}");
+    }
+
+    /// A daemon takes removals up again beside its work; one that is stopped meanwhile leaves the
+    /// rest to the next.
+    fn wait_for_removals(&self) {
+        wait::until("the removals have ended", END, || {
+            let entries = std::fs::read_dir(self.host.data.join("vms")).into_iter().flatten();
+            let going = |name: &str| name.starts_with(".deleting-");
+            let mut names = entries.flatten().map(|entry| entry.file_name());
+            (!names.any(|name| going(&name.to_string_lossy()))).then_some(())
+        });
     }
 
     /// What was being made when somebody broke is removed by the next daemon.
