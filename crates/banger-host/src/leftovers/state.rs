@@ -114,7 +114,15 @@ pub fn remove(dirs: &StateDirs, path: &Path) -> io::Result<()> {
             let _lock = lock_unused(path)?;
             files::remove_tree(path)
         }
-        Ok(_) => fs::remove_file(path),
+        Ok(_) => {
+            // The daemon that began meanwhile has put its own socket there.
+            let _lock = if path == dirs.api_socket() {
+                Some(OfdLock::try_acquire(&dirs.daemon_lock())?.ok_or(io::ErrorKind::WouldBlock)?)
+            } else {
+                None
+            };
+            fs::remove_file(path)
+        }
     }
 }
 

@@ -109,6 +109,9 @@ fn sockets_are_stale_when_nobody_holds_the_lock() {
     assert_eq!(stale.len(), 1, "{stale:?}");
     let daemon = OfdLock::try_acquire(&place.dirs.daemon_lock()).expect("open").expect("free");
     assert_eq!(sockets(find(&place.dirs)), []);
+    let kept = remove(&place.dirs, &place.dirs.api_socket()).expect_err("a daemon began");
+    assert_eq!(kept.kind(), io::ErrorKind::WouldBlock);
+    assert!(place.dirs.api_socket().exists());
     drop(daemon);
     for socket in sockets(find(&place.dirs)) {
         let Remains::Socket { path } = socket else { unreachable!("filtered") };

@@ -87,10 +87,16 @@ async fn mend(dirs: &StateDirs, leftover: &Leftover) -> Result<String, String> {
     let path = Path::new(&leftover.path);
     match leftover.remedy {
         Remedy::End => end(dirs, leftover).await,
-        Remedy::Remove => {
-            state::remove(dirs, path).map_err(|error| refusal(&error))?;
-            Ok("removed".to_owned())
-        }
+        Remedy::Remove => match state::remove(dirs, path) {
+            Ok(()) => Ok("removed".to_owned()),
+            // Its lock is the daemon's.
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && leftover.kind == "socket" =>
+            {
+                Ok("replaced by the daemon".to_owned())
+            }
+            Err(error) => Err(refusal(&error)),
+        },
         Remedy::SetAside => match state::set_aside(dirs, path) {
             Ok(to) => Ok(format!("set aside as {}", to.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok("gone".to_owned()),
