@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use banger_api::shim::JailUser;
@@ -161,7 +161,10 @@ fn separate(_: &JailSpec) -> Result<(), StepError> {
 fn limit(spec: &JailSpec) -> Result<(), StepError> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     setrlimit(Resource::RLIMIT_FSIZE, spec.max_file_bytes, spec.max_file_bytes)?;
-    setrlimit(Resource::RLIMIT_NOFILE, 256, 256)?;
+    // A host may allow less, and root in a user namespace may not raise that.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let descriptors = most.min(256);
+    setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
     Ok(())
 }
 

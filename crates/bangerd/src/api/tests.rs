@@ -208,8 +208,18 @@ async fn a_client_that_hangs_up_cancels_what_it_leased() {
     drop(events);
     eventually("the end of it all", || served.world.is_clean()).await;
     let path = format!("/v1/operations/{}", operation.id);
-    let ended: Operation = served.get(&path).await.expect("known");
-    let OperationState::Failed { problem } = ended.state else { panic!("{ended:?}") };
+    // The operation ends after the last of its traces.
+    let ended = async {
+        loop {
+            let now: Operation = served.get(&path).await.expect("known");
+            match now.state {
+                OperationState::Running => tokio::task::yield_now().await,
+                state => break state,
+            }
+        }
+    };
+    let state = tokio::time::timeout(PATIENCE, ended).await.expect("it ends");
+    let OperationState::Failed { problem } = state else { panic!("{state:?}") };
     assert_eq!(problem.code, ErrorCode::Cancelled);
 }
 

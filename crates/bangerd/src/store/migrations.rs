@@ -63,7 +63,7 @@ pub(super) fn migrate(
     let found = version(connection)?;
     if found > 0 && found < version_of(steps) {
         pass(step::MIGRATE_BACKUP)?;
-        back_up(connection, backup_path(path, found))?;
+        back_up(connection, &backup_path(path, found))?;
     }
     for (step, target) in steps.iter().zip(1..) {
         if target > found {
@@ -109,7 +109,7 @@ pub(super) fn backup_path(path: &Path, version: i64) -> PathBuf {
 }
 
 /// Copies the database, durably and under its name only as a whole.
-fn back_up(connection: &Connection, path: PathBuf) -> Result<(), StoreError> {
+fn back_up(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let mut half = path.as_os_str().to_owned();
     half.push(".tmp");
     let half = PathBuf::from(half);
@@ -118,9 +118,9 @@ fn back_up(connection: &Connection, path: PathBuf) -> Result<(), StoreError> {
         remove(&half).map_err(not_written)?;
         let silent = None::<fn(rusqlite::backup::Progress)>;
         connection.backup("main", &half, silent)?;
-        publish(&half, &path).map_err(not_written)
+        publish(&half, path).map_err(not_written)
     };
-    copy().map_err(|source| StoreError::Backup { path: path.clone(), source })
+    copy().map_err(|source| StoreError::Backup { path: path.to_owned(), source })
 }
 
 fn remove(path: &Path) -> io::Result<()> {
