@@ -148,6 +148,10 @@ fn missing(host: &Host, request: CreateVm) -> Result<Vec<Job>, Problem> {
     let mut jobs: Vec<Job> = missing_kernel(artifacts, &request.spec)?.into_iter().collect();
     let is_here = artifacts.find_image(&request.spec.image)?.is_some();
     let refresh = request.pull == PullPolicy::Always;
+    // It may have been removed since the request was checked.
+    if !is_here && request.pull == PullPolicy::Never {
+        return Err(not_here(&request.spec.image));
+    }
     if !is_here || refresh {
         let CreateVm { spec, registry, .. } = request;
         let name = spec.image;
