@@ -39,7 +39,7 @@ fn the_vmm_is_in_a_jail() {
     let secret = host.scratch.join("secret");
     std::fs::write(&secret, "the user's own file").expect("ours");
     let agent = host.scratch.join("ssh-agent.sock");
-    let _listening = UnixListener::bind(&agent).expect("ours");
+    let listening = UnixListener::bind(&agent).expect("ours");
     for path in [&secret, &agent] {
         std::os::unix::fs::lchown(path, Some(host.account.uid), Some(host.account.gid))
             .expect("ours");
@@ -65,6 +65,7 @@ fn the_vmm_is_in_a_jail() {
     for what in ["home", "proc", "sockets", "image", "nft", "root"] {
         assert!(report.contains(&format!("kept out: {what}")), "nothing about {what} in {report}");
     }
+    drop(listening);
     host.finish();
 }
 
