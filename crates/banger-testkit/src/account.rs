@@ -73,9 +73,12 @@ impl Account {
     }
 
     /// Where all tests of this user keep their files: on a real disk, reachable for the user, and
-    /// easy to remove as a whole.
+    /// easy to remove as a whole. In `$BANGER_E2E_DIR`, so that the tests of two builds can run at
+    /// the same time; else in `/var/tmp`.
     #[must_use]
     pub fn test_dir(&self) -> PathBuf {
-        Path::new("/var/tmp").join(format!("banger-e2e-{}", self.name))
+        let parent = std::env::var_os("BANGER_E2E_DIR");
+        let parent = parent.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+        parent.join(format!("banger-e2e-{}", self.name))
     }
 }
