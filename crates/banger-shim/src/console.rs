@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use banger_host::logs::{CappedLog, printable};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// How many lines are remembered.
@@ -18,6 +19,8 @@ const LINES_BEFORE_PANIC: usize = 2;
 const MAX_LINE: usize = 1024;
 /// What the kernel says when it panics.
 const PANIC: &str = "Kernel panic - not syncing";
+/// What the kernel says when it goes on without a timer.
+const NO_TIMER: &str = "APIC frequency too slow, disabling apic timer";
 
 /// The last lines of a stream.
 #[derive(Debug, Default)]
@@ -25,6 +28,7 @@ pub(crate) struct Tail {
     lines: VecDeque<String>,
     partial: Vec<u8>,
     panic: Option<String>,
+    no_timer: bool,
 }
 
 impl Tail {
@@ -50,6 +54,7 @@ impl Tail {
 
     fn close_line(&mut self) {
         let line = printable(&std::mem::take(&mut self.partial));
+        self.no_timer |= line.contains(NO_TIMER);
         if self.panic.is_some() && self.lines.len() == TAIL_LINES {
             // What follows a panic is its stack; how it began matters more.
             return;
@@ -70,6 +75,7 @@ impl Tail {
 #[derive(Debug)]
 pub(crate) struct Recording {
     tail: Arc<Mutex<Tail>>,
+    no_timer: Arc<Notify>,
     reading: JoinHandle<()>,
 }
 
@@ -78,12 +84,16 @@ impl Recording {
     pub(crate) fn start(pipe: OwnedFd, log: Log) -> std::io::Result<Self> {
         let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
         let tail = Arc::new(Mutex::new(Tail::default()));
-        let filling = Arc::clone(&tail);
+        let no_timer = Arc::new(Notify::new());
+        let (filling, noticed) = (Arc::clone(&tail), Arc::clone(&no_timer));
         let reading = tokio::spawn(async move {
             let mut buffer = vec![0; 16 * 1024];
             // A log that cannot be written must not stop the guest, so it is read on regardless.
             while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
                 lock(&filling).add(&buffer[..count]);
+                if lock(&filling).no_timer {
+                    noticed.notify_one();
+                }
                 if let Err(error) = lock(&log).write(&buffer[..count]) {
                     tracing::debug!(%error, "cannot write a log");
                 }
@@ -92,7 +102,12 @@ impl Recording {
                 lock(&filling).close_line();
             }
         });
-        Ok(Self { tail, reading })
+        Ok(Self { tail, no_timer, reading })
+    }
+
+    /// Waits until the kernel says that it has no timer: it will hang.
+    pub(crate) async fn lost_its_timer(&self) {
+        self.no_timer.notified().await;
     }
 
     /// Waits for the stream's end, which comes with the VMM's.
@@ -119,6 +134,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     #[test]
@@ -134,6 +151,20 @@ mod tests {
         tail.add(b"a stack\n".repeat(50).as_slice());
         assert_eq!(tail.lines()[0], "line 98");
         assert_eq!(tail.lines().len(), TAIL_LINES);
+    }
+
+    #[tokio::test]
+    async fn a_kernel_without_a_timer_is_noticed_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = new_log(dir.path(), "console.log", 1 << 20).expect("a log");
+        let (mut said, read) = pipe::pipe().expect("a pipe");
+        let read = read.into_nonblocking_fd().expect("our own pipe");
+        let console = Recording::start(read, log).expect("recorded");
+        for words in ["[    0.2] APIC frequency too slow", ", disabling apic timer\r\n"] {
+            said.write_all(words.as_bytes()).await.expect("somebody reads");
+        }
+        let noticed = console.lost_its_timer();
+        tokio::time::timeout(std::time::Duration::from_secs(10), noticed).await.expect("noticed");
     }
 
     #[test]

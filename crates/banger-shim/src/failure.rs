@@ -9,6 +9,20 @@ use banger_host::qemu::qmp::QmpError;
 
 use crate::exec;
 
+/// What a boot waits for.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub(crate) enum Awaited {
+    /// The VMM's first answer.
+    #[error("the VMM did not answer")]
+    Vmm,
+    /// The greeting of the agent, after kernel, modules and disks.
+    #[error("the guest did not answer")]
+    Agent,
+    /// The guest is this VM: its name, network, disks and users.
+    #[error("the guest answered, but was not set up")]
+    Configured,
+}
+
 /// A failed step of a launch.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LaunchError {
@@ -40,11 +54,16 @@ pub(crate) enum LaunchError {
     #[error("the guest powered itself off while it booted")]
     PoweredOff,
     /// The guest did not answer.
-    #[error("the guest did not answer within {} s", timeout_ms / 1000)]
+    #[error("{awaited} within {} s", timeout_ms / 1000)]
     Silent {
+        /// What did not happen.
+        awaited: Awaited,
         /// How long it had.
         timeout_ms: u64,
     },
+    /// The guest's kernel would hang.
+    #[error("the guest's kernel found no timer: the host is too busy")]
+    NoTimer,
     /// What is in place of the guest's agent does not greet as one.
     #[error("the guest's agent does not greet")]
     Greeting(#[source] std::io::Error),
@@ -105,7 +124,7 @@ impl LaunchError {
         match self {
             Self::Network(NetworkError::Missing { .. }) => ErrorCode::HostProgramMissing,
             Self::Panic { .. } => ErrorCode::GuestPanic,
-            Self::Silent { .. } => ErrorCode::GuestTimeout,
+            Self::Silent { .. } | Self::NoTimer => ErrorCode::GuestTimeout,
             Self::Greeting(_)
             | Self::Protocol { .. }
             | Self::NoSystemInit { .. }
@@ -131,6 +150,7 @@ impl LaunchError {
             Self::Vmm(_) | Self::VmmEnded { .. } | Self::Control(_) => {
                 Some("banger doctor".to_owned())
             }
+            Self::NoTimer => Some(format!("banger start {vm}")),
             Self::NoSystemInit { .. } => Some("use --init agent".to_owned()),
             Self::Protocol { .. } | Self::NoWorkDisk { .. } | Self::Host { .. } => None,
         }

@@ -6,6 +6,7 @@
 //! ```
 
 use std::fs::File;
+use std::future::Future;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use tokio::task::JoinHandle;
 use crate::configure::{await_system, configure};
 use crate::console::{Log, Recording, new_log};
 use crate::dns;
-use crate::failure::{LaunchError, host};
+use crate::failure::{Awaited, LaunchError, host};
 use crate::guest::Guest;
 use crate::power;
 use crate::supervise::{Reporter, Vm, error_log};
@@ -35,6 +36,8 @@ use crate::supervise::{Reporter, Vm, error_log};
 /// Longest wait for an image's own init with hardware virtualisation. What takes longer waits for
 /// something that does not come.
 const SYSTEM_LIMIT: Duration = Duration::from_secs(30);
+/// How often a guest is booted whose kernel finds no timer.
+const BOOTS: u32 = 4;
 /// How long a VMM may take to end after a connection to it broke, to be taken for the reason.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -88,7 +91,7 @@ pub(crate) async fn launch(
         InitMode::System => "booting the guest and its services",
     };
     reporter.step(step::VM_BOOT, message).await?;
-    let machine = bring_up(vm, booting).await?;
+    let machine = boot(vm, &host, booting).await?;
     await_uplink(vm, uplink).await;
     fault::reach(step::VM_READY).await.map_err(crate::failure::host("tell that the VM runs"))?;
     Ok((host, machine))
@@ -97,7 +100,7 @@ pub(crate) async fn launch(
 /// Brings the guest up again, after it rebooted.
 pub(crate) async fn relaunch(vm: &Vm, host: &Host) -> Result<Machine, LaunchError> {
     check_disk(vm)?;
-    bring_up(vm, start_vmm(vm, host)?).await
+    boot(vm, host, start_vmm(vm, host)?).await
 }
 
 fn check_disk(vm: &Vm) -> Result<(), LaunchError> {
@@ -143,28 +146,52 @@ fn start_vmm(vm: &Vm, machine: &Host) -> Result<Booting, LaunchError> {
     })
 }
 
+/// Waits for the guest, and boots it again if its kernel found no timer: it would hang.
+///
+/// An emulated kernel compares its timer with its clock for a tenth of a second. If the host lets its
+/// processor wait right then and as long, the timer seems to stand still, and it has no other.
+async fn boot(vm: &Vm, host: &Host, mut booting: Booting) -> Result<Machine, LaunchError> {
+    let deadline = Instant::now() + Duration::from_millis(vm.spec.boot_timeout_ms);
+    for _ in 1..BOOTS {
+        match bring_up(vm, booting, deadline).await {
+            Err(LaunchError::NoTimer) => tracing::warn!("{}; booting again", LaunchError::NoTimer),
+            other => return other,
+        }
+        booting = start_vmm(vm, host)?;
+    }
+    bring_up(vm, booting, deadline).await
+}
+
 /// Waits for the guest, but no longer than for anything that ends the waiting.
-async fn bring_up(vm: &Vm, mut booting: Booting) -> Result<Machine, LaunchError> {
-    let limit = Duration::from_millis(vm.spec.boot_timeout_ms);
-    let began = Instant::now();
+async fn bring_up(
+    vm: &Vm,
+    mut booting: Booting,
+    deadline: Instant,
+) -> Result<Machine, LaunchError> {
     let reached = tokio::select! {
-        result = tokio::time::timeout(limit, reach_guest(vm)) => Some(result),
+        result = reach_guest(vm, deadline) => Some(result),
         _ = booting.vmm.wait() => None,
+        () = booting.console.lost_its_timer() => {
+            booting.vmm.kill().map_err(host("end the VMM"))?;
+            booting.vmm.wait().await.map_err(host("wait for the VMM"))?;
+            return Err(LaunchError::NoTimer);
+        }
     };
     let (qmp, events, guest) = match reached {
-        Some(Ok(Ok(reached))) => reached,
-        Some(Ok(Err(error))) => {
+        Some(Ok(reached)) => reached,
+        Some(Err(silent @ LaunchError::Silent { .. })) => return Err(silent),
+        Some(Err(error)) => {
             // What broke often broke because the VMM ended, which then says more.
             return match tokio::time::timeout(LAST_WORDS, booting.vmm.wait()).await {
                 Ok(_) => Err(early_end(booting).await),
                 Err(_) => Err(error),
             };
         }
-        Some(Err(_)) => return Err(LaunchError::Silent { timeout_ms: vm.spec.boot_timeout_ms }),
         None => return Err(early_end(booting).await),
     };
     if vm.spec.init == InitMode::System {
-        let limit = system_limit(vm.spec.engine.accelerator, limit.saturating_sub(began.elapsed()));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let limit = system_limit(vm.spec.engine.accelerator, left);
         tokio::select! {
             () = await_services(vm, &guest, limit) => {}
             _ = booting.vmm.wait() => return Err(early_end(booting).await),
@@ -195,28 +222,51 @@ fn system_limit(accelerator: Accelerator, left: Duration) -> Duration {
     }
 }
 
-/// Connects to the VMM and the guest, and makes the guest this VM.
-async fn reach_guest(vm: &Vm) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchError> {
-    let (qmp, events, guest) = greet(vm).await?;
+/// Connects to the VMM and the guest, and makes the guest this VM. All of it until the deadline.
+async fn reach_guest(
+    vm: &Vm,
+    deadline: Instant,
+) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchError> {
+    let (qmp, events) = until(deadline, vm, Awaited::Vmm, control(vm)).await?;
+    let guest = until(deadline, vm, Awaited::Agent, greet(vm)).await?;
     tracing::debug!("the guest answers");
-    fault::reach(step::VM_CONFIGURE).await.map_err(host("configure the guest"))?;
-    for warning in configure(&guest, &vm.spec).await? {
-        vm.board.warn(warning);
-    }
+    until(deadline, vm, Awaited::Configured, identify(vm, &guest)).await?;
     tracing::debug!("the guest is configured");
     Ok((qmp, events, guest))
 }
 
-/// Connects to the VMM and to the guest's agent.
-async fn greet(vm: &Vm) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchError> {
-    let run = vm.dir.join(RUN_DIR);
+/// What a part of the boot comes to, or that it was still awaited when the time was over.
+async fn until<T>(
+    deadline: Instant,
+    vm: &Vm,
+    awaited: Awaited,
+    part: impl Future<Output = Result<T, LaunchError>>,
+) -> Result<T, LaunchError> {
+    let timeout_ms = vm.spec.boot_timeout_ms;
+    let ended = tokio::time::timeout_at(deadline.into(), part).await;
+    ended.unwrap_or(Err(LaunchError::Silent { awaited, timeout_ms }))
+}
+
+/// Connects to the VMM.
+async fn control(vm: &Vm) -> Result<(Qmp, mpsc::Receiver<Event>), LaunchError> {
     // Both sockets listen since before the VMM was started, so connecting does not wait for it.
-    let control =
-        connect::unix(&run, qemu::QMP_SOCKET).await.map_err(host("connect to the VMM"))?;
-    let (qmp, events) = Qmp::connect(control).await?;
-    let agent = connect::unix(&run, qemu::AGENT_SOCKET).await.map_err(host("reach the guest"))?;
-    let guest = Guest::greet(agent).await.map_err(LaunchError::Greeting)?;
-    Ok((qmp, events, guest))
+    let stream = connect::unix(&vm.dir.join(RUN_DIR), qemu::QMP_SOCKET).await;
+    Ok(Qmp::connect(stream.map_err(host("connect to the VMM"))?).await?)
+}
+
+/// Connects to the guest's agent.
+async fn greet(vm: &Vm) -> Result<Guest, LaunchError> {
+    let stream = connect::unix(&vm.dir.join(RUN_DIR), qemu::AGENT_SOCKET).await;
+    Guest::greet(stream.map_err(host("reach the guest"))?).await.map_err(LaunchError::Greeting)
+}
+
+/// Makes the guest this VM.
+async fn identify(vm: &Vm, guest: &Guest) -> Result<(), LaunchError> {
+    fault::reach(step::VM_CONFIGURE).await.map_err(host("configure the guest"))?;
+    for warning in configure(guest, &vm.spec).await? {
+        vm.board.warn(warning);
+    }
+    Ok(())
 }
 
 /// Why a VMM ended before its guest was up.

@@ -105,7 +105,10 @@ fn kernel(spec: &LaunchSpec) -> Vec<String> {
 pub fn kernel_arguments(spec: &LaunchSpec) -> String {
     let mut words = vec![
         "console=ttyS0".to_owned(),
+        // Little of the kernel, and nothing of an image's init, but every warning: a kernel that found
+        // no timer says so there, and must be booted again.
         "quiet".to_owned(),
+        "loglevel=5".to_owned(),
         // A panic resets at once, the reset ends QEMU, and the console says what it was.
         "panic=-1".to_owned(),
         "reboot=t".to_owned(),

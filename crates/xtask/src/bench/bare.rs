@@ -84,9 +84,10 @@ fn arguments(spec: &LaunchSpec, initramfs: &Path, manner: Manner) -> Vec<String>
         Accelerator::Kvm => ("kvm", "host"),
         Accelerator::Tcg => ("tcg,thread=multi", "max"),
     };
-    let mut kernel = "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on 8250.nr_uarts=1 \
+    let mut kernel =
+        "console=ttyS0 quiet loglevel=5 panic=-1 reboot=t random.trust_cpu=on 8250.nr_uarts=1 \
                       i8042.noaux i8042.nokbd"
-        .to_owned();
+            .to_owned();
     let packaged = Path::new(&spec.kernel).with_file_name("vmlinuz");
     let image = match manner {
         Manner::AsBanger => {
