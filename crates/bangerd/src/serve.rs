@@ -23,7 +23,7 @@ use crate::config::{Config, ConfigError};
 use crate::daemon::{Daemon, Parts, failed};
 use crate::gate::Gate;
 use crate::host::real;
-use crate::listener::OwnersOnly;
+use crate::listener::{End, OwnersOnly};
 use crate::operations::Operations;
 use crate::reconcile::reconcile;
 use crate::store::{Store, StoreError};
@@ -154,9 +154,9 @@ pub(crate) async fn attend(
     shutdown: &CancellationToken,
     operations: &Operations,
 ) -> Result<(), ServeError> {
-    let close = CancellationToken::new();
+    let end = End::default();
     let serving = async {
-        let outcome = listen(listener, socket, router, &close).await;
+        let outcome = listen(listener, socket, router, &end).await;
         // Whatever ended it, there is nothing more to do.
         shutdown.cancel();
         outcome
@@ -164,7 +164,7 @@ pub(crate) async fn attend(
     let ending = async {
         shutdown.cancelled().await;
         operations.cancel_all(FAREWELL).await;
-        close.cancel();
+        end.close.cancel();
     };
     let (outcome, ()) = tokio::join!(serving, ending);
     outcome
@@ -175,17 +175,18 @@ async fn listen(
     listener: UnixListener,
     socket: &Path,
     router: Router,
-    close: &CancellationToken,
+    end: &End,
 ) -> Result<(), ServeError> {
     let dir = socket.parent().unwrap_or(Path::new("/"));
-    let guarded = OwnersOnly::new(listener, dir).map_err(cannot("look at the socket"))?;
-    let ended = close.clone();
+    let guarded =
+        OwnersOnly::new(listener, dir, end.clone()).map_err(cannot("look at the socket"))?;
+    let ended = end.drained.clone();
     let server =
         axum::serve(guarded, router).with_graceful_shutdown(async move { ended.cancelled().await });
     tokio::select! {
         served = server.into_future() => served.map_err(cannot("serve"))?,
         () = async {
-            close.cancelled().await;
+            end.close.cancelled().await;
             tokio::time::sleep(LAST_ANSWERS).await;
         } => {}
     }

@@ -27,6 +27,8 @@ use crate::failure::Failure;
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a daemon may take from being told to stop to its end.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// How long a daemon that ends may live without a socket.
+const LAST_MOMENTS: Duration = Duration::from_secs(2);
 /// How often to look.
 const INTERVAL: Duration = Duration::from_millis(5);
 /// Lines of the daemon's log in an error.
@@ -46,10 +48,18 @@ pub async fn connect_or_start(dirs: &StateDirs, locate: Locate<'_>) -> Result<Un
         Err(error) => return Err(super::unreachable(&error)),
     }
     let deadline = Instant::now() + START_LIMIT;
-    let Some(_starting) = wait_for_turn(dirs, deadline).await? else {
-        return connect(dirs).await.map_err(|error| super::unreachable(&error));
-    };
-    start(dirs, locate, deadline).await
+    match wait_for_turn(dirs, deadline).await? {
+        Turn::Ours(_starting) => start(dirs, locate, deadline).await,
+        Turn::Served(stream) => Ok(stream),
+    }
+}
+
+/// What waiting for the start of the daemon ends with.
+enum Turn {
+    /// Nobody else starts it.
+    Ours(OfdLock),
+    /// Somebody has.
+    Served(UnixStream),
 }
 
 /// Whether the error means that no daemon serves there.
@@ -57,16 +67,16 @@ pub fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-/// Waits for the right to start the daemon; None if meanwhile it serves.
-async fn wait_for_turn(dirs: &StateDirs, deadline: Instant) -> Result<Option<OfdLock>, Failure> {
+/// Waits for the right to start the daemon, or until it serves.
+async fn wait_for_turn(dirs: &StateDirs, deadline: Instant) -> Result<Turn, Failure> {
     loop {
         let turn = OfdLock::try_acquire(&dirs.daemon_start_lock())
             .map_err(|error| unavailable("cannot lock the start of the daemon", &error))?;
-        if turn.is_some() {
-            return Ok(turn);
+        if let Some(starting) = turn {
+            return Ok(Turn::Ours(starting));
         }
-        if connect(dirs).await.is_ok() {
-            return Ok(None);
+        if let Ok(stream) = connect(dirs).await {
+            return Ok(Turn::Served(stream));
         }
         if Instant::now() > deadline {
             let title = "another banger has been starting the daemon for too long";
@@ -237,14 +247,12 @@ pub enum Stopped {
 /// # Errors
 /// If it does not end, or cannot be asked.
 pub async fn stop_daemon(dirs: &StateDirs) -> Result<Stopped, Failure> {
-    if !is_alive(dirs)? && connect(dirs).await.is_err() {
-        return Ok(Stopped::Already);
+    let Some(stream) = connect_or_end(dirs).await? else { return Ok(Stopped::Already) };
+    match http::json::<(), _, _>(stream, Method::POST, "/v1/daemon/stop", None::<&()>).await {
+        // It may have been ending already; whether it ends is seen below.
+        Err(error) if !super::is_broken_off(&error) => return Err(error.into()),
+        _ => {}
     }
-    let Ok(stream) = connect(dirs).await else {
-        refuse_if_elsewhere(dirs).await?;
-        return Err(silent(dirs));
-    };
-    http::json::<(), _, _>(stream, Method::POST, "/v1/daemon/stop", None::<&()>).await?;
     let deadline = Instant::now() + STOP_LIMIT;
     while is_alive(dirs)? {
         if Instant::now() > deadline {
@@ -257,6 +265,24 @@ pub async fn stop_daemon(dirs: &StateDirs) -> Result<Stopped, Failure> {
         tokio::time::sleep(INTERVAL).await;
     }
     Ok(Stopped::Now)
+}
+
+/// Connects to the daemon; None if it does not run, or ends while it is tried.
+async fn connect_or_end(dirs: &StateDirs) -> Result<Option<UnixStream>, Failure> {
+    let deadline = Instant::now() + LAST_MOMENTS;
+    loop {
+        // In this order: a daemon lets go of its lock after its socket.
+        let alive = is_alive(dirs)?;
+        match connect(dirs).await {
+            Ok(stream) => return Ok(Some(stream)),
+            Err(_) if !alive => return Ok(None),
+            Err(_) => refuse_if_elsewhere(dirs).await?,
+        }
+        if Instant::now() > deadline {
+            return Err(silent(dirs));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
 }
 
 #[cfg(test)]

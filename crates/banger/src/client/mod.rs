@@ -6,6 +6,7 @@ mod shim;
 mod upload;
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use banger_api::operation::Operation;
@@ -14,7 +15,7 @@ use banger_api::vm::Vm;
 use banger_api::{ErrorCode, Problem};
 use banger_core::doctor::DaemonFacts;
 use banger_host::http::{self, HttpError};
-use banger_host::paths::{API_SOCKET, Programs, StateDirs};
+use banger_host::paths::{API_SOCKET, Programs, ProgramsError, StateDirs};
 use hyper::{Method, Response, body::Incoming};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,7 +32,7 @@ pub use upload::upload;
 /// Release of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How many connections are tried before a daemon that answers none is reported.
-const GREETINGS: u32 = 3;
+const ATTEMPTS: u32 = 3;
 /// How long the doctor waits for the daemon's answer.
 const OBSERVE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -39,6 +40,8 @@ const OBSERVE_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Client {
     dirs: StateDirs,
+    /// Where the daemon's program is, if a daemon that ends meanwhile may be started again.
+    locate: Option<fn() -> Result<PathBuf, ProgramsError>>,
 }
 
 impl Client {
@@ -57,7 +60,7 @@ impl Client {
                 version.version
             ));
         }
-        Ok(Self { dirs })
+        Ok(Self { dirs, locate: Some(Programs::locate_daemon) })
     }
 
     /// The daemon if it runs, whatever it speaks.
@@ -65,12 +68,17 @@ impl Client {
     /// # Errors
     /// If the state directories cannot be told, or its socket cannot be reached.
     pub async fn running() -> Result<Option<Self>, Failure> {
-        let client = Self { dirs: StateDirs::locate()? };
-        match client.connect().await {
+        let client = Self::of(StateDirs::locate()?);
+        match connect(&client.dirs).await {
             Ok(_) => Ok(Some(client)),
             Err(error) if autostart::is_absence(&error) => Ok(None),
             Err(error) => Err(unreachable(&error)),
         }
+    }
+
+    /// The daemon of these directories, which is not started.
+    fn of(dirs: StateDirs) -> Self {
+        Self { dirs, locate: None }
     }
 
     /// Asks for something.
@@ -93,19 +101,29 @@ impl Client {
     }
 
     /// Asks and reads the answer as JSON.
+    ///
+    /// A daemon that ends at that very moment breaks the connection. What only reads is then asked
+    /// of the next one; what may have been done already is not.
     pub async fn ask<T: DeserializeOwned, B: Serialize>(
         &self,
         method: Method,
         path: &str,
         body: Option<&B>,
     ) -> Result<T, Failure> {
-        let stream = self.connect().await.map_err(|error| unreachable(&error))?;
-        Ok(http::json(stream, method, path, body).await?)
+        let mut left = if method == Method::GET { ATTEMPTS } else { 1 };
+        loop {
+            let stream = self.connect().await?;
+            left -= 1;
+            match http::json(stream, method.clone(), path, body).await {
+                Err(error) if left > 0 && is_broken_off(&error) => {}
+                answer => return Ok(answer?),
+            }
+        }
     }
 
     /// Asks for something whose answer is read bit by bit.
     pub async fn open(&self, path: &str) -> Result<Response<Incoming>, Failure> {
-        let stream = self.connect().await.map_err(|error| unreachable(&error))?;
+        let stream = self.connect().await?;
         Ok(http::request(stream, Method::GET, path, None::<&()>).await?)
     }
 
@@ -114,8 +132,12 @@ impl Client {
         self.get(&vm_path(vm, "")).await
     }
 
-    async fn connect(&self) -> io::Result<UnixStream> {
-        connect(&self.dirs).await
+    /// Connects. Nothing was asked yet, so that a daemon that has ended since may be started again.
+    async fn connect(&self) -> Result<UnixStream, Failure> {
+        match &self.locate {
+            Some(locate) => autostart::connect_or_start(&self.dirs, locate).await,
+            None => connect(&self.dirs).await.map_err(|error| unreachable(&error)),
+        }
     }
 }
 
@@ -144,15 +166,20 @@ async fn connect(dirs: &StateDirs) -> io::Result<UnixStream> {
 /// A daemon that is just being stopped or killed may still take a connection that it never
 /// answers. The version can be asked for again without harm, so that is no failure yet.
 async fn greet(dirs: &StateDirs, locate: autostart::Locate<'_>) -> Result<DaemonVersion, Failure> {
-    let mut left = GREETINGS;
+    let mut left = ATTEMPTS;
     loop {
         let stream = autostart::connect_or_start(dirs, locate).await?;
         left -= 1;
         match http::json(stream, Method::GET, "/v1/version", None::<&()>).await {
-            Err(HttpError::Connection(_) | HttpError::Body(_)) if left > 0 => {}
+            Err(error) if left > 0 && is_broken_off(&error) => {}
             answer => return Ok(answer?),
         }
     }
+}
+
+/// Whether the other end went away instead of answering.
+fn is_broken_off(error: &HttpError) -> bool {
+    matches!(error, HttpError::Connection(_) | HttpError::Body(_))
 }
 
 /// Whether the daemon and this program understand each other.

@@ -47,7 +47,7 @@ pub async fn follow(
     fault::reach(steps::CLI_FOLLOW)
         .await
         .map_err(|error| Failure::internal("the work cannot be followed", &error))?;
-    let mut lines = Lines::of(client.open(&path).await?);
+    let mut lines = Lines::of(client.open(&path).await.map_err(or_went_away)?);
     let mut stages = ui.stages();
     let mut interrupted = None;
     loop {
@@ -88,12 +88,7 @@ enum Step {
 }
 
 fn step(event: Option<String>, (stages, ui): (&mut Stages, &Ui)) -> Result<Step, Failure> {
-    let Some(text) = event else {
-        // The daemon was stopped or killed; what it was doing is undone at its next start.
-        let title = "the daemon went away before the work was done";
-        let problem = Problem::new(ErrorCode::DaemonUnavailable, title);
-        return Err(problem.hint("try again; banger daemon logs says more").into());
-    };
+    let Some(text) = event else { return Err(went_away()) };
     let event = serde_json::from_str(&text)
         .map_err(|error| Failure::internal("the daemon's progress cannot be understood", &error))?;
     match event {
@@ -103,6 +98,21 @@ fn step(event: Option<String>, (stages, ui): (&mut Stages, &Ui)) -> Result<Step,
         OperationEvent::Failed { problem } => return Ok(Step::Failed(problem)),
     }
     Ok(Step::On)
+}
+
+/// The daemon was stopped or killed; what it was doing is undone at its next start.
+fn went_away() -> Failure {
+    let title = "the daemon went away before the work was done";
+    let problem = Problem::new(ErrorCode::DaemonUnavailable, title);
+    problem.hint("try again; banger daemon logs says more").into()
+}
+
+/// Only another daemon than the one that began the work does not know of it.
+fn or_went_away(failure: Failure) -> Failure {
+    match failure.code() {
+        Some(ErrorCode::OperationNotFound) => went_away(),
+        _ => failure,
+    }
 }
 
 /// Asks for the end of the work; the events tell when it has come. If asking fails, the lease that

@@ -15,7 +15,7 @@ use hyper::body::Frame;
 use hyper::{Method, Request, header};
 use tokio::sync::mpsc;
 
-use super::{Client, unreachable};
+use super::Client;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
 use crate::ui::Ui;
@@ -76,7 +76,7 @@ async fn send(
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .body(StreamBody::new(frames(blocks, sent)))
         .map_err(|error| Failure::internal("cannot send standard input", &error))?;
-    let stream = client.connect().await.map_err(|error| unreachable(&error))?;
+    let stream = client.connect().await?;
     let answer = http::accept(http::send(stream, request).await?).await?;
     Ok(http::read_json(answer, MAX_ANSWER).await?)
 }
@@ -155,8 +155,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.expect("writable");
             got
         });
-        let client =
-            Client { dirs: StateDirs { data: dir.clone(), config: dir.clone(), runtime: dir } };
+        let client = Client::of(StateDirs { data: dir.clone(), config: dir.clone(), runtime: dir });
         let (_keep, signals) = mpsc::unbounded_channel();
         let mut interrupts = Interrupts::from_channel(signals);
         let answer = upload(&client, source, (&Ui::silent(), &mut interrupts)).await;
@@ -203,8 +202,7 @@ mod tests {
         let tmp = tempfile::tempdir().expect("a temporary directory");
         let dir = tmp.path().to_owned();
         let _listener = banger_host::connect::listen_async(&dir, "api.sock").expect("bind");
-        let client =
-            Client { dirs: StateDirs { data: dir.clone(), config: dir.clone(), runtime: dir } };
+        let client = Client::of(StateDirs { data: dir.clone(), config: dir.clone(), runtime: dir });
         let (signal, signals) = mpsc::unbounded_channel();
         signal.send(2).expect("it listens");
         let mut interrupts = Interrupts::from_channel(signals);

@@ -336,6 +336,24 @@ async fn a_daemon_without_a_database_says_so_and_ends() {
     assert!(!served.world.dirs.api_socket().exists());
 }
 
+/// Who has connected cannot tell a daemon that ends from one that does what was asked and ends then.
+#[tokio::test]
+async fn who_came_before_the_end_is_answered() {
+    let served = Served::new().await;
+    let come = |_| connect::unix(&served.world.dirs.runtime, API_SOCKET);
+    let came = futures_util::future::join_all((0..20).map(come)).await;
+    served.front.shutdown.cancel();
+    let ask = |stream: std::io::Result<_>| {
+        let stream = stream.expect("it serves");
+        http::json::<Vec<Vm>, _, _>(stream, Method::GET, "/v1/vms", None::<&()>)
+    };
+    for vms in futures_util::future::join_all(came.into_iter().map(ask)).await {
+        assert_eq!(vms.expect("an answer"), []);
+    }
+    tokio::time::timeout(PATIENCE, served.server).await.expect("it ends").expect("well");
+    assert!(!served.world.dirs.api_socket().exists());
+}
+
 #[tokio::test]
 async fn a_thousand_vms_are_listed_at_once() {
     let world = World::new();

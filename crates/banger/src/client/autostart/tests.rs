@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
+use crate::client::Client;
 
 struct Place {
     _tmp: tempfile::TempDir,
@@ -141,26 +142,80 @@ async fn a_daemon_on_its_way_is_waited_for_and_not_doubled() {
     serving.abort();
 }
 
+/// Leaves this many connections without an answer, as a daemon does that is being killed, and answers
+/// the next one with this.
+async fn answer_after(listener: tokio::net::UnixListener, unanswered: usize, body: &str) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    for _ in 0..unanswered {
+        drop(listener.accept().await);
+    }
+    let (mut stream, _) = listener.accept().await.expect("one more");
+    stream.read_u8().await.expect("a question");
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await.expect("it listens");
+}
+
 #[tokio::test]
 async fn a_daemon_that_dies_under_the_first_question_is_asked_again() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let place = place(MARK_AND_LIVE);
     let listener =
         banger_host::connect::listen_async(&place.dirs.runtime, "api.sock").expect("bind");
-    let serving = tokio::spawn(async move {
-        // Taken and never answered, as by a daemon that is being killed.
-        drop(listener.accept().await);
-        let (mut stream, _) = listener.accept().await.expect("the second one");
-        stream.read_u8().await.expect("a question");
-        let body = r#"{"version":"9","protocol":{"min":1,"max":1},"pid":1,"started_at_ms":0,"data_dir":""}"#;
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
-        stream.write_all(format!("{head}{body}").as_bytes()).await.expect("it listens");
-    });
+    let body =
+        r#"{"version":"9","protocol":{"min":1,"max":1},"pid":1,"started_at_ms":0,"data_dir":""}"#;
+    let serving = tokio::spawn(answer_after(listener, 2, body));
     let binary = place.binary.clone();
     let locate = move || Ok(binary.clone());
-    let version = crate::client::greet(&place.dirs, &locate).await.expect("the second answer");
+    let version = crate::client::greet(&place.dirs, &locate).await.expect("the third answer");
     assert_eq!(version.version, "9");
     serving.await.expect("no panic");
+}
+
+/// The daemon that answered the greeting may be the one that ends.
+#[tokio::test]
+async fn only_a_question_that_changes_nothing_is_asked_again() {
+    let place = place(MARK_AND_LIVE);
+    let client = Client::of(place.dirs.clone());
+    let listen = || banger_host::connect::listen_async(&place.dirs.runtime, "api.sock");
+    let serving = tokio::spawn(answer_after(listen().expect("bind"), 2, r#"["web"]"#));
+    let names: Vec<String> = client.get("/v1/vms").await.expect("the third answer");
+    assert_eq!(names, ["web"]);
+    serving.await.expect("no panic");
+
+    let serving = tokio::spawn(answer_after(listen().expect("bind"), 1, "[]"));
+    let made = client.post::<Vec<String>>("/v1/vms", &()).await;
+    let problem = problem(made.expect_err("it may have been done"));
+    assert_eq!(problem.title, "the daemon did not answer");
+    assert!(!serving.is_finished(), "it was asked once");
+    serving.abort();
+}
+
+/// Nothing was asked of it yet: a connection that cannot be made has no effects.
+#[tokio::test]
+async fn a_daemon_that_is_gone_after_the_greeting_is_started_again() {
+    static BINARY: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    let place = place(MARK_AND_LIVE);
+    BINARY.set(place.binary.clone()).expect("only this test");
+    let locate = || Ok(BINARY.get().expect("set").clone());
+    let client = Client { locate: Some(locate), ..Client::of(place.dirs.clone()) };
+    let serving = serve_after_mark(&place.dirs);
+    client.connect().await.expect("it serves in the end");
+    assert_eq!(place.starts(), 1);
+    serving.abort();
+}
+
+/// "the next command tries again": it may meet the daemon that just ends.
+#[tokio::test]
+async fn a_daemon_that_ends_by_itself_meanwhile_is_stopped() {
+    let place = place(MARK_AND_LIVE);
+    let lock = OfdLock::try_acquire(&place.dirs.daemon_lock()).expect("a lock").expect("free");
+    let listener =
+        banger_host::connect::listen_async(&place.dirs.runtime, "api.sock").expect("bind");
+    let ending = tokio::spawn(async move {
+        drop(listener.accept().await);
+        drop((listener, lock));
+    });
+    assert_eq!(stop_daemon(&place.dirs).await.expect("it ended"), Stopped::Now);
+    ending.await.expect("no panic");
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ impl Daemon {
         let (events, receiver) = mpsc::unbounded_channel();
         tokio::spawn(serve(listener, receiver, Arc::clone(&asked)));
         let dirs = StateDirs { data: runtime.clone(), config: runtime.clone(), runtime };
-        Self { client: Client { dirs }, asked, events, _tmp: tmp }
+        Self { client: Client::of(dirs), asked, events, _tmp: tmp }
     }
 
     fn send(&self, event: OperationEvent) {
