@@ -54,7 +54,7 @@ mod armed {
     static SPRUNG: Mutex<BTreeSet<Step>> = Mutex::new(BTreeSet::new());
 
     pub(super) fn pass(step: Step) -> io::Result<()> {
-        match sprung(step) {
+        match sprung(step)? {
             None => Ok(()),
             Some(Effect::Fail(error)) => Err(io::Error::from_raw_os_error(error.errno())),
             Some(Effect::Crash) => die(),
@@ -65,7 +65,7 @@ mod armed {
     }
 
     pub(super) async fn reach(step: Step) -> io::Result<()> {
-        match sprung(step) {
+        match sprung(step)? {
             None => Ok(()),
             Some(Effect::Fail(error)) => Err(io::Error::from_raw_os_error(error.errno())),
             Some(Effect::Crash) => die(),
@@ -74,12 +74,23 @@ mod armed {
         }
     }
 
-    fn sprung(step: Step) -> Option<Effect> {
-        let wanted = boot::arguments::value(&format!("{FAULT_ARG}{step}"))?.replace('-', " ");
-        let first = SPRUNG.lock().unwrap_or_else(PoisonError::into_inner).insert(step);
-        let effect = wanted.parse().ok().filter(|_| first)?;
-        console::say(&format!("fault at {step}: {effect}"));
-        Some(effect)
+    fn sprung(step: Step) -> io::Result<Option<Effect>> {
+        let Some(wanted) = boot::arguments::value(&format!("{FAULT_ARG}{step}")) else {
+            return Ok(None);
+        };
+        if !SPRUNG.lock().unwrap_or_else(PoisonError::into_inner).insert(step) {
+            return Ok(None);
+        }
+        match wanted.replace('-', " ").parse() {
+            Ok(effect) => {
+                console::say(&format!("fault at {step}: {effect}"));
+                Ok(Some(effect))
+            }
+            Err(error) => {
+                console::say(&format!("fault at {step}: {error}"));
+                Err(io::Error::new(io::ErrorKind::InvalidInput, error))
+            }
+        }
     }
 
     /// Ends the agent at once. It is process 1, which no signal of its own ends.

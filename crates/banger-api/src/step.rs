@@ -63,6 +63,55 @@ pub enum Process {
     Cli,
 }
 
+/// A process that can break while an operation is under way: a program of ours, or another's that a
+/// VM is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// `bangerd`.
+    Daemon,
+    /// `banger-shim`.
+    Shim,
+    /// The virtual machine monitor.
+    Vmm,
+    /// The uplink.
+    Pasta,
+    /// `banger-agent`, in the guest.
+    Agent,
+    /// `banger`.
+    Cli,
+}
+
+impl Who {
+    /// Everybody who can break.
+    pub const EVERYBODY: [Self; 6] =
+        [Self::Daemon, Self::Shim, Self::Vmm, Self::Pasta, Self::Agent, Self::Cli];
+
+    /// Whether it takes the steps of that program.
+    #[must_use]
+    pub const fn is(self, process: Process) -> bool {
+        matches!(
+            (self, process),
+            (Self::Daemon, Process::Daemon)
+                | (Self::Shim, Process::Shim)
+                | (Self::Agent, Process::Agent)
+                | (Self::Cli, Process::Cli)
+        )
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Daemon => "daemon",
+            Self::Shim => "shim",
+            Self::Vmm => "vmm",
+            Self::Pasta => "pasta",
+            Self::Agent => "agent",
+            Self::Cli => "cli",
+        })
+    }
+}
+
 /// What a person, or the machine, wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {

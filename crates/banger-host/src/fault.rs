@@ -7,9 +7,11 @@
 //! ```text
 //! <step>            what shall happen there: crash, fail EIO|ENOSPC|ETIMEDOUT, stall, hold
 //! <step>.sprung     the same, after it happened: it happens once, whoever is started again
-//! <step>.release    a step that holds goes on
+//! <step>.release    a step that holds goes on; without it, the step fails after three minutes
 //! trace             every step that was passed: its name and the process's id, a line each
 //! ```
+//!
+//! A step whose file says something else fails, and says so.
 //!
 //! The daemon, the shim and the CLI come here. The agent cannot see the host's files: the shim
 //! hands its faults to it ([`for_the_guest`]).
@@ -79,7 +81,7 @@ mod armed {
     use std::fs::OpenOptions;
     use std::io::{self, Write};
     use std::path::{Path, PathBuf};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use banger_api::step::{ALL, Effect, Process, Step};
 
@@ -87,6 +89,8 @@ mod armed {
     pub(super) const VARIABLE: &str = "BANGER_FAULTS";
     /// How often a step that holds looks whether it may go on.
     const LOOK: Duration = Duration::from_millis(5);
+    /// How long it waits. A test that has not released it by then never will.
+    const HOLD_LIMIT: Duration = Duration::from_secs(180);
 
     fn directory() -> Option<PathBuf> {
         crate::environment::get(VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from)
@@ -94,7 +98,7 @@ mod armed {
 
     pub(super) fn pass(step: Step) -> io::Result<()> {
         let Some(dir) = directory() else { return Ok(()) };
-        match sprung(&dir, step) {
+        match sprung(&dir, step)? {
             None => Ok(()),
             Some(Effect::Crash) => die(),
             Some(Effect::Fail(error)) => Err(io::Error::from_raw_os_error(error.errno())),
@@ -102,7 +106,8 @@ mod armed {
                 std::thread::park();
             },
             Some(Effect::Hold) => {
-                while !is_released(&dir, step) {
+                let hold = Hold::of(&dir, step, HOLD_LIMIT);
+                while hold.lasts()? {
                     std::thread::sleep(LOOK);
                 }
                 Ok(())
@@ -112,13 +117,14 @@ mod armed {
 
     pub(super) async fn reach(step: Step) -> io::Result<()> {
         let Some(dir) = directory() else { return Ok(()) };
-        match sprung(&dir, step) {
+        match sprung(&dir, step)? {
             None => Ok(()),
             Some(Effect::Crash) => die(),
             Some(Effect::Fail(error)) => Err(io::Error::from_raw_os_error(error.errno())),
             Some(Effect::Stall) => std::future::pending().await,
             Some(Effect::Hold) => {
-                while !is_released(&dir, step) {
+                let hold = Hold::of(&dir, step, HOLD_LIMIT);
+                while hold.lasts()? {
                     tokio::time::sleep(LOOK).await;
                 }
                 Ok(())
@@ -131,34 +137,62 @@ mod armed {
         let of_the_agent = ALL.iter().filter(|(_, step)| step.process() == Process::Agent);
         of_the_agent
             .filter_map(|(_, step)| {
-                let effect = take(&dir, *step)?.to_string().replace(' ', "-");
+                let (_, text) = taken(&dir, *step)?;
+                // What makes no sense is the agent's to tell, on its console.
+                let effect = text.split_whitespace().collect::<Vec<_>>().join("-");
                 Some(format!("{}{}={effect}", banger_api::agent::FAULT_ARG, step.name()))
             })
             .collect()
     }
 
     /// Writes down that the step was passed, and takes what shall happen there, once.
-    fn sprung(dir: &Path, step: Step) -> Option<Effect> {
+    fn sprung(dir: &Path, step: Step) -> io::Result<Option<Effect>> {
         let line = format!("{step} {}\n", std::process::id());
         let trace = OpenOptions::new().append(true).create(true).open(dir.join("trace"));
         // A test that cannot see that a step was passed fails by itself.
         let _ = trace.and_then(|mut trace| trace.write_all(line.as_bytes()));
-        take(dir, step)
+        let Some((file, text)) = taken(dir, step) else { return Ok(None) };
+        let effect = text.parse().map_err(|error| {
+            let words = format!("the test's file {}: {error}", file.display());
+            io::Error::new(io::ErrorKind::InvalidInput, words)
+        })?;
+        Ok(Some(effect))
     }
 
-    fn take(dir: &Path, step: Step) -> Option<Effect> {
+    /// What shall happen at the step, and the file that says so, if nobody took it before.
+    fn taken(dir: &Path, step: Step) -> Option<(PathBuf, String)> {
         let sprung = dir.join(format!("{step}.sprung"));
         // Of several processes that come here at once, one gets it.
         std::fs::rename(dir.join(step.name()), &sprung).ok()?;
         let text = std::fs::read_to_string(&sprung).ok()?;
-        match text.parse() {
-            Ok(effect) => Some(effect),
-            Err(error) => panic!("{}: {error}", sprung.display()),
-        }
+        Some((sprung, text))
     }
 
-    fn is_released(dir: &Path, step: Step) -> bool {
-        dir.join(format!("{step}.release")).exists()
+    /// A step that waits until it is released.
+    struct Hold {
+        release: PathBuf,
+        limit: Duration,
+        deadline: Instant,
+    }
+
+    impl Hold {
+        fn of(dir: &Path, step: Step, limit: Duration) -> Self {
+            let release = dir.join(format!("{step}.release"));
+            Self { release, limit, deadline: Instant::now() + limit }
+        }
+
+        /// Whether it has to wait on.
+        fn lasts(&self) -> io::Result<bool> {
+            if self.release.exists() {
+                return Ok(false);
+            }
+            if Instant::now() < self.deadline {
+                return Ok(true);
+            }
+            let release = self.release.display();
+            let words = format!("the test did not make {release} within {:?}", self.limit);
+            Err(io::Error::new(io::ErrorKind::TimedOut, words))
+        }
     }
 
     /// Ends this process at once: nothing of it runs any more.
@@ -179,10 +213,11 @@ mod armed {
         fn a_fault_happens_once_and_every_step_is_traced() {
             let dir = tempfile::tempdir().expect("temporary directory");
             std::fs::write(dir.path().join("create.row"), "fail ENOSPC\n").expect("write");
-            assert_eq!(sprung(dir.path(), step::CREATE_DISK), None);
-            let effect = sprung(dir.path(), step::CREATE_ROW).expect("the fault");
+            let at = |step| sprung(dir.path(), step).expect("what makes sense");
+            assert_eq!(at(step::CREATE_DISK), None);
+            let effect = at(step::CREATE_ROW).expect("the fault");
             assert_eq!(effect.to_string(), "fail ENOSPC");
-            assert_eq!(sprung(dir.path(), step::CREATE_ROW), None, "it has happened");
+            assert_eq!(at(step::CREATE_ROW), None, "it has happened");
             assert!(dir.path().join("create.row.sprung").exists());
             let trace = std::fs::read_to_string(dir.path().join("trace")).expect("a trace");
             let names: Vec<&str> =
@@ -193,9 +228,30 @@ mod armed {
         #[test]
         fn a_step_that_holds_goes_on_when_it_is_released() {
             let dir = tempfile::tempdir().expect("temporary directory");
-            assert!(!is_released(dir.path(), step::VM_BOOT));
+            let hold = Hold::of(dir.path(), step::VM_BOOT, HOLD_LIMIT);
+            assert!(hold.lasts().expect("there is time"));
             std::fs::write(dir.path().join("vm.boot.release"), "").expect("write");
-            assert!(is_released(dir.path(), step::VM_BOOT));
+            assert!(!hold.lasts().expect("it was released"));
+        }
+
+        #[test]
+        fn a_step_that_nobody_releases_fails_and_says_so() {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let hold = Hold::of(dir.path(), step::VM_BOOT, Duration::ZERO);
+            let error = hold.lasts().expect_err("time is up");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(error.to_string().contains("vm.boot.release"), "{error}");
+        }
+
+        #[test]
+        fn a_file_that_makes_no_sense_fails_the_step() {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            std::fs::write(dir.path().join("vm.boot"), "explode").expect("write");
+            let error = sprung(dir.path(), step::VM_BOOT).expect_err("no effect");
+            assert!(
+                error.to_string().contains("vm.boot.sprung: \"explode\" is none of"),
+                "{error}"
+            );
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+use tokio_util::sync::PollSender;
 use yamux::{Connection, Mode};
 
 use crate::configure::configure;
@@ -181,6 +182,7 @@ async fn a_byte_at_a_time_is_too_slow() {
     let guest = guest(|mut stream| async move {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n").await;
         while stream.write_all(b" ").await.is_ok() {
+            // The lie itself: a second of the paused clock, which passes at once.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     });
@@ -194,8 +196,7 @@ async fn a_byte_at_a_time_is_too_slow() {
 /// A client as a relay sees it: what it says, and what it is told. Who drops its sender hangs up.
 struct Client {
     says: mpsc::Receiver<ClientMessage>,
-    hears: mpsc::Sender<ClientMessage>,
-    waiting: Option<ClientMessage>,
+    hears: PollSender<ClientMessage>,
 }
 
 impl Stream for Client {
@@ -210,44 +211,22 @@ impl Sink<ClientMessage> for Client {
     type Error = axum::Error;
 
     fn poll_ready(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), axum::Error>> {
-        self.poll_flush(context)
-    }
-
-    fn start_send(mut self: Pin<&mut Self>, message: ClientMessage) -> Result<(), axum::Error> {
-        self.waiting = Some(message);
-        Ok(())
-    }
-
-    fn poll_flush(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), axum::Error>> {
-        let Some(message) = self.waiting.take() else { return Poll::Ready(Ok(())) };
-        match self.hears.try_send(message) {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                Poll::Ready(Err(axum::Error::new("it hung up")))
-            }
-            Err(mpsc::error::TrySendError::Full(message)) => {
-                self.waiting = Some(message);
-                let waker = context.waker().clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                    waker.wake();
-                });
-                Poll::Pending
-            }
-        }
+        self.hears.poll_reserve(context).map_err(axum::Error::new)
     }
 
-    fn poll_close(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), axum::Error>> {
-        self.poll_flush(context)
+    fn start_send(mut self: Pin<&mut Self>, message: ClientMessage) -> Result<(), axum::Error> {
+        self.hears.send_item(message).map_err(axum::Error::new)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -261,7 +240,7 @@ async fn client(
     let request = ExecRequest { argv: vec!["true".to_owned()], ..ExecRequest::default() };
     let request = serde_json::to_string(&request).expect("plain data");
     says.send(ClientMessage::text(request)).await.expect("it listens");
-    (Client { says: said, hears: tells, waiting: None }, says, hears)
+    (Client { says: said, hears: PollSender::new(tells) }, says, hears)
 }
 
 /// A guest that takes the request for a command, and answers with these messages.

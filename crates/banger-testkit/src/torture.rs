@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use banger_api::step::{self, Effect, Failing, Operation, Process, Step};
+use banger_api::step::{self, Effect, Failing, Operation, Process, Step, Who};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -31,23 +31,6 @@ const SET: [&str; 9] =
     ["set", "web", "--image", "debian-bookworm", "-c", "1", "--work-disk", "none", "--yes"];
 /// What the operation's command prints.
 const DONE: &str = "done\n";
-
-/// Who breaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Who {
-    /// `bangerd`.
-    Daemon,
-    /// `banger-shim`.
-    Shim,
-    /// The virtual machine monitor.
-    Vmm,
-    /// The uplink.
-    Pasta,
-    /// `banger-agent`, in the guest.
-    Agent,
-    /// `banger`.
-    Cli,
-}
 
 /// How it breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,24 +63,8 @@ pub enum Verdict {
     Nobody,
 }
 
-/// Everybody who can break.
-pub const EVERYBODY: [Who; 6] =
-    [Who::Daemon, Who::Shim, Who::Vmm, Who::Pasta, Who::Agent, Who::Cli];
 /// Every way to break.
 pub const WAYS: [What; 3] = [What::Crash, What::Fail, What::Stall];
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Daemon => "daemon",
-            Self::Shim => "shim",
-            Self::Vmm => "vmm",
-            Self::Pasta => "pasta",
-            Self::Agent => "agent",
-            Self::Cli => "cli",
-        })
-    }
-}
 
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,7 +87,7 @@ impl fmt::Display for Case {
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (_, step) in step::ALL {
-        for who in EVERYBODY {
+        for who in Who::EVERYBODY {
             cases.extend(WAYS.map(|what| Case { step: *step, who, what }));
         }
     }
@@ -172,13 +139,7 @@ fn doing(step: Step) -> Option<Doing> {
 impl Case {
     /// Whether the process breaks by its own fail point.
     fn is_own(self) -> bool {
-        matches!(
-            (self.who, self.step.process()),
-            (Who::Daemon, Process::Daemon)
-                | (Who::Shim, Process::Shim)
-                | (Who::Agent, Process::Agent)
-                | (Who::Cli, Process::Cli)
-        )
+        self.who.is(self.step.process())
     }
 
     fn effect(self) -> Effect {
@@ -476,7 +437,7 @@ mod tests {
     #[test]
     fn every_case_has_a_name_of_its_own() {
         let all = cases();
-        assert_eq!(all.len(), step::ALL.len() * EVERYBODY.len() * WAYS.len());
+        assert_eq!(all.len(), step::ALL.len() * Who::EVERYBODY.len() * WAYS.len());
         for one in all {
             assert_eq!(case(&one.to_string()), Some(one));
         }

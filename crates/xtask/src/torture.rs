@@ -9,8 +9,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use banger_api::step;
-use banger_testkit::torture::{self, Case, EVERYBODY, Verdict, WAYS};
+use banger_api::step::{self, Who};
+use banger_testkit::torture::{self, Case, Verdict, WAYS};
 
 use crate::failure::{ChoreFailure, capture, on_file};
 use crate::tree;
@@ -174,7 +174,7 @@ impl Results {
 
     /// One row for each step with a result; in a cell one letter for each way.
     fn table(&self) -> String {
-        let heads: Vec<String> = EVERYBODY.iter().map(ToString::to_string).collect();
+        let heads: Vec<String> = Who::EVERYBODY.iter().map(ToString::to_string).collect();
         let mut table =
             format!("| step | {} |\n|---{}|\n", heads.join(" | "), "|---".repeat(heads.len()));
         for (_, step) in step::ALL {
@@ -187,7 +187,7 @@ impl Results {
                 });
                 letters.iter().collect::<String>()
             };
-            let cells: Vec<String> = EVERYBODY.into_iter().map(cell).collect();
+            let cells: Vec<String> = Who::EVERYBODY.into_iter().map(cell).collect();
             if cells.iter().any(|cell| cell != "???") {
                 table.push_str(&format!("| `{step}` | {} |\n", cells.join(" | ")));
             }

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use banger_api::image::{CatalogImage, Image, ImageConfig, PruneImages, PrunedImage, PrunedImages};
 use banger_api::kernel::{CatalogKernel, Kernel};
@@ -21,6 +21,7 @@ use banger_core::spec::HostCapacity;
 use tokio::sync::{mpsc, watch};
 
 use super::{Artifacts, Host, Job, Later, Layers, LocalImage, LocalKernel, Machine, Report, Shims};
+use crate::testing::PATIENCE;
 
 /// How simulated shims behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -317,7 +318,9 @@ fn kernel(version: usize) -> Kernel {
 impl Seen {
     fn pull(&self, name: &str, report: &Report<'_>) -> Result<usize, Problem> {
         (report.progress)(Progress::stage("pull", name));
+        let deadline = Instant::now() + PATIENCE;
         while self.0.slow_pulls.load(Ordering::SeqCst) {
+            assert!(Instant::now() < deadline, "nobody lets the slow pull of {name} go on");
             if report.cancel.is_cancelled() {
                 return Err(Problem::new(ErrorCode::Cancelled, "cancelled"));
             }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use banger_api::Problem;
 use banger_api::shim::{COW_FILE, WORK_FILE};
-use banger_api::step::{self, Failing, Operation as Of, Process, Step};
+use banger_api::step::{self, Failing, Operation as Of, Process, Step, Who};
 use banger_api::vm::{EndCause, StartVm, VmState};
 use banger_core::id::Id;
 
@@ -38,16 +38,6 @@ enum Doing {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Who {
-    Daemon,
-    Shim,
-    Vmm,
-    Pasta,
-    Agent,
-    Cli,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Crash,
     Fail(Failing),
@@ -70,8 +60,6 @@ const CPUS: u32 = 3;
 const OTHER: &str = "sha256:other";
 /// The work disk that it removes.
 const WORK_BYTES: u64 = 1 << 30;
-
-const EVERYBODY: [Who; 6] = [Who::Daemon, Who::Shim, Who::Vmm, Who::Pasta, Who::Agent, Who::Cli];
 
 /// The ways in which a process can break. Only for the daemon, whose step it is, does it matter with
 /// which error.
@@ -319,7 +307,7 @@ fn check_all(doing: Doing) {
     let steps = steps_of(doing);
     assert!(!steps.is_empty(), "{doing:?} has steps");
     for step in steps {
-        for who in EVERYBODY {
+        for who in Who::EVERYBODY {
             for what in ways(who) {
                 check(Case { doing, step, who, what: *what });
             }

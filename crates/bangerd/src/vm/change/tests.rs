@@ -46,6 +46,14 @@ async fn stop(vm: &VmHandle) {
     }
 }
 
+/// A VM that runs, with a work disk.
+async fn with_work_disk(daemon: &Arc<Daemon>) -> Arc<VmHandle> {
+    let mut request = request("web", true);
+    request.spec.work_disk_bytes = Some(GIB);
+    make(daemon, request).await.expect("make");
+    find(daemon)
+}
+
 fn dir(vm: &VmHandle) -> PathBuf {
     PathBuf::from(vm.snapshot().dir)
 }
@@ -159,10 +167,7 @@ fn what_was_set_is_so_for_the_next_daemon_also_of_a_vm_that_runs() {
 async fn a_work_disk_grows_and_goes_only_when_nobody_uses_it() {
     let world = World::new();
     let daemon = world.daemon().await;
-    let mut request = request("web", true);
-    request.spec.work_disk_bytes = Some(GIB);
-    make(&daemon, request).await.expect("make");
-    let vm = find(&daemon);
+    let vm = with_work_disk(&daemon).await;
     let disk = dir(&vm).join(WORK_FILE);
     assert_eq!(bytes(&disk), Some(GIB));
     let refused = vm.change(work(0)).await.expect_err("it runs");
@@ -190,10 +195,7 @@ fn a_daemon_that_dies_while_it_changes_a_vm_has_done_it_or_not() {
         let trap = Trap::at(step, Effect::Crash);
         let disk = life(async {
             let daemon = world.daemon_with(trap.gate()).await;
-            let mut request = request("web", true);
-            request.spec.work_disk_bytes = Some(GIB);
-            make(&daemon, request).await.expect("make");
-            let vm = find(&daemon);
+            let vm = with_work_disk(&daemon).await;
             stop(&vm).await;
             let disk = dir(&vm).join(WORK_FILE);
             std::fs::write(&disk, "data").expect("write");
@@ -227,10 +229,7 @@ async fn a_removal_that_was_cut_off_does_not_come_back_with_its_data() {
     let world = World::new();
     let trap = Trap::at(step::SET_WORK_DISK, Effect::Fail(Failing::Eio));
     let daemon = world.daemon_with(trap.gate()).await;
-    let mut request = request("web", true);
-    request.spec.work_disk_bytes = Some(GIB);
-    make(&daemon, request).await.expect("make");
-    let vm = find(&daemon);
+    let vm = with_work_disk(&daemon).await;
     stop(&vm).await;
     let disk = dir(&vm).join(WORK_FILE);
     std::fs::write(&disk, "data").expect("write");
@@ -276,10 +275,7 @@ fn a_root_disk_is_replaced_whole_or_not_at_all_and_never_under_another_image() {
         let trap = Trap::at(step, Effect::Crash);
         let place = life(async {
             let daemon = world.daemon_with(trap.gate()).await;
-            let mut request = request("web", true);
-            request.spec.work_disk_bytes = Some(GIB);
-            make(&daemon, request).await.expect("make");
-            let vm = find(&daemon);
+            let vm = with_work_disk(&daemon).await;
             let refused = vm.change(image(&daemon, digest)).await.expect_err("it runs");
             assert_eq!(refused.code, ErrorCode::VmWrongState);
             stop(&vm).await;
