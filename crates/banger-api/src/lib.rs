@@ -12,7 +12,9 @@
 
 pub mod agent;
 pub mod change;
+pub mod end;
 pub mod error;
+pub mod event;
 pub mod exec;
 pub mod exit;
 pub mod image;

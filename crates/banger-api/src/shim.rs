@@ -122,6 +122,9 @@ pub struct LaunchSpec {
     /// Most that each of the VM's logs takes with its older half.
     #[serde(default = "default_log_bytes")]
     pub log_bytes: u64,
+    /// Which start of the host this belongs to: after another one nothing of it can be alive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_boot_id: Option<String>,
 }
 
 fn default_log_bytes() -> u64 {

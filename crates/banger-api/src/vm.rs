@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, Resources};
-use crate::exec::ExecEnd;
+pub use crate::end::{EndCause, VmEnd};
 use crate::image::{PullPolicy, RegistryAccess};
 
 /// The states of a VM.
@@ -256,6 +256,17 @@ pub struct VmStatus {
     /// Things a person should know, one line each: `root.cow was marked invalid; repaired`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// How often in a row its restart policy has started it, the start that is due next included.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
+    /// When its restart policy starts an ended VM again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_start_ms: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The engine that runs a VM.
@@ -288,67 +299,6 @@ impl Accelerator {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
-        }
-    }
-}
-
-/// How a VM ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct VmEnd {
-    /// The kind of end.
-    pub cause: EndCause,
-    /// The reason for people, one line: `guest kernel panic: …`.
-    pub reason: String,
-    /// How the main process ended, if there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub main: Option<ExecEnd>,
-    /// Last lines of the guest's console, control characters removed, for ends that nobody wanted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub console_tail: Vec<String>,
-}
-
-/// The kinds of end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum EndCause {
-    /// `stop`: synced, unmounted, powered off.
-    Stopped,
-    /// `stop` ran out of its grace period, so the VM was killed.
-    StopTimedOut,
-    /// `kill`, or `rm --force`.
-    Killed,
-    /// The main process ended.
-    MainExited,
-    /// The client that owned the VM hung up.
-    OwnerGone,
-    /// The guest powered itself off.
-    GuestPowerOff,
-    /// The guest's kernel panicked.
-    GuestPanic,
-    /// The VMM ended by itself.
-    VmmExited,
-    /// The VM never came up.
-    LaunchFailed,
-    /// The shim vanished: killed, or the host went down.
-    ShimGone,
-}
-
-impl EndCause {
-    /// The state of a VM that ended so.
-    #[must_use]
-    pub fn state(self) -> VmState {
-        match self {
-            Self::Stopped
-            | Self::StopTimedOut
-            | Self::Killed
-            | Self::MainExited
-            | Self::OwnerGone
-            | Self::GuestPowerOff => VmState::Stopped,
-            Self::GuestPanic | Self::VmmExited | Self::LaunchFailed | Self::ShimGone => {
-                VmState::Failed
-            }
         }
     }
 }

@@ -12,6 +12,8 @@
 use banger_api::vm::{EndCause, VmEnd, VmState, VmStatus};
 use banger_api::{ErrorCode, Problem};
 
+pub use crate::vanished::{ShimExit, Traces};
+
 /// What somebody wants of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
@@ -136,28 +138,24 @@ pub struct Remains {
     pub written: Option<VmStatus>,
     /// When it was created.
     pub created_at_ms: u64,
+    /// What tells how its shim ended.
+    pub traces: Traces,
 }
 
 /// The state of a VM that no shim runs. A shim that vanished without a word made it fail.
 #[must_use]
 pub fn settle(remains: Remains, now_ms: u64) -> VmStatus {
-    let Remains { desired, recorded, written, created_at_ms } = remains;
+    let Remains { desired, recorded, written, created_at_ms, traces } = remains;
     if desired == Desired::Stopped {
         return recorded.unwrap_or_else(|| fresh(VmState::Created, created_at_ms));
     }
     match written {
         Some(status) if matches!(status.state, VmState::Stopped | VmState::Failed) => status,
         Some(status) => {
-            let reason = "its supervisor vanished: killed, or the host went down";
-            VmStatus {
-                state: VmState::Failed,
-                since_ms: now_ms,
-                end: Some(plain_end(EndCause::ShimGone, reason)),
-                ..status
-            }
+            VmStatus { state: VmState::Failed, since_ms: now_ms, end: Some(traces.end()), ..status }
         }
         None => recorded.unwrap_or_else(|| VmStatus {
-            end: Some(plain_end(EndCause::LaunchFailed, "its start was interrupted")),
+            end: Some(traces.of_an_interrupted_start()),
             ..fresh(VmState::Failed, now_ms)
         }),
     }
@@ -174,6 +172,8 @@ pub fn fresh(state: VmState, since_ms: u64) -> VmStatus {
         boot_ms: None,
         resources: None,
         warnings: Vec::new(),
+        restarts: 0,
+        next_start_ms: None,
     }
 }
 
@@ -267,7 +267,13 @@ mod tests {
     }
 
     fn remains(desired: Desired) -> Remains {
-        Remains { desired, recorded: None, written: None, created_at_ms: 5 }
+        Remains {
+            desired,
+            recorded: None,
+            written: None,
+            created_at_ms: 5,
+            traces: Traces::default(),
+        }
     }
 
     #[test]

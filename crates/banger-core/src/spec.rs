@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use banger_api::vm::VmSpec;
+use banger_api::vm::{RestartPolicy, VmSpec};
 use banger_api::{ErrorCode, Problem};
 
 use crate::signal::{self, UnknownSignal};
@@ -120,6 +120,12 @@ pub enum SpecError {
     /// A limit of no time at all.
     #[error("a timeout of 0 would end the command before it began")]
     NoTime,
+    /// A life of no time at all.
+    #[error("a time to live of 0 would end the VM before it began")]
+    NoLife,
+    /// A VM that goes when it ends cannot be started again.
+    #[error("a VM that is removed when it ends cannot be started again when it ends")]
+    RestartOfRemoved,
     /// No signal has that name.
     #[error(transparent)]
     Signal(#[from] UnknownSignal),
@@ -145,6 +151,8 @@ impl SpecError {
             Self::DiskTooLarge { .. } => "leave --disk out for the default of 8 GiB".to_owned(),
             Self::WorkDiskTooSmall { .. } => "banger run --work-disk 10G".to_owned(),
             Self::NoTime => "leave --timeout out for no limit".to_owned(),
+            Self::NoLife => "leave --ttl out for no limit".to_owned(),
+            Self::RestartOfRemoved => "leave out either --rm or --restart".to_owned(),
             _ => return None,
         };
         Some(text)
@@ -191,6 +199,12 @@ pub fn check(spec: &VmSpec, host: &HostCapacity) -> Result<(), SpecError> {
     }
     if spec.timeout_ms == Some(0) {
         return Err(SpecError::NoTime);
+    }
+    if spec.ttl_ms == Some(0) {
+        return Err(SpecError::NoLife);
+    }
+    if spec.remove_on_exit && spec.restart != RestartPolicy::No {
+        return Err(SpecError::RestartOfRemoved);
     }
     if let Some(name) = &spec.stop_signal {
         signal::parse(name)?;
@@ -331,6 +345,8 @@ pub(crate) mod tests {
                 boot_ms: None,
                 resources: None,
                 warnings: Vec::new(),
+                restarts: 0,
+                next_start_ms: None,
             },
             pending: Vec::new(),
             dir: "/vms/0123456789ab".into(),

@@ -21,6 +21,22 @@ pub fn now_ns() -> u64 {
     u64::try_from(since_epoch().as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Milliseconds that this machine has run, its sleep included.
+#[must_use]
+pub fn elapsed_ms() -> u64 {
+    let elapsed = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        .unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The kernel's name for this run of the machine; another after every restart.
+#[must_use]
+pub fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
 /// Time that this machine has run, not counting sleep.
 #[must_use]
 pub fn monotonic() -> Duration {

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tokio::net::unix::pipe;
 
 use banger_api::shim::{LOCK_FILE, RUN_DIR, SHIM_LOG_FILE, SHIM_SOCKET};
+use banger_core::lifecycle::ShimExit;
 
 use crate::lock::OfdLock;
 
@@ -154,27 +155,7 @@ pub fn kill_shim(vm_dir: &Path) -> io::Result<bool> {
     // before this opens it; afterwards the descriptor is the process, whatever its number becomes.
     let pidfd = crate::process::pidfd_open(peer)?;
     drop(stream);
-    pidfd_kill(&pidfd)
-}
-
-pub(crate) fn pidfd_kill(pidfd: &OwnedFd) -> io::Result<bool> {
-    // SAFETY: pidfd_send_signal with a null siginfo touches no memory.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            libc::SIGKILL,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
-        )
-    };
-    if result == 0 {
-        return Ok(true);
-    }
-    match io::Error::last_os_error() {
-        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
-        error => Err(error),
-    }
+    crate::process::pidfd_signal(&pidfd, libc::SIGKILL)
 }
 
 /// Makes orphaned shims children of this process, so that they can be [`reap`]ed.
@@ -185,10 +166,11 @@ pub fn adopt_orphans() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true).map_err(Into::into)
 }
 
-/// Collects orphaned shims that have ended. To be called on SIGCHLD.
+/// Collects orphaned shims that have ended, and says which and how. To be called on SIGCHLD.
 ///
 /// Other ended children are left to whoever waits for them.
-pub fn reap() {
+pub fn reap() -> Vec<(i32, ShimExit)> {
+    let mut ended = Vec::new();
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) =
         waitid(Id::All, flags)
@@ -196,8 +178,18 @@ pub fn reap() {
         // A zombie keeps its name. Anything else is looked at again at the next SIGCHLD, when its
         // own waiter has taken it away.
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        if name.trim_end() != SHIM_NAME || waitpid(pid, Some(WaitPidFlag::WNOHANG)).is_err() {
-            return;
+        if name.trim_end() != SHIM_NAME {
+            break;
+        }
+        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => {
+                ended.push((pid.as_raw(), ShimExit::Exited(code)));
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                ended.push((pid.as_raw(), ShimExit::Signaled(signal as i32)));
+            }
+            _ => break,
         }
     }
+    ended
 }

@@ -32,6 +32,9 @@ impl Board {
             boot_ms: None,
             resources: Some(resources),
             warnings: Vec::new(),
+            // The daemon knows.
+            restarts: 0,
+            next_start_ms: None,
         };
         let path = vm_dir.join(STATUS_FILE);
         let board = Self { path, status: watch::Sender::new(status.clone()) };

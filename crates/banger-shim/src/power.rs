@@ -9,6 +9,7 @@
 //!            └─ guest reboots ────────────────────────────────▶ started again
 //! ```
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -51,12 +52,16 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
 /// What asks a program to end that nobody named a signal for.
 const SIGTERM: i32 = 15;
+/// What ends a program without asking.
+const SIGKILL: i32 = 9;
 
 /// What a running machine can be told.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Order {
     /// Stop cleanly within a grace period.
     Stop(Duration),
+    /// The same, because the shim was told to end.
+    Terminate(Duration),
     /// End at once.
     Kill,
     /// The main process ended.
@@ -71,6 +76,7 @@ impl Order {
         let (cause, main) = match self {
             Self::Kill => (EndCause::Killed, None),
             Self::Stop(_) => (EndCause::Stopped, None),
+            Self::Terminate(_) => (EndCause::Terminated, None),
             Self::MainEnded(end) | Self::OwnerGone(Some(end)) => (EndCause::MainExited, Some(end)),
             Self::OwnerGone(None) => (EndCause::OwnerGone, None),
         };
@@ -82,7 +88,7 @@ impl Order {
         match self {
             Self::Kill => None,
             Self::OwnerGone(_) if owner != Some(OwnerPolicy::Stop) => None,
-            Self::Stop(grace) => Some(grace),
+            Self::Stop(grace) | Self::Terminate(grace) => Some(grace),
             Self::MainEnded(_) | Self::OwnerGone(_) => Some(DEFAULT_GRACE),
         }
     }
@@ -213,7 +219,7 @@ impl Watch<'_> {
 
     /// Why the VMM ended by itself.
     async fn judge(self, status: std::io::Result<ExitStatus>) -> Outcome {
-        let Self { machine, shutdown_reason, .. } = self;
+        let Self { vm, machine, shutdown_reason, .. } = self;
         let mut events = machine.events;
         let (tail, words) = (machine.console.finish().await, machine.words.finish().await);
         let mut reason = shutdown_reason;
@@ -232,7 +238,11 @@ impl Watch<'_> {
             }
             (_, Some(line)) => ended(EndCause::GuestPanic, format!("guest kernel panic: {line}")),
             (Some("guest-reset"), None) => Outcome::Reboot,
-            _ => ended(EndCause::VmmExited, describe_vmm_end(status, &words)),
+            _ => {
+                let out_of_memory = vm.oom.has_killed();
+                let (cause, reason) = vmm_end(status, &words, out_of_memory);
+                ended(cause, reason)
+            }
         }
     }
 
@@ -359,8 +369,33 @@ pub(crate) fn reason(cause: EndCause, main: Option<ExecEnd>) -> String {
         (EndCause::StopTimedOut, _) => {
             "killed: the guest did not stop within its grace period".to_owned()
         }
+        (EndCause::Terminated, _) => {
+            "its supervisor was told to end, as when the host shuts down; stopped cleanly"
+                .to_owned()
+        }
         (EndCause::OwnerGone, _) => "the client that started it is gone".to_owned(),
         _ => "stopped by request".to_owned(),
+    }
+}
+
+/// Why a VMM ended that nobody ended. One that was killed does not say by whom, so memory is named
+/// only where the kernel's counter shows it.
+fn vmm_end(
+    status: std::io::Result<ExitStatus>,
+    words: &Tail,
+    out_of_memory: bool,
+) -> (EndCause, String) {
+    let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
+    match signal {
+        Some(SIGKILL) if out_of_memory => (
+            EndCause::OutOfMemory,
+            "out of memory: the host's kernel killed the VMM, as its cgroup shows".to_owned(),
+        ),
+        Some(SIGKILL) => (
+            EndCause::VmmExited,
+            "the VMM was killed by signal 9 (SIGKILL), sender unknown".to_owned(),
+        ),
+        _ => (EndCause::VmmExited, describe_vmm_end(status, words)),
     }
 }
 
@@ -377,6 +412,23 @@ pub(crate) fn describe_vmm_end(status: std::io::Result<ExitStatus>, words: &Tail
 mod tests {
     use super::*;
     use crate::testing::launch_spec;
+
+    #[test]
+    fn a_vmm_that_was_killed_is_not_said_to_be_out_of_memory_without_evidence() {
+        // Raw wait status, whether the counter shows a kill; cause, part of the reason.
+        let table = [
+            (9, true, EndCause::OutOfMemory, "out of memory"),
+            (9, false, EndCause::VmmExited, "signal 9 (SIGKILL), sender unknown"),
+            (11, true, EndCause::VmmExited, "signal: 11"),
+            (1 << 8, true, EndCause::VmmExited, "exit status: 1"),
+        ];
+        for (raw, out_of_memory, cause, part) in table {
+            let status = Ok(ExitStatus::from_raw(raw));
+            let (found, reason) = vmm_end(status, &Tail::default(), out_of_memory);
+            assert_eq!(found, cause, "{reason}");
+            assert!(reason.contains(part), "{reason}");
+        }
+    }
 
     #[test]
     fn a_main_process_ends_in_the_way_that_its_image_names() {

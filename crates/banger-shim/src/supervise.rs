@@ -11,6 +11,7 @@ use banger_api::shim::{LaunchEvent, LaunchSpec, SHIM_LOG_FILE};
 use banger_api::step::{self, Step};
 use banger_api::vm::{EndCause, EngineInUse, VmEnd, VmState};
 use banger_host::logs::{DEFAULT_CAP_BYTES, ErrorLog, printable_line};
+use banger_host::oom::OomWatch;
 use banger_host::{environment, fault};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -53,6 +54,8 @@ pub(crate) struct Vm {
     pub(crate) ownership: Ownership,
     /// Told when a log has grown.
     pub(crate) logged: Notify,
+    /// Whether the kernel kills for want of memory.
+    pub(crate) oom: OomWatch,
 }
 
 impl Vm {
@@ -119,6 +122,7 @@ async fn run() -> Result<(), Failure> {
         orders,
         main_pid: MainPid::default(),
         logged: Notify::new(),
+        oom: OomWatch::of_this_process(),
     });
     fault::reach(step::SHIM_SERVE).await?;
     let server = serve::start(Arc::clone(&vm))?;
@@ -210,7 +214,7 @@ fn stop_on_sigterm(orders: mpsc::Sender<Order>) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::spawn(async move {
         while terminate.recv().await.is_some() {
-            let _ = orders.send(Order::Stop(Duration::from_secs(10))).await;
+            let _ = orders.send(Order::Terminate(Duration::from_secs(10))).await;
         }
     });
     Ok(())

@@ -5,8 +5,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    completion, create, daemon, doctor, exec, image, kernel, kill, logs, ls, prune, restart, rm,
-    run, set, shell, show, start, stop, system, version, wait,
+    completion, create, daemon, doctor, events, exec, image, kernel, kill, logs, ls, prune,
+    restart, rm, run, set, shell, show, start, stop, system, version, wait,
 };
 
 /// The commands as a person thinks of them. clap would list them as they come.
@@ -23,6 +23,7 @@ Live with VMs:
   wait        Wait until VMs end          restart     Stop and start VMs
   rm          Remove VMs                  kill        Switch VMs off at once
   prune       Remove all ended VMs        set         Change size, disks, labels of VMs
+  events      Show what happens, as it happens
   vm          All of these, as `banger vm VERB`
 
 What VMs are made of:
@@ -123,6 +124,8 @@ pub enum Command {
     Daemon(daemon::DaemonCommand),
     /// Check whether this machine can run VMs, and how to mend what keeps it from it
     Doctor(doctor::Doctor),
+    /// Show what happens to VMs, images and kernels as it happens
+    Events(events::Events),
     /// Disk use, and a way back to the beginning
     #[command(subcommand, arg_required_else_help = true)]
     System(system::SystemCommand),

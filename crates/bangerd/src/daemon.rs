@@ -11,9 +11,10 @@ use banger_core::filter::Filter;
 use banger_core::id::{Id, ResolveError, resolve};
 use banger_core::suggest;
 use banger_host::paths::StateDirs;
-use tokio::sync::RwLock;
+use tokio::sync::{Notify, RwLock};
 
 use crate::config::Config;
+use crate::events::Events;
 use crate::gate::Gate;
 use crate::host::Host;
 use crate::operations::{Operations, Shared};
@@ -53,6 +54,10 @@ pub struct Daemon {
     pub jobs: Shared,
     /// Files that were sent and wait to be used.
     pub uploads: Uploads,
+    /// What happens, for whoever listens.
+    pub events: Arc<Events>,
+    /// Told when some VM may expire sooner than was known: a new one, or one that was changed.
+    pub expiries: Notify,
     /// Shared by whoever finds an image and a kernel and then writes the row that uses them; held
     /// alone by whoever finds them unused and then removes them.
     pub artifacts_in_use: RwLock<()>,
@@ -73,6 +78,8 @@ impl Daemon {
             operations: Operations::default(),
             jobs: Shared::default(),
             uploads: Uploads::default(),
+            events: Arc::default(),
+            expiries: Notify::new(),
             artifacts_in_use: RwLock::new(()),
             store: Arc::new(parts.store),
             vms: Mutex::default(),
@@ -130,6 +137,7 @@ impl Daemon {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(handle.id.clone(), Arc::clone(&handle));
+        self.expiries.notify_one();
         handle
     }
 

@@ -8,6 +8,7 @@ use banger_host::command::Cancel;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::{Daemon, blocking};
+use crate::events::News;
 use crate::host::{Host, Job, Report};
 use crate::operations::{Handle, SharedKey};
 
@@ -30,8 +31,14 @@ pub async fn join(
 ) -> Result<OperationResult, Problem> {
     let request = serde_json::to_string(&job).unwrap_or_default();
     let key = SharedKey { description: job.description(), request };
-    let host = daemon.host.clone();
-    let work = move |handle: Handle| perform(host, job, handle);
+    let (host, events) = (daemon.host.clone(), Arc::clone(&daemon.events));
+    let work = move |handle: Handle| async move {
+        let done = perform(host, job.clone(), handle).await;
+        if let Some(news) = done.as_ref().ok().and_then(|result| News::of_job(&job, result)) {
+            events.tell(news);
+        }
+        done
+    };
     daemon.jobs.join(&daemon.operations, key, operation, work).await
 }
 

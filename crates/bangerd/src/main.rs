@@ -8,11 +8,14 @@ mod api;
 mod artifacts;
 mod config;
 mod daemon;
+mod events;
 mod gate;
 mod host;
 mod jobs;
 mod listener;
 mod operations;
+#[cfg(test)]
+mod power_cut_tests;
 mod reconcile;
 mod serve;
 mod store;

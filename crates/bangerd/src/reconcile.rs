@@ -1,20 +1,25 @@
-//! What a daemon that starts makes of what it finds: running VMs are watched again, ended ones are
-//! recorded, and removals that were begun are finished.
+//! What a daemon makes of what it finds: running VMs are watched again, ended ones are recorded, and
+//! removals that were begun are finished. All of it when it starts, and then, every now and then,
+//! whether what it takes for true still is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use banger_api::Problem;
-use banger_api::shim::STATUS_FILE;
+use banger_api::event::EventType;
+use banger_api::shim::{LAUNCH_FILE, STATUS_FILE};
 use banger_api::step;
 use banger_api::vm::VmStatus;
 use banger_core::id::Id;
-use banger_core::lifecycle::{Adoption, Desired, Found, Remains, plan_adoption, settle};
+use banger_core::lifecycle::{Adoption, Desired, Found, Remains, Traces, plan_adoption, settle};
+use banger_core::restart::{Run, after};
 use banger_host::clock;
 
 use crate::daemon::{Daemon, blocking, failed};
+use crate::events::News;
 use crate::store::VmRow;
-use crate::vm::{Phase, clear_leftovers, read_status};
+use crate::vm::{Phase, clear_leftovers, read_launch_file, read_status};
 
 /// A VM in the database, and what is known of it beside that.
 #[derive(Debug)]
@@ -22,6 +27,23 @@ struct Observed {
     row: VmRow,
     locked: bool,
     written: Option<VmStatus>,
+    traces: Traces,
+}
+
+/// How often a running daemon compares what it takes for true with what is.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// Has every VM's task look, every now and then, as long as the daemon lives.
+pub async fn keep_looking(daemon: Arc<Daemon>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        look(&daemon);
+    }
+}
+
+/// Has every VM's task look whether what it takes for true still is.
+pub fn look(daemon: &Daemon) {
+    daemon.handles().iter().for_each(|vm| vm.look());
 }
 
 /// Takes up every VM in the database.
@@ -41,6 +63,7 @@ pub async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Problem> {
 async fn observe(daemon: &Arc<Daemon>, rows: Vec<VmRow>) -> Result<Vec<Observed>, Problem> {
     let daemon = Arc::clone(daemon);
     blocking(move || {
+        let boot_id = daemon.host.machine.boot_id();
         let known: Vec<Id> = rows.iter().map(|row| row.id.clone()).collect();
         let strangers = clear_leftovers(&daemon.dirs.vms(), &known)
             .map_err(|error| failed("cannot look through the VMs' directories", &error))?;
@@ -53,11 +76,23 @@ async fn observe(daemon: &Arc<Daemon>, rows: Vec<VmRow>) -> Result<Vec<Observed>
                 })?;
                 let ran = locked || row.desired == Desired::Running;
                 let written = if ran { read_status(&dir.join(STATUS_FILE)) } else { None };
-                Ok(Observed { row, locked, written })
+                let traces = if ran && !locked {
+                    traces(&dir, boot_id.as_deref())
+                } else {
+                    Traces::default()
+                };
+                Ok(Observed { row, locked, written, traces })
             })
             .collect()
     })
     .await
+}
+
+/// What shows of a VM that ended while no daemon looked.
+fn traces(vm_dir: &Path, boot_id: Option<&str>) -> Traces {
+    let started_in = read_launch_file(&vm_dir.join(LAUNCH_FILE)).and_then(|it| it.host_boot_id);
+    let rebooted = started_in.is_some() && boot_id.is_some() && started_in.as_deref() != boot_id;
+    Traces { rebooted, ..Traces::default() }
 }
 
 fn warn_of(strangers: &[PathBuf]) {
@@ -67,7 +102,7 @@ fn warn_of(strangers: &[PathBuf]) {
 }
 
 async fn take_up(daemon: &Arc<Daemon>, vm: Observed) -> Result<(), Problem> {
-    let Observed { row, locked, written } = vm;
+    let Observed { row, locked, written, traces } = vm;
     let plan = plan_adoption(Found {
         locked,
         deleting: row.deleting,
@@ -85,21 +120,35 @@ async fn take_up(daemon: &Arc<Daemon>, vm: Observed) -> Result<(), Problem> {
         Adoption::Watch => Phase::found_alive(written, false),
         Adoption::Remove if locked => Phase::found_alive(written, true),
         Adoption::Remove => Phase::found_to_remove(),
-        Adoption::Settle => Phase::Ended(settle_row(daemon, &row, written).await),
+        Adoption::Settle => Phase::Ended(settle_row(daemon, &row, written, traces).await),
     };
-    daemon.add(row, phase);
+    if plan == Adoption::Watch {
+        daemon.events.tell(News::vm(EventType::VmAdopted, &row));
+    }
+    daemon.add(row, phase).look();
     Ok(())
 }
 
 /// The state of a VM that no shim runs; recorded if the former daemon could not.
-async fn settle_row(daemon: &Arc<Daemon>, row: &VmRow, written: Option<VmStatus>) -> VmStatus {
+async fn settle_row(
+    daemon: &Arc<Daemon>,
+    row: &VmRow,
+    written: Option<VmStatus>,
+    traces: Traces,
+) -> VmStatus {
     let remains = Remains {
         desired: row.desired,
         recorded: row.last.clone(),
         written,
         created_at_ms: row.created_at_ms,
+        traces,
     };
-    let status = settle(remains, clock::now_ms());
+    let mut status = settle(remains, clock::now_ms());
+    let is_new = row.last.as_ref() != Some(&status);
+    if row.desired == Desired::Running && is_new {
+        let run = Run { policy: row.spec.restart, asked: false, restarts: 0, ran_ms: None };
+        status = after(run, status, clock::now_ms());
+    }
     if row.desired == Desired::Running {
         let (id, record) = (row.id.clone(), status.clone());
         let recorded = async {

@@ -13,6 +13,7 @@ use axum::Router;
 use banger_api::{Problem, step};
 use banger_host::lock::{self, OfdLock};
 use banger_host::paths::{API_SOCKET, PathsError, StateDirs};
+use banger_host::supervisor::Ends;
 use banger_host::{clock, connect, fault};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,12 +22,14 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Front};
 use crate::config::{Config, ConfigError};
 use crate::daemon::{Daemon, Parts, failed};
+use crate::events::News;
 use crate::gate::Gate;
 use crate::host::real;
 use crate::listener::{End, OwnersOnly};
 use crate::operations::Operations;
-use crate::reconcile::reconcile;
+use crate::reconcile::{self, reconcile};
 use crate::store::{Store, StoreError};
+use crate::vm::expiry;
 
 /// How long operations may take to clean up when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -105,14 +108,14 @@ pub fn run() -> Result<(), ServeError> {
 async fn serve(dirs: StateDirs) -> Result<(), ServeError> {
     let front = Front::new(&dirs.data, clock::now_ms());
     end_on_signals(&front.shutdown).map_err(cannot("watch for signals"))?;
-    real::reap_shims().map_err(cannot("adopt orphaned shims"))?;
+    let ends = real::reap_shims().map_err(cannot("adopt orphaned shims"))?;
     fault::reach(step::DAEMON_LISTEN).await.map_err(cannot("bind the socket"))?;
     let listener =
         connect::listen_async(&dirs.runtime, API_SOCKET).map_err(cannot("bind the socket"))?;
     let socket = dirs.api_socket();
     tracing::info!(data = %dirs.data.display(), socket = %socket.display(), "the daemon begins");
 
-    let daemon = open(&dirs).await;
+    let daemon = open(&dirs, ends).await;
     let router = match &daemon {
         Ok(daemon) => api::router(front.clone(), Arc::clone(daemon)),
         Err(problem) => {
@@ -131,7 +134,7 @@ async fn serve(dirs: StateDirs) -> Result<(), ServeError> {
 }
 
 /// Opens everything, and takes up the VMs.
-async fn open(dirs: &StateDirs) -> Result<Arc<Daemon>, Problem> {
+async fn open(dirs: &StateDirs, ends: Ends) -> Result<Arc<Daemon>, Problem> {
     fault::reach(step::DAEMON_OPEN)
         .await
         .map_err(|error| failed("the state directory cannot be opened", &error))?;
@@ -139,10 +142,13 @@ async fn open(dirs: &StateDirs) -> Result<Arc<Daemon>, Problem> {
         .map(real::with_environment)
         .map_err(|error: ConfigError| Problem::from(error))?;
     let store = Store::open(&dirs.database()).map_err(|error: StoreError| Problem::from(error))?;
-    let host = real::host(dirs)?;
+    let host = real::host(dirs, ends)?;
     let daemon =
         Daemon::new(Parts { dirs: dirs.clone(), config, store, host, gate: Gate::default() });
+    daemon.events.tell(News::daemon_started());
     reconcile(&daemon).await?;
+    tokio::spawn(reconcile::keep_looking(Arc::clone(&daemon)));
+    tokio::spawn(expiry::watch(Arc::clone(&daemon)));
     Ok(daemon)
 }
 

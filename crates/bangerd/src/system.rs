@@ -8,7 +8,7 @@ use banger_api::Problem;
 use banger_api::image::{Image, PruneImages};
 use banger_api::operation::{OperationResult, Progress};
 use banger_api::system::{DiskUse, DiskUseRow, ResetPlan};
-use banger_api::vm::{Pruned, VmState};
+use banger_api::vm::{Pruned, VmState, VmStatus};
 use banger_core::id::Id;
 use banger_host::files;
 use futures_util::future::join_all;
@@ -117,7 +117,7 @@ pub async fn prune(daemon: &Arc<Daemon>, dry_run: bool) -> Result<Pruned, Proble
     let ended: Vec<Arc<VmHandle>> = daemon
         .handles()
         .into_iter()
-        .filter(|vm| !vm.is_hidden() && matches!(vm.state(), VmState::Stopped | VmState::Failed))
+        .filter(|vm| !vm.is_hidden() && has_ended(&vm.snapshot().status))
         .collect();
     let dirs: Vec<PathBuf> = ended.iter().map(|vm| daemon.vm_dir(&vm.id)).collect();
     let sizes =
@@ -138,6 +138,11 @@ pub async fn prune(daemon: &Arc<Daemon>, dry_run: bool) -> Result<Pruned, Proble
     }
     pruned.vms.sort();
     failure.map_or(Ok(pruned), Err)
+}
+
+/// Whether it has ended for good: one that is about to be started again has not.
+fn has_ended(status: &VmStatus) -> bool {
+    matches!(status.state, VmState::Stopped | VmState::Failed) && status.next_start_ms.is_none()
 }
 
 /// Removes a VM. Whether it is gone: one that was started meanwhile stays.

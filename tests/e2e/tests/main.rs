@@ -18,6 +18,7 @@ mod images;
 mod images_guide;
 mod jail;
 mod kernels;
+mod life;
 mod lifecycle;
 mod logs;
 mod model;

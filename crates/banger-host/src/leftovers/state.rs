@@ -21,7 +21,6 @@ use super::processes;
 use crate::files;
 use crate::lock::{OfdLock, is_locked};
 use crate::paths::StateDirs;
-use crate::shim::pidfd_kill;
 
 /// Directory in the data directory for what may be somebody's and is no VM's.
 pub const SET_ASIDE: &str = "set-aside";
@@ -76,7 +75,7 @@ pub fn end(dirs: &StateDirs, pid: u32) -> io::Result<bool> {
     // The descriptor is the process for good; that it is still the one that was found is looked up
     // after it was opened.
     let is_it = holders_of_vm_locks(&dirs.vms()).any(|holder| holder.pid == pid);
-    if is_it { pidfd_kill(&pidfd) } else { Ok(false) }
+    if is_it { crate::process::pidfd_signal(&pidfd, libc::SIGKILL) } else { Ok(false) }
 }
 
 /// Moves the directory of no VM to where nobody takes it for one's, unless something alive holds its

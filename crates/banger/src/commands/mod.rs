@@ -4,6 +4,7 @@ pub mod completion;
 pub mod create;
 pub mod daemon;
 pub mod doctor;
+pub mod events;
 pub mod exec;
 pub mod image;
 pub mod kernel;
@@ -45,6 +46,7 @@ pub async fn run(command: Command, ui: &Ui) -> Result<u8, Failure> {
         Command::Kernel(command) => kernel::run(command, ui).await,
         Command::Daemon(command) => daemon::run(command, ui).await,
         Command::Doctor(args) => args.run(ui).await,
+        Command::Events(args) => args.run(ui).await,
         Command::System(command) => system::run(command, ui).await,
         Command::Completion(args) => args.run(ui),
         Command::Version(args) => args.run(ui).await,

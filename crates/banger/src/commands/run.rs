@@ -10,13 +10,14 @@ use std::time::Duration;
 use banger_api::exec::ExecRequest;
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::vm::{CreateVm, OwnerPolicy, StartVm, Vm, VmSpec, VmState};
-use banger_api::{ErrorCode, step};
+use banger_api::{ErrorCode, Problem, step};
 use banger_host::fault;
 use banger_host::http::Lines;
 use clap::Args;
 
 use super::guest_session::{self, GuestSession};
-use super::shape::{Shape, parse_timeout, timeout_ms};
+use super::shape::{Restart, Shape, parse_timeout, timeout_ms};
+use super::wait::wait_for;
 use crate::client::{Client, Patience, follow, vm_path};
 use crate::failure::Failure;
 use crate::guest_command::{self, GuestCommand};
@@ -65,6 +66,7 @@ impl Run {
         let escaped = guest_command::is_escaped(&line, self.words.len());
         let what = guest_command::split(self.shape.image.as_deref(), &self.words, escaped);
         self.shape.check(&what)?;
+        self.check_restart()?;
         let request = self.create_request(&what, ui)?;
         // From here on Ctrl-C cancels instead of killing us in the middle.
         let mut interrupts = Interrupts::listen();
@@ -100,6 +102,18 @@ impl Run {
             other => other?,
         }
         Ok(outcome.exit_code())
+    }
+
+    /// A VM that is this process's own ends with it.
+    fn check_restart(&self) -> Result<(), Failure> {
+        let cause = match (self.shape.restart, self.rm, self.detach) {
+            (Restart::No, ..) | (_, false, true) => return Ok(()),
+            (_, true, _) => "--rm removes the VM when it ends",
+            (_, false, false) => "a VM in the foreground stops when its command ends",
+        };
+        let title = "there would be nothing to start again";
+        let problem = Problem::new(ErrorCode::InvalidArgument, title).cause(cause);
+        Err(problem.hint("banger run -d --restart on-failure ..., or leave out --restart").into())
     }
 
     fn create_request(&self, what: &GuestCommand, ui: &Ui) -> Result<CreateVm, Failure> {
@@ -179,11 +193,10 @@ async fn removal(
 /// Waits until the VM has stopped, and tells a person how to get back to it.
 async fn keep(client: &Client, vm: &Vm, ui: &Ui) -> Result<(), Failure> {
     let mut interrupts = Interrupts::listen();
-    let path = vm_path(&vm.id, "/wait");
     let stopped: Vm = tokio::select! {
         biased;
         signal = interrupts.next() => return Err(Failure::signal(signal)),
-        stopped = client.get(&path) => stopped?,
+        stopped = wait_for(client, &vm.id) => stopped?,
     };
     if stopped.status.state == VmState::Stopped && ui.has_reader() {
         let name = &stopped.name;
@@ -227,6 +240,25 @@ mod tests {
             spec.entrypoint = Some(words(entrypoint));
             spec.default_command = words(default_command);
             assert_eq!(argv(&spec, words(command)), words(want), "{entrypoint} {command}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_started_again_is_refused() {
+        let check = |line: &str| {
+            Line::try_parse_from(line.split(' ')).expect("it makes sense").run.check_restart()
+        };
+        check("run --rm x").expect("no restart");
+        check("run -d --restart always x").expect("a VM that stays");
+        for (line, part) in [
+            ("run --restart always x", "foreground"),
+            ("run --rm --restart on-failure x", "--rm removes"),
+            ("run -d --rm --restart always x", "--rm removes"),
+        ] {
+            let Err(Failure::Problem(problem)) = check(line) else { panic!("{line} is refused") };
+            assert_eq!(problem.code, ErrorCode::InvalidArgument);
+            assert!(problem.causes[0].contains(part), "{line}: {problem}");
+            assert!(problem.hint.is_some(), "{line}");
         }
     }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use banger_api::change::{Applies, Change, SetVm, VmChanged};
-use banger_api::vm::RestartPolicy;
 use banger_core::{duration, size};
-use clap::{ArgGroup, Args, ValueEnum};
+use clap::{ArgGroup, Args};
 use hyper::Method;
 
+use super::shape::Restart;
 use crate::client::{Client, vm_path};
 use crate::failure::Failure;
 use crate::ui::Ui;
@@ -68,27 +68,6 @@ pub struct Set {
     /// Names or ids
     #[arg(required = true, value_name = "VM")]
     vms: Vec<String>,
-}
-
-/// When a VM is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Restart {
-    // Never.
-    No,
-    // If it failed.
-    OnFailure,
-    // However it ended.
-    Always,
-}
-
-impl From<Restart> for RestartPolicy {
-    fn from(restart: Restart) -> Self {
-        match restart {
-            Restart::No => Self::No,
-            Restart::OnFailure => Self::OnFailure,
-            Restart::Always => Self::Always,
-        }
-    }
 }
 
 impl Set {

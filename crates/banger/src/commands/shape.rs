@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use banger_api::ErrorCode;
 use banger_api::image::{PullPolicy, RegistryAccess};
-use banger_api::vm::{EngineChoice, InitMode, NetworkPolicy, VmSpec};
+use banger_api::vm::{EngineChoice, InitMode, NetworkPolicy, RestartPolicy, VmSpec};
 use banger_core::{duration, name, size, spec};
 use clap::{Args, ValueEnum};
 
@@ -89,6 +89,20 @@ pub struct Shape {
         help_heading = "VM"
     )]
     pub init: Option<Init>,
+    /// Start it again when it ends by itself: no, on-failure, always
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        hide_possible_values = true,
+        hide_default_value = true,
+        help_heading = "VM"
+    )]
+    pub restart: Restart,
+    /// Stop and remove the VM after so long, for example 30m or 8h
+    #[arg(long, value_name = "TIME", value_parser = parse_timeout, help_heading = "VM")]
+    pub ttl: Option<Duration>,
     /// Settings (TOML) or credentials (auth.json) of registries
     #[arg(long, value_name = "FILE", help_heading = "VM")]
     pub registry_config: Option<PathBuf>,
@@ -155,6 +169,28 @@ impl From<Pull> for PullPolicy {
     }
 }
 
+/// Whether a VM that ended by itself is started again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Restart {
+    // Never.
+    #[default]
+    No,
+    // If it failed.
+    OnFailure,
+    // However it ended.
+    Always,
+}
+
+impl From<Restart> for RestartPolicy {
+    fn from(restart: Restart) -> Self {
+        match restart {
+            Restart::No => Self::No,
+            Restart::OnFailure => Self::OnFailure,
+            Restart::Always => Self::Always,
+        }
+    }
+}
+
 /// What is the first process in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Init {
@@ -200,8 +236,8 @@ impl Shape {
             stop_signal: self.stop_signal.clone(),
             timeout_ms: None,
             remove_on_exit: false,
-            restart: Default::default(),
-            ttl_ms: None,
+            restart: self.restart.into(),
+            ttl_ms: timeout_ms(self.ttl),
             work_disk_bytes: self.work_disk.map(|bytes| bytes.next_multiple_of(size::MIB)),
             network: match self.net {
                 Net::Default => NetworkPolicy::Default,

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use banger_api::vm::{InitMode, NetworkPolicy, Vm};
+use banger_api::vm::{InitMode, NetworkPolicy, RestartPolicy, Vm};
 use banger_core::{duration, size};
 use clap::Args;
 
 use super::set;
-use super::vm_row::{age, state};
+use super::vm_row::{age, expires, state};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::ui::Ui;
@@ -75,6 +75,15 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
     fields.push(("Directory", spec.workdir.clone().unwrap_or_default()));
     fields.push(("Environment", pairs(&spec.env)));
     fields.push(("Labels", pairs(&spec.labels)));
+    if spec.restart != RestartPolicy::No {
+        let times = match vm.status.restarts {
+            0 => String::new(),
+            1 => " (1 restart so far)".to_owned(),
+            count => format!(" ({count} restarts in a row so far)"),
+        };
+        fields.push(("Restart", format!("{}{times}", spec.restart.as_str())));
+    }
+    fields.push(("Expires", expires(vm, now_ms).unwrap_or_default()));
     fields.push(("Created", format!("{} ago", age(vm.created_at_ms, now_ms))));
     fields.push(("Files", vm.dir.clone()));
     fields
@@ -138,6 +147,9 @@ mod tests {
         vm.spec.init = Some(InitMode::System);
         vm.spec.entrypoint = Some(vec!["/bin/sh".to_owned(), "-c".to_owned()]);
         vm.spec.stop_signal = Some("SIGQUIT".to_owned());
+        vm.spec.restart = RestartPolicy::OnFailure;
+        vm.status.restarts = 2;
+        vm.expires_at_ms = Some(1_021_000);
         insta::assert_snapshot!(render_fields(&fields(&vm, 121_000)), @r"
         Name:         web
         Id:           0123456789ab
@@ -153,6 +165,8 @@ mod tests {
         Entrypoint:   /bin/sh -c
         Stop signal:  SIGQUIT
         Labels:       team=a
+        Restart:      on-failure (2 restarts in a row so far)
+        Expires:      in 15m
         Created:      2 minutes ago
         Files:        /data/vms/0123456789ab
         ");

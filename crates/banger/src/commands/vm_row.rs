@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use banger_api::exec::ExecEnd;
-use banger_api::vm::{Vm, VmState};
+use banger_api::vm::{Vm, VmState, VmStatus};
 use banger_core::{duration, size};
 use serde::Serialize;
 
@@ -56,9 +56,15 @@ pub fn state(vm: &Vm, now_ms: u64) -> String {
         VmState::Stopped | VmState::Failed => {
             let code = status.end.as_ref().and_then(|end| end.main).map(ExecEnd::exit_code);
             let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
+            if let Some(next_start_ms) = status.next_start_ms {
+                return restarting(status, next_start_ms.saturating_sub(now_ms));
+            }
             format!("{}{code} {age} ago", status.state)
         }
-        live => format!("{live} {age}"),
+        live => match expires(vm, now_ms) {
+            Some(when) => format!("{live} {age}, expires {when}"),
+            None => format!("{live} {age}"),
+        },
     }
 }
 
@@ -69,6 +75,44 @@ fn now_and_then(vm: &Vm, setting: &str, set: String) -> String {
         Some(now) => format!("{now} → {set}"),
         None => set,
     }
+}
+
+/// The pause before a start: `restarting in 8s (3rd time: guest kernel panic: …)`.
+fn restarting(status: &VmStatus, left_ms: u64) -> String {
+    let left = match left_ms.div_ceil(1000) {
+        0 => "restarting now".to_owned(),
+        seconds => format!("restarting in {}", duration::format(Duration::from_secs(seconds))),
+    };
+    let reason = status.end.as_ref().map(|end| format!(": {}", clip(&end.reason)));
+    format!("{left} ({} time{})", ordinal(status.restarts), reason.unwrap_or_default())
+}
+
+/// The beginning of a reason: it stands in a list.
+fn clip(reason: &str) -> String {
+    match reason.char_indices().nth(40) {
+        Some((end, _)) => format!("{}…", reason[..end].trim_end()),
+        None => reason.to_owned(),
+    }
+}
+
+fn ordinal(number: u32) -> String {
+    let ending = match (number % 10, number % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{number}{ending}")
+}
+
+/// When it expires: `in 5m`, for a VM that does.
+pub fn expires(vm: &Vm, now_ms: u64) -> Option<String> {
+    let left_ms = vm.expires_at_ms?.saturating_sub(now_ms);
+    Some(match left_ms.div_ceil(1000) {
+        0 => "now".to_owned(),
+        seconds => format!("in {}", duration::format(Duration::from_secs(seconds))),
+    })
 }
 
 /// How long ago; a clock that was set back makes it nothing.
@@ -126,6 +170,24 @@ pub mod tests {
         bad            0123456789ab  failed 1 minute ago       debian-bookworm  2      1 GiB   2 minutes ago
         larger         0123456789ab  running 1 minute          debian-bookworm  1 → 2  1 GiB   2 minutes ago
         ");
+    }
+
+    #[test]
+    fn a_vm_that_starts_again_or_expires_says_so() {
+        let reason = "guest kernel panic: VFS: Unable to mount root fs on unknown-block";
+        let end = serde_json::json!({ "cause": "guest_panic", "reason": reason });
+        let mut again = vm("web", "failed", &end);
+        (again.status.restarts, again.status.next_start_ms) = (3, Some(128_500));
+        assert_eq!(
+            state(&again, 121_000),
+            "restarting in 8s (3rd time: guest kernel panic: VFS: Unable to mount…)"
+        );
+        let short = VmStatus { restarts: 11, end: None, ..again.status.clone() };
+        assert_eq!(restarting(&short, 0), "restarting now (11th time)");
+        let mut brief = vm("web", "running", &serde_json::Value::Null);
+        brief.expires_at_ms = Some(421_000);
+        assert_eq!(state(&brief, 121_000), "running 1 minute, expires in 5m");
+        assert_eq!(expires(&brief, 999_000).as_deref(), Some("now"));
     }
 
     #[test]

@@ -8,13 +8,13 @@ use clap::Args;
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct TtyFlags {
     /// Keep stdin open (always so; accepted as in Docker)
-    #[arg(short = 'i', long, help_heading = "Terminal")]
+    #[arg(short = 'i', long, hide = true, help_heading = "Terminal")]
     pub interactive: bool,
-    /// Give the command a terminal (automatic when stdin and stdout are terminals)
+    /// Give the command a terminal (-T: none) [default: if stdin and stdout are terminals]
     #[arg(short = 't', long, overrides_with = "no_tty", help_heading = "Terminal")]
     pub tty: bool,
     /// Give it none
-    #[arg(short = 'T', long, overrides_with = "tty", help_heading = "Terminal")]
+    #[arg(short = 'T', long, hide = true, overrides_with = "tty", help_heading = "Terminal")]
     pub no_tty: bool,
 }
 

@@ -8,6 +8,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use banger_api::event::EventType;
 use banger_api::image::{
     CatalogImage, Image, PromoteVm, PruneImages, PrunedImages, PullRequest, PushImage,
     RegisterImage, RegisterSource, Upload,
@@ -22,6 +23,7 @@ use tokio::io::AsyncWriteExt;
 use super::answer::{Accepted, Body, Failure, Named};
 use crate::artifacts::{self, User};
 use crate::daemon::{Daemon, blocking, failed};
+use crate::events::News;
 use crate::host::{Job, Promotion};
 use crate::store::Store;
 use crate::{jobs, uploads};
@@ -177,7 +179,12 @@ pub(super) async fn prune(
     let used = daemon.store(Store::images_in_use).await?;
     let artifacts = Arc::clone(&daemon.host.artifacts);
     let request = request.unwrap_or_default();
-    Ok(Json(blocking(move || artifacts.prune_images(request, &used)).await?))
+    let dry_run = request.dry_run;
+    let pruned = blocking(move || artifacts.prune_images(request, &used)).await?;
+    for image in pruned.images.iter().filter(|_| !dry_run) {
+        daemon.events.tell(News::named(EventType::ImagePruned, &image.digest, &image.name));
+    }
+    Ok(Json(pruned))
 }
 
 /// Shows a local image.
@@ -202,6 +209,7 @@ pub(super) async fn remove(
     let _alone = daemon.artifacts_in_use.write().await;
     let digest = find(&daemon, name.clone()).await?.digest;
     let has_other_names = has_other_names(&daemon, name.clone(), digest.clone()).await?;
+    let news = News::named(EventType::ImageRemoved, &digest, &name);
     let users = daemon.store(move |store| store.users_of_image(&digest)).await?;
     if !users.is_empty() && !has_other_names {
         let users = User::all(&daemon, users);
@@ -209,6 +217,7 @@ pub(super) async fn remove(
     }
     let artifacts = Arc::clone(&daemon.host.artifacts);
     blocking(move || artifacts.remove_image(&name)).await?;
+    daemon.events.tell(news);
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use banger_api::event::EventType;
 use banger_api::image::PullRequest;
 use banger_api::kernel::{CatalogKernel, ImportKernel, Kernel};
 use banger_api::operation::Operation;
@@ -14,6 +15,7 @@ use banger_api::{ErrorCode, Problem};
 use super::answer::{Accepted, Body, Failure, Named};
 use crate::artifacts::{self, User};
 use crate::daemon::{Daemon, blocking};
+use crate::events::News;
 use crate::host::Job;
 use crate::jobs;
 
@@ -89,6 +91,7 @@ pub(super) async fn remove(
 ) -> Result<StatusCode, Failure> {
     let _alone = daemon.artifacts_in_use.write().await;
     let digest = find(&daemon, name.clone()).await?.digest;
+    let news = News::named(EventType::KernelRemoved, &digest, &name);
     let asked = digest.clone();
     let users = daemon.store(move |store| store.users_of_kernel(&asked)).await?;
     if !users.is_empty() {
@@ -97,6 +100,7 @@ pub(super) async fn remove(
     }
     let artifacts = Arc::clone(&daemon.host.artifacts);
     blocking(move || artifacts.remove_kernel(&digest)).await?;
+    daemon.events.tell(news);
     Ok(StatusCode::NO_CONTENT)
 }
 

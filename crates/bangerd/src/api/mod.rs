@@ -1,6 +1,7 @@
 //! The daemon's API: HTTP and JSON on a unix socket, every error a problem body.
 
 mod answer;
+mod events;
 mod images;
 mod kernels;
 pub mod openapi;
@@ -57,6 +58,7 @@ pub fn router(front: Front, daemon: Arc<Daemon>) -> Router {
         .merge(images::routes())
         .merge(kernels::routes())
         .merge(operations::routes())
+        .merge(events::routes())
         .merge(system::routes())
         .with_state(daemon);
     finish(front_routes(front).merge(routes).fallback(unknown_route))

@@ -4,7 +4,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::OpenApi;
 
-use super::{images, kernels, operations, system, vms};
+use super::{events, images, kernels, operations, system, vms};
 
 #[derive(Debug, OpenApi)]
 #[openapi(
@@ -50,6 +50,7 @@ use super::{images, kernels, operations, system, vms};
         operations::show,
         operations::cancel,
         operations::events,
+        events::events,
         system::disk_use,
         system::vm_ids,
         system::reset,

@@ -24,6 +24,8 @@ use banger_api::kernel::{CatalogKernel, ImportKernel, Kernel};
 use banger_api::operation::OperationResult;
 use banger_api::shim::{EngineSpec, JailUser, LaunchEvent};
 use banger_api::vm::{EngineChoice, StopVm, VmStatus};
+use banger_core::expiry::Clocks;
+use banger_core::lifecycle::Traces;
 use banger_core::spec::HostCapacity;
 use banger_host::command::Cancel;
 use banger_image::ProgressSink;
@@ -85,6 +87,13 @@ pub trait Shims: Debug + Send + Sync {
     /// # Errors
     /// Of the kernel.
     fn kill_shim(&self, vm_dir: &Path) -> io::Result<bool>;
+
+    /// What tells how a shim ended that is gone; whether the host was restarted is not asked here.
+    /// Takes a moment if news of its process is still to come.
+    fn traces<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Traces>;
+
+    /// Nobody will ask any more how the shim of a VM ended that is gone.
+    fn forget(&self, vm_dir: &Path);
 }
 
 /// A local image and its disk.
@@ -294,6 +303,10 @@ pub trait Machine: Debug + Send + Sync {
     /// # Errors
     /// Of the file system.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// The clocks now.
+    fn clocks(&self) -> Clocks;
+    /// The kernel's name for this run of the machine, if it has one.
+    fn boot_id(&self) -> Option<String>;
     /// The engine to use.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! The real machine.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use banger_api::shim::{
     EngineSpec, JailUser, LOCK_FILE, LaunchEvent, RUN_DIR, SHIM_SOCKET, ShimHello,
@@ -10,10 +11,13 @@ use banger_api::shim::{
 use banger_api::version::SHIM_PROTOCOL;
 use banger_api::vm::{EngineChoice, StopVm, VmStatus};
 use banger_api::{ErrorCode, Problem};
+use banger_core::expiry::Clocks;
+use banger_core::lifecycle::Traces;
 use banger_core::spec::HostCapacity;
 use banger_host::http::{self, HttpError, Lines};
 use banger_host::paths::{Programs, StateDirs};
-use banger_host::{connect, engine, environment, files, lock, shim};
+use banger_host::supervisor::{self, Ends, Supervisor};
+use banger_host::{clock, connect, engine, environment, files, lock, shim};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -36,13 +40,13 @@ const UNKNOWN_MEMORY_MIB: u64 = u32::MAX as u64;
 ///
 /// # Errors
 /// If banger's own programs or its images cannot be found.
-pub fn host(dirs: &StateDirs) -> Result<Host, Problem> {
+pub fn host(dirs: &StateDirs, ends: Ends) -> Result<Host, Problem> {
     let programs = Programs::locate().map_err(|error| {
         Problem::new(ErrorCode::Internal, "banger is not installed completely").because(&error)
     })?;
     let artifacts = RealArtifacts::open(&dirs.data, &dirs.config, programs.agent.clone())?;
     Ok(Host {
-        shims: Arc::new(RealShims { program: programs.shim }),
+        shims: Arc::new(RealShims { program: programs.shim, ends, known: Mutex::default() }),
         artifacts: Arc::new(artifacts),
         machine: Arc::new(RealMachine { cache: dirs.cache() }),
     })
@@ -60,24 +64,45 @@ pub fn with_environment(mut config: Config) -> Config {
 ///
 /// # Errors
 /// Of the kernel.
-pub fn reap_shims() -> io::Result<()> {
+pub fn reap_shims() -> io::Result<Ends> {
     shim::adopt_orphans()?;
     let mut ended = signal(SignalKind::child())?;
+    let ends = Ends::default();
+    let found = ends.clone();
     tokio::spawn(async move {
         while ended.recv().await.is_some() {
-            shim::reap();
+            found.add(shim::reap());
         }
     });
-    Ok(())
+    Ok(ends)
 }
 
 /// Shims, reached through their sockets.
 #[derive(Debug)]
 struct RealShims {
     program: PathBuf,
+    ends: Ends,
+    /// The shims of VMs that were watched, by the VMs' directories.
+    known: Mutex<BTreeMap<PathBuf, Supervisor>>,
 }
 
 impl RealShims {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Supervisor>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes who is at the other end, for the time when it is gone.
+    fn note(&self, vm_dir: &Path, stream: &UnixStream) {
+        let Some(pid) = stream.peer_cred().ok().and_then(|peer| peer.pid()) else { return };
+        if self.known().get(vm_dir).is_some_and(|known| known.is(pid) && known.is_alive()) {
+            return;
+        }
+        match Supervisor::new(pid, &self.ends) {
+            Ok(found) => drop(self.known().insert(vm_dir.to_owned(), found)),
+            Err(error) => tracing::debug!(dir = %vm_dir.display(), "cannot note its shim: {error}"),
+        }
+    }
+
     async fn connect(vm_dir: &Path) -> Result<UnixStream, Problem> {
         connect::unix(&vm_dir.join(RUN_DIR), SHIM_SOCKET).await.map_err(|error| {
             Problem::new(ErrorCode::Internal, "the VM's supervisor cannot be reached")
@@ -95,7 +120,7 @@ impl RealShims {
         http::json(stream, method, path, body).await.map_err(refused)
     }
 
-    async fn watch_shim(vm_dir: &Path) -> Result<mpsc::Receiver<VmStatus>, Problem> {
+    async fn watch_shim(&self, vm_dir: &Path) -> Result<mpsc::Receiver<VmStatus>, Problem> {
         let hello: ShimHello = Self::ask(vm_dir, Method::GET, "/v1/hello", None).await?;
         if SHIM_PROTOCOL.negotiate(hello.protocol).is_none() {
             return Err(Problem::new(
@@ -107,6 +132,7 @@ impl RealShims {
             ));
         }
         let stream = Self::connect(vm_dir).await?;
+        self.note(vm_dir, &stream);
         let answer = http::request(stream, Method::GET, "/v1/watch", None::<&()>).await;
         let mut lines = Lines::of(answer.map_err(refused)?);
         let (changes, receiver) = mpsc::channel(MESSAGES);
@@ -160,14 +186,19 @@ impl Shims for RealShims {
     }
 
     fn is_locked(&self, vm_dir: &Path) -> io::Result<bool> {
-        lock::is_locked(&vm_dir.join(LOCK_FILE))
+        let file = vm_dir.join(LOCK_FILE);
+        // A directory that somebody removed under a VM takes the lock's name along, not the VM.
+        if lock::is_locked(&file)? {
+            return Ok(true);
+        }
+        Ok(!file.exists() && self.known().get(vm_dir).is_some_and(Supervisor::is_alive))
     }
 
     fn watch<'a>(
         &'a self,
         vm_dir: &'a Path,
     ) -> Later<'a, Result<mpsc::Receiver<VmStatus>, Problem>> {
-        Box::pin(Self::watch_shim(vm_dir))
+        Box::pin(self.watch_shim(vm_dir))
     }
 
     fn stop<'a>(&'a self, vm_dir: &'a Path, how: StopVm) -> Later<'a, Result<(), Problem>> {
@@ -179,7 +210,25 @@ impl Shims for RealShims {
     }
 
     fn kill_shim(&self, vm_dir: &Path) -> io::Result<bool> {
-        shim::kill_shim(vm_dir)
+        if shim::kill_shim(vm_dir)? {
+            return Ok(true);
+        }
+        self.known().get(vm_dir).map_or(Ok(false), Supervisor::kill)
+    }
+
+    fn forget(&self, vm_dir: &Path) {
+        self.known().remove(vm_dir);
+    }
+
+    fn traces<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Traces> {
+        Box::pin(async move {
+            let Some(shim) = self.known().remove(vm_dir) else { return Traces::default() };
+            let exit = match shim.child() {
+                Some(pid) => supervisor::ended(pid, &self.ends).await,
+                None => None,
+            };
+            Traces { exit, out_of_memory: shim.ran_out_of_memory(), rebooted: false }
+        })
     }
 }
 
@@ -201,6 +250,14 @@ impl Machine for RealMachine {
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         files::free_bytes(path)
+    }
+
+    fn clocks(&self) -> Clocks {
+        Clocks { real_ms: clock::now_ms(), elapsed_ms: clock::elapsed_ms() }
+    }
+
+    fn boot_id(&self) -> Option<String> {
+        clock::boot_id()
     }
 
     fn engine(&self, choice: EngineChoice) -> Result<EngineSpec, Problem> {

@@ -3,25 +3,29 @@
 //! It keeps what a real machine keeps when a daemon dies: which VMs run, and what their shims wrote.
 //! So a test can end a daemon anywhere and start another one on the same machine.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod artifacts;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use banger_api::image::{CatalogImage, Image, ImageConfig, PruneImages, PrunedImage, PrunedImages};
-use banger_api::kernel::{CatalogKernel, Kernel};
-use banger_api::operation::{OperationResult, Progress};
+use banger_api::image::Image;
+use banger_api::kernel::Kernel;
+use banger_api::operation::Progress;
 use banger_api::shim::{EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, STATUS_FILE};
-use banger_api::vm::{Accelerator, EndCause, EngineChoice, InitMode, StopVm, VmState, VmStatus};
+use banger_api::vm::{Accelerator, EndCause, EngineChoice, StopVm, VmState, VmStatus};
 use banger_api::{ErrorCode, Problem};
-use banger_core::lifecycle::{fresh, plain_end};
+use banger_core::expiry::Clocks;
+use banger_core::lifecycle::{Traces, fresh, plain_end};
 use banger_core::spec::HostCapacity;
+use banger_host::clock::now_ms;
 use tokio::sync::{mpsc, watch};
 
-use super::{Artifacts, Host, Job, Later, Layers, LocalImage, LocalKernel, Machine, Report, Shims};
-use crate::testing::PATIENCE;
+use super::{Host, Job, Later, Machine, Shims};
+use artifacts::{image, kernel};
 
 /// How simulated shims behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,7 +57,7 @@ pub struct Simulation {
     pub manner: Mutex<Manner>,
     /// Something happens to the next shim, or just happened to the one that runs.
     trouble: Mutex<Option<Manner>>,
-    shims: Mutex<BTreeMap<PathBuf, watch::Sender<Option<VmStatus>>>>,
+    shims: Mutex<ShimsByDir>,
     images: Mutex<Vec<Image>>,
     kernels: Mutex<Vec<Kernel>>,
     pub pulls: AtomicUsize,
@@ -62,6 +66,14 @@ pub struct Simulation {
     /// A pull waits until it is cancelled.
     pub slow_pulls: AtomicBool,
     pub used_bytes: AtomicU64,
+    /// What there is to know of shims that vanished.
+    pub traces: Mutex<Traces>,
+    /// How often the machine was started anew.
+    pub boots: AtomicU64,
+    /// How far the time of day is ahead of what it was, and how much time has passed, in
+    /// milliseconds.
+    pub set_ahead_ms: AtomicU64,
+    pub passed_ms: AtomicU64,
 }
 
 const FREE_BYTES: u64 = 1 << 40;
@@ -120,10 +132,12 @@ impl Simulation {
     pub fn end(&self, vm_dir: &Path, cause: EndCause) {
         let status = VmStatus {
             end: Some(plain_end(cause, "the test says so")),
-            ..fresh(cause.state(), banger_host::clock::now_ms())
+            ..fresh(cause.state(), now_ms())
         };
-        self.say(vm_dir, &status);
-        self.vanish(vm_dir);
+        let shims = self.shims.lock().unwrap();
+        if tell(&shims, vm_dir, &status) {
+            shims[vm_dir].send_replace(None);
+        }
     }
 
     /// Whether something of a VM is alive.
@@ -145,13 +159,21 @@ impl Simulation {
         is_there.then_some(()).ok_or_else(|| Problem::new(ErrorCode::Internal, "no answer"))
     }
 
-    fn say(&self, vm_dir: &Path, status: &VmStatus) {
-        let json = serde_json::to_vec(status).unwrap();
-        // As the shim does: somebody may be reading it.
-        banger_host::files::write_atomic(&vm_dir.join(STATUS_FILE), &json).unwrap();
-        if let Some(shim) = self.shims.lock().unwrap().get(vm_dir) {
-            shim.send_replace(Some(status.clone()));
-        }
+    /// The power is cut and comes back: nothing runs any more.
+    pub fn cut_power(&self) {
+        self.shims.lock().unwrap().clear();
+        self.boots.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Time goes by.
+    pub fn pass(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap();
+        self.passed_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// Has a shim say something. Whether it was alive: the dead say nothing.
+    fn say(&self, vm_dir: &Path, status: &VmStatus) -> bool {
+        tell(&self.shims.lock().unwrap(), vm_dir, status)
     }
 
     pub fn forget_artifacts(&self) {
@@ -178,6 +200,23 @@ impl Simulation {
     }
 }
 
+/// The shims that were ever started; None for one that is dead. Whoever ends one or has it speak
+/// holds the lock meanwhile: else one that was ended could come back to life by its next word.
+type ShimsByDir = BTreeMap<PathBuf, watch::Sender<Option<VmStatus>>>;
+
+fn tell(shims: &ShimsByDir, vm_dir: &Path, status: &VmStatus) -> bool {
+    let Some(shim) = shims.get(vm_dir).filter(|shim| shim.borrow().is_some()) else { return false };
+    write_status(vm_dir, status);
+    shim.send_replace(Some(status.clone()));
+    true
+}
+
+/// As the shim does: somebody may be reading it.
+fn write_status(vm_dir: &Path, status: &VmStatus) {
+    let json = serde_json::to_vec(status).unwrap();
+    banger_host::files::write_atomic(&vm_dir.join(STATUS_FILE), &json).unwrap();
+}
+
 /// One side of the simulation: foreign traits want an owner of their own.
 #[derive(Debug)]
 struct Seen(Arc<Simulation>);
@@ -188,22 +227,26 @@ impl Shims for Seen {
         let launch = std::fs::read(vm_dir.join(LAUNCH_FILE)).expect("the launch file is there");
         let launch: LaunchSpec = serde_json::from_slice(&launch).expect("a launch spec");
         let (events, receiver) = mpsc::channel(8);
-        let starting = fresh(VmState::Starting, 1);
-        let shim = watch::Sender::new(Some(starting.clone()));
-        self.0.shims.lock().unwrap().insert(vm_dir.to_owned(), shim);
-        self.0.say(vm_dir, &starting);
         let progress = Progress::stage("vm.boot", "booting");
         events.try_send(LaunchEvent::Progress(progress)).unwrap();
-        match self.0.manner() {
+        let starting = fresh(VmState::Starting, now_ms());
+        write_status(vm_dir, &starting);
+        // The test goes on as soon as something is alive, and may then want another manner.
+        let manner = self.0.manner();
+        let shim = watch::Sender::new(Some(starting));
+        let mut alive = shim.subscribe();
+        self.0.shims.lock().unwrap().insert(vm_dir.to_owned(), shim);
+        match manner {
             Manner::Good | Manner::Deaf | Manner::Ignores | Manner::Offline => {
-                let warnings = match self.0.manner() {
+                let warnings = match manner {
                     Manner::Offline => vec!["the VM has no network".to_owned()],
                     _ => Vec::new(),
                 };
                 let resources = Some(launch.resources());
-                let status = VmStatus { warnings, resources, ..fresh(VmState::Running, 2) };
-                self.0.say(vm_dir, &status);
-                events.try_send(LaunchEvent::Ready { status }).unwrap();
+                let status = VmStatus { warnings, resources, ..fresh(VmState::Running, now_ms()) };
+                if self.0.say(vm_dir, &status) {
+                    events.try_send(LaunchEvent::Ready { status }).unwrap();
+                }
             }
             Manner::Ends(cause) => {
                 let problem = Problem::new(ErrorCode::BootFailed, "the VM ended as it started");
@@ -211,10 +254,8 @@ impl Shims for Seen {
                 self.0.end(vm_dir, cause);
             }
             Manner::Hangs | Manner::Mute => {
-                let (simulation, dir) = (Arc::clone(&self.0), vm_dir.to_owned());
                 // Keeps the pipe open as long as the shim lives.
                 tokio::spawn(async move {
-                    let mut alive = simulation.shims.lock().unwrap()[&dir].subscribe();
                     let _ = alive.wait_for(Option::is_none).await;
                     drop(events);
                 });
@@ -258,7 +299,7 @@ impl Shims for Seen {
     fn stop<'a>(&'a self, vm_dir: &'a Path, how: StopVm) -> Later<'a, Result<(), Problem>> {
         Box::pin(async move {
             self.0.ask(vm_dir)?;
-            self.0.say(vm_dir, &fresh(VmState::Stopping, 3));
+            self.0.say(vm_dir, &fresh(VmState::Stopping, now_ms()));
             match self.0.manner() {
                 Manner::Ignores => {}
                 Manner::Mute => {
@@ -284,185 +325,12 @@ impl Shims for Seen {
         self.0.vanish(vm_dir);
         Ok(alive)
     }
-}
 
-fn image(version: usize) -> Image {
-    Image {
-        name: "debian-bookworm".into(),
-        digest: format!("sha256:image{version}"),
-        disk_sha256: "0".repeat(64),
-        disk_bytes: 2 << 30,
-        allocated_bytes: 300 << 20,
-        source: "a test".into(),
-        created_at_ms: 1,
-        config: ImageConfig { workdir: Some("/srv".into()), ..ImageConfig::default() },
-        oci: None,
-        kernel: None,
-        init: InitMode::Agent,
-        superseded: false,
-    }
-}
-
-fn kernel(version: usize) -> Kernel {
-    Kernel {
-        name: "debian-cloud".into(),
-        digest: format!("sha256:kernel{version}"),
-        release: "6.1.0-test".into(),
-        allocated_bytes: 30 << 20,
-        source: "a test".into(),
-        created_at_ms: 1,
-        boot_modules: Vec::new(),
-    }
-}
-
-impl Seen {
-    fn pull(&self, name: &str, report: &Report<'_>) -> Result<usize, Problem> {
-        (report.progress)(Progress::stage("pull", name));
-        let deadline = Instant::now() + PATIENCE;
-        while self.0.slow_pulls.load(Ordering::SeqCst) {
-            assert!(Instant::now() < deadline, "nobody lets the slow pull of {name} go on");
-            if report.cancel.is_cancelled() {
-                return Err(Problem::new(ErrorCode::Cancelled, "cancelled"));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(self.0.pulls.fetch_add(1, Ordering::SeqCst) + 1)
-    }
-}
-
-impl Artifacts for Seen {
-    fn images(&self) -> Result<Vec<Image>, Problem> {
-        Ok(self.0.images.lock().unwrap().clone())
+    fn traces<'a>(&'a self, _vm_dir: &'a Path) -> Later<'a, Traces> {
+        Box::pin(async { *self.0.traces.lock().unwrap() })
     }
 
-    fn find_image(&self, wanted: &str) -> Result<Option<LocalImage>, Problem> {
-        let images = self.0.images.lock().unwrap();
-        let found = images.iter().rev().find(|i| i.name == wanted || i.digest == wanted);
-        Ok(found.map(|image| LocalImage { image: image.clone(), root: "/image/root.ext4".into() }))
-    }
-
-    fn verify_image(&self, _image: &LocalImage) -> Result<(), Problem> {
-        Ok(())
-    }
-
-    fn check_image(&self, name: &str) -> Result<(), Problem> {
-        let known = self.find_image(name)?.is_some() || name == "debian-bookworm";
-        if known {
-            return Ok(());
-        }
-        Err(Problem::new(ErrorCode::ImageNotFound, format!("there is no image {name}"))
-            .hint("banger image catalog"))
-    }
-
-    fn prune_images(
-        &self,
-        request: PruneImages,
-        used: &BTreeSet<String>,
-    ) -> Result<PrunedImages, Problem> {
-        let mut images = self.0.images.lock().unwrap();
-        let goes = |image: &Image| request.all && !used.contains(&image.digest);
-        let gone = images
-            .iter()
-            .filter(|image| goes(image))
-            .map(|image| PrunedImage { name: image.name.clone(), digest: image.digest.clone() });
-        let pruned = PrunedImages { images: gone.collect(), layers: 0, bytes: 1 };
-        if !request.dry_run {
-            images.retain(|image| !goes(image));
-        }
-        Ok(pruned)
-    }
-
-    fn layers(&self) -> Result<Layers, Problem> {
-        Ok(Layers { count: 2, used: 1, bytes: 10, unused_bytes: 3 })
-    }
-
-    fn clear_cache(&self) -> Result<(), Problem> {
-        Ok(())
-    }
-
-    fn perform(&self, job: &Job, report: Report<'_>) -> Result<OperationResult, Problem> {
-        match job {
-            Job::PullImage(request) => {
-                let image = image(self.pull(&request.name, &report)?);
-                self.0.images.lock().unwrap().push(image.clone());
-                Ok(OperationResult::Image(Box::new(image)))
-            }
-            Job::PullKernel(request) => {
-                let kernel = kernel(self.pull(&request.name, &report)?);
-                self.0.kernels.lock().unwrap().push(kernel.clone());
-                Ok(OperationResult::Kernel(kernel))
-            }
-            other => {
-                self.0.jobs.lock().unwrap().push(other.clone());
-                Ok(OperationResult::Nothing)
-            }
-        }
-    }
-
-    fn remove_image(&self, wanted: &str) -> Result<(), Problem> {
-        let mut images = self.0.images.lock().unwrap();
-        let before = images.len();
-        images.retain(|i| i.name != wanted && i.digest != wanted);
-        if images.len() == before {
-            return Err(Problem::new(ErrorCode::ImageNotFound, "there is no such image"));
-        }
-        Ok(())
-    }
-
-    fn catalog_images(&self) -> Result<Vec<CatalogImage>, Problem> {
-        Ok(vec![CatalogImage {
-            name: "debian-bookworm".into(),
-            description: "a test".into(),
-            source: "a test".into(),
-            kernel: "debian-cloud".into(),
-            init: InitMode::Agent,
-            size_hint_bytes: 1,
-            local: false,
-            user_defined: false,
-        }])
-    }
-
-    fn kernels(&self) -> Result<Vec<Kernel>, Problem> {
-        Ok(self.0.kernels.lock().unwrap().clone())
-    }
-
-    fn find_kernel(&self, wanted: &str) -> Result<Option<LocalKernel>, Problem> {
-        let kernels = self.0.kernels.lock().unwrap();
-        let found = kernels.iter().rev().find(|k| k.name == wanted || k.digest == wanted);
-        Ok(found.map(|kernel| LocalKernel {
-            kernel: kernel.clone(),
-            boot_file: "/kernel/vmlinux".into(),
-            modules_image: None,
-        }))
-    }
-
-    fn verify_kernel(&self, _kernel: &LocalKernel) -> Result<(), Problem> {
-        Ok(())
-    }
-
-    fn remove_kernel(&self, wanted: &str) -> Result<(), Problem> {
-        self.0.kernels.lock().unwrap().retain(|k| k.name != wanted && k.digest != wanted);
-        Ok(())
-    }
-
-    fn catalog_kernels(&self) -> Result<Vec<CatalogKernel>, Problem> {
-        Ok(vec![CatalogKernel {
-            name: "debian-cloud".into(),
-            description: "a test".into(),
-            source: "a test".into(),
-            size_hint_bytes: 1,
-            local: false,
-        }])
-    }
-
-    fn make_work_disk(&self, path: &Path, bytes: u64) -> Result<(), Problem> {
-        let made = std::fs::File::create_new(path).and_then(|file| file.set_len(bytes));
-        made.map_err(|error| Problem::new(ErrorCode::Internal, "no disk").because(&error))
-    }
-
-    fn initramfs(&self, _kernel: &LocalKernel) -> Result<PathBuf, Problem> {
-        Ok("/cache/initramfs".into())
-    }
+    fn forget(&self, _vm_dir: &Path) {}
 }
 
 impl Machine for Seen {
@@ -472,6 +340,19 @@ impl Machine for Seen {
 
     fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
         Ok(FREE_BYTES - self.0.used_bytes.load(Ordering::SeqCst))
+    }
+
+    fn clocks(&self) -> Clocks {
+        let (passed_ms, ahead_ms) =
+            (self.0.passed_ms.load(Ordering::SeqCst), self.0.set_ahead_ms.load(Ordering::SeqCst));
+        Clocks {
+            real_ms: now_ms() + passed_ms + ahead_ms,
+            elapsed_ms: banger_host::clock::elapsed_ms() + passed_ms,
+        }
+    }
+
+    fn boot_id(&self) -> Option<String> {
+        Some(format!("boot-{}", self.0.boots.load(Ordering::SeqCst)))
     }
 
     fn engine(&self, _choice: EngineChoice) -> Result<EngineSpec, Problem> {

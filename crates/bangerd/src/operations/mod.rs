@@ -80,6 +80,12 @@ impl Operations {
         entry
     }
 
+    /// Whether the daemon ends.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
     /// Every operation that people should see, oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<Operation> {

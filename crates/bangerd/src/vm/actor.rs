@@ -18,23 +18,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use banger_api::Problem;
+use banger_api::event::EventType;
 use banger_api::shim::STATUS_FILE;
 use banger_api::step;
-use banger_api::vm::{EndCause, StartVm, VmState, VmStatus};
-use banger_core::lifecycle::{
-    Decision, Desired, Remains, Request, decide, fresh, plain_end, settle,
-};
+use banger_api::vm::{StartVm, VmState, VmStatus};
+use banger_core::lifecycle::{Decision, Desired, Remains, Request, decide, fresh, settle};
 use banger_host::clock;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::attach::Eye;
-use super::end::{Forced, How, end, kill_until_unlocked, unlocked};
-use super::launch::{Failure, Launch};
+use super::attach::{Eye, read_status};
+use super::end::{Forced, How, end, is_locked, kill_until_unlocked, unlocked};
+use super::launch::Launch;
 use super::remove::remove_traces;
+use super::restart::{self, Runs};
 use super::{Ask, Outcome, Report, Verdict};
 use crate::daemon::{Daemon, blocking};
+use crate::events::News;
 use crate::store::VmRow;
 
 /// How long after the last word of a shim its processes may take to be gone.
@@ -58,9 +59,11 @@ pub enum Phase {
 /// A start that was accepted.
 #[derive(Debug)]
 pub struct Start {
-    request: StartVm,
-    report: Report,
-    former: VmStatus,
+    pub(super) request: StartVm,
+    pub(super) report: Report,
+    pub(super) former: VmStatus,
+    /// Nobody asked for it: its restart policy starts it again.
+    pub(super) again: bool,
 }
 
 /// A VM with a live shim.
@@ -136,6 +139,7 @@ pub(super) struct Actor {
     pub(super) status: watch::Sender<VmStatus>,
     asks: mpsc::Receiver<Ask>,
     hidden: Arc<AtomicBool>,
+    pub(super) runs: Runs,
 }
 
 impl Actor {
@@ -148,7 +152,8 @@ impl Actor {
     ) -> Self {
         let row = Arc::clone(&rows.borrow());
         let dir = daemon.vm_dir(&row.id);
-        Self { daemon, row, rows, dir, status, asks, hidden }
+        let runs = Runs::new(&row, &status.borrow());
+        Self { daemon, row, rows, dir, status, asks, hidden, runs }
     }
 
     /// Runs until the VM is removed, or the daemon ends.
@@ -168,20 +173,38 @@ impl Actor {
         }
     }
 
-    async fn ended(&mut self, status: VmStatus) -> Option<Phase> {
+    async fn ended(&mut self, mut status: VmStatus) -> Option<Phase> {
         let state = status.state;
         self.publish(status.clone());
         loop {
-            let ask = self.asks.recv().await?;
-            let Some(ask) = self.answer_change(ask, false).await else { continue };
+            let ask = tokio::select! {
+                ask = self.asks.recv() => ask?,
+                () = restart::due(&self.daemon, status.next_start_ms) => {
+                    return Some(self.start_again(status).await);
+                }
+            };
+            let Some(ask) = self.answer_change(ask, false).await else {
+                self.heed_policy(&mut status).await;
+                continue;
+            };
             match ask {
                 Ask::Start { request, reply } => {
                     let (report, work) = Report::new();
+                    // Whatever comes of recording it: the start says the same.
+                    let called_off = self.call_off(&mut status).await;
+                    self.note(called_off);
                     let _ = reply.send(Ok(Outcome::Accepted(work)));
-                    return Some(Phase::Launching(Start { request, report, former: status }));
+                    let start = Start { request, report, former: status, again: false };
+                    return Some(Phase::Launching(start));
                 }
                 Ask::End { reply, .. } => {
-                    let _ = reply.send(Ok(Outcome::AlreadySo));
+                    let called_off = self.call_off(&mut status).await;
+                    let _ = reply.send(called_off.map(|()| Outcome::AlreadySo));
+                }
+                Ask::Look => {
+                    if let Some(next) = self.look_at_ended(&mut status) {
+                        return Some(next);
+                    }
                 }
                 Ask::Remove { force, reply } => {
                     let (verdict, report) = self.judge(state, Request::Remove { force });
@@ -197,7 +220,8 @@ impl Actor {
     }
 
     async fn launching(&mut self, start: Start) -> Option<Phase> {
-        let Start { request, report, former } = start;
+        let Start { request, report, former, again } = start;
+        self.runs.begin();
         self.publish(fresh(VmState::Starting, clock::now_ms()));
         let launch = Launch {
             daemon: Arc::clone(&self.daemon),
@@ -227,7 +251,10 @@ impl Actor {
                 Some(Phase::Live(Life { eye: Eye::default(), plans, assumed: Some(status) }))
             }
             Err(failure) => {
-                let status = self.after_failure(former, &failure, plans.ending).await;
+                let status = match again {
+                    true => self.after_failed_restart(&failure, plans.ending).await,
+                    false => self.after_failure(former, &failure, plans.ending).await,
+                };
                 self.publish(status.clone());
                 report.finish(Err(failure.problem));
                 Some(self.after_end(status, plans, failure.spawned))
@@ -235,41 +262,12 @@ impl Actor {
         }
     }
 
-    /// Records what a VM is that did not come up.
-    async fn after_failure(&self, former: VmStatus, failure: &Failure, asked: bool) -> VmStatus {
-        let id = self.row.id.clone();
-        if !failure.spawned {
-            // No run, so nothing about the last one changes.
-            self.note(
-                self.daemon.store(move |store| store.set_desired(&id, Desired::Stopped)).await,
-            );
-            return former;
-        }
-        let was_cancelled = failure.problem.code == banger_api::ErrorCode::Cancelled;
-        let ended = match self.written_status().await {
-            Some(status) if !status.state.is_live() && !was_cancelled => status,
-            other => {
-                let (cause, reason) = if was_cancelled || asked {
-                    (EndCause::Killed, "its start was cancelled".to_owned())
-                } else {
-                    (EndCause::LaunchFailed, failure.problem.to_string())
-                };
-                VmStatus {
-                    end: Some(plain_end(cause, &reason)),
-                    engine: other.and_then(|status| status.engine),
-                    ..fresh(cause.state(), clock::now_ms())
-                }
-            }
-        };
-        self.record(&ended).await;
-        ended
-    }
-
     async fn live(&mut self, mut life: Life) -> Option<Phase> {
         if life.plans.remove || life.plans.ending {
             life.plans.ending = true;
             self.begin_end(How::Kill, &life.plans);
         }
+        self.runs.note(&self.status.borrow());
         let shims = Arc::clone(&self.daemon.host.shims);
         let dir = self.dir.clone();
         loop {
@@ -284,6 +282,10 @@ impl Actor {
                     let Some(ask) = self.answer_change(ask?, life.plans.remove).await else {
                         continue;
                     };
+                    if matches!(ask, Ask::Look) && !is_locked(shims.as_ref(), &dir) {
+                        tracing::warn!(vm = %self.row.name, "it is gone and nobody said so");
+                        return Some(Phase::Ending(life.plans));
+                    }
                     let state = self.status.borrow().state;
                     if let Some(how) = self.take(ask, state, &mut life.plans) {
                         self.begin_end(how, &life.plans);
@@ -314,14 +316,17 @@ impl Actor {
                 }
             }
         }
+        // A shim that was killed before it wrote anything was last seen alive.
+        let written = self.written_status().await.unwrap_or_else(|| self.status.borrow().clone());
         let remains = Remains {
             desired: Desired::Running,
             recorded: None,
-            // A shim that was killed before it wrote anything was last seen alive.
-            written: self.written_status().await.or_else(|| Some(self.status.borrow().clone())),
+            traces: self.traces(&written).await,
+            written: Some(written),
             created_at_ms: self.row.created_at_ms,
         };
         let status = plans.forced.correct(settle(remains, clock::now_ms()));
+        let status = self.rest(status, plans.ending || plans.remove);
         self.record(&status).await;
         if let Some(end) = &status.end {
             tracing::info!(vm = %self.row.name, cause = ?end.cause, "ended: {}", end.reason);
@@ -356,6 +361,7 @@ impl Actor {
                     plans.waiting_for_removal.push(report);
                     let _ = reply.send(Ok(Outcome::Accepted(work)));
                 }
+                Ask::Look => {}
                 // Whoever asks for the end gets more than that; a start finds no VM.
                 Ask::End { reply, .. } => drop(reply.send(Ok(Outcome::AlreadySo))),
                 Ask::Start { reply, .. } => drop(reply),
@@ -364,6 +370,7 @@ impl Actor {
         };
         if outcome.is_ok() {
             self.daemon.forget(&self.row.id);
+            self.daemon.events.tell(News::vm(EventType::VmRemoved, &self.row));
         }
         for report in plans.waiting_for_removal {
             report.finish(outcome.clone());
@@ -372,7 +379,9 @@ impl Actor {
         tracing::warn!(vm = %self.row.name, "cannot be removed: {problem}");
         self.hidden.store(false, Ordering::Relaxed);
         let mut status = self.status.borrow().clone();
+        status.next_start_ms = None;
         status.warnings.push(format!("its removal failed and can be repeated: {problem}"));
+        self.runs.removal_failed = true;
         Some(Phase::Ended(status))
     }
 
@@ -398,7 +407,7 @@ impl Actor {
     }
 
     /// Writes down how the VM ended.
-    async fn record(&self, status: &VmStatus) {
+    pub(super) async fn record(&self, status: &VmStatus) {
         let (id, record) = (self.row.id.clone(), status.clone());
         let recorded = async {
             self.daemon.gate.pass(step::STOP_RECORD).await?;
@@ -407,12 +416,12 @@ impl Actor {
         self.note(recorded.await);
     }
 
-    async fn written_status(&self) -> Option<VmStatus> {
+    pub(super) async fn written_status(&self) -> Option<VmStatus> {
         let file = self.dir.join(STATUS_FILE);
         blocking(move || Ok(read_status(&file))).await.ok().flatten()
     }
 
-    fn publish_live(&self, status: VmStatus, ending: bool) {
+    fn publish_live(&mut self, status: VmStatus, ending: bool) {
         let going = ending && matches!(status.state, VmState::Running | VmState::Paused);
         if going {
             let since_ms = clock::now_ms();
@@ -422,29 +431,24 @@ impl Actor {
         }
     }
 
-    fn publish(&self, status: VmStatus) {
+    pub(super) fn publish(&mut self, mut status: VmStatus) {
+        self.runs.mark(&mut status);
         self.status.send_if_modified(|now| {
             let changed = *now != status;
+            if let Some(news) = News::of_change(&self.row, now, &status) {
+                self.daemon.events.tell(news);
+            }
             *now = status;
             changed
         });
     }
 
     /// What could not be recorded is found out again by the next daemon.
-    fn note(&self, outcome: Result<(), Problem>) {
+    pub(super) fn note(&self, outcome: Result<(), Problem>) {
         if let Err(problem) = outcome {
             tracing::error!(vm = %self.row.name, "{problem}");
         }
     }
-}
-
-/// The status file of a VM; None if there is none that can be read.
-#[must_use]
-pub fn read_status(file: &std::path::Path) -> Option<VmStatus> {
-    let json = std::fs::read(file).ok()?;
-    serde_json::from_slice(&json)
-        .inspect_err(|error| tracing::warn!(file = %file.display(), "cannot be read: {error}"))
-        .ok()
 }
 
 fn judge(name: &str, state: VmState, request: Request) -> (Verdict, Option<Report>) {
@@ -460,6 +464,7 @@ fn judge(name: &str, state: VmState, request: Request) -> (Verdict, Option<Repor
 
 fn take(row: &VmRow, ask: Ask, state: VmState, plans: &mut Plans) -> Option<How> {
     match ask {
+        Ask::Look => None,
         Ask::Start { reply, .. } => {
             let (verdict, _) = judge(&row.name, state, Request::Start);
             let _ = reply.send(verdict);

@@ -56,3 +56,12 @@ impl Eye {
         }
     }
 }
+
+/// The status file of a VM; None if there is none that can be read.
+#[must_use]
+pub fn read_status(file: &Path) -> Option<VmStatus> {
+    let json = std::fs::read(file).ok()?;
+    serde_json::from_slice(&json)
+        .inspect_err(|error| tracing::warn!(file = %file.display(), "cannot be read: {error}"))
+        .ok()
+}

@@ -14,6 +14,7 @@ use super::Ask;
 use super::actor::Actor;
 use super::disks;
 use crate::daemon::blocking;
+use crate::events::News;
 
 /// What is asked for.
 #[derive(Debug, Clone, Default)]
@@ -73,6 +74,11 @@ impl Actor {
                 disks::forget_new_root(&self.daemon, &self.row.id, &image.digest).await?;
             }
             return Err(problem);
+        }
+        // It is so, whatever comes of the files.
+        if !plan.changes.is_empty() {
+            self.daemon.events.tell(News::of_settings(&self.row, &plan.changes));
+            self.daemon.expiries.notify_one();
         }
         if image.is_some() {
             self.daemon.gate.pass(step::SET_ROOT).await?;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use banger_api::event::EventType;
 use banger_api::operation::{OperationResult, Progress};
 use banger_api::shim::COW_FILE;
 use banger_api::step;
@@ -19,6 +20,7 @@ use banger_host::{clock, cow, files, random};
 use super::{Outcome, Phase, VmHandle, remove_traces};
 use crate::artifacts;
 use crate::daemon::{Daemon, NameReservation, blocking, failed};
+use crate::events::News;
 use crate::host::{LocalImage, LocalKernel};
 use crate::operations::Handle;
 use crate::store::VmRow;
@@ -123,6 +125,7 @@ impl Creation {
         self.make_files(&row).await?;
         operation.check_cancelled()?;
         let (id, created) = (row.id.clone(), fresh(VmState::Created, row.created_at_ms));
+        self.daemon.events.tell(News::vm(EventType::VmCreated, &row));
         let vm = self.daemon.add(row, Phase::Ended(created));
         if let Some(start) = &self.request.start {
             start_first_time(&vm, start.clone(), operation).await?;

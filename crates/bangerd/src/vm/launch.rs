@@ -135,6 +135,7 @@ impl Launch {
             jail_user: needs.jail_user,
             boot_timeout_ms: self.daemon.config.boot_timeout_s.saturating_mul(1000),
             log_bytes: self.daemon.config.logs.max_size_mib.saturating_mul(size::MIB),
+            host_boot_id: self.daemon.host.machine.boot_id(),
         }
     }
 
@@ -311,10 +312,12 @@ fn text(path: &Path) -> String {
 /// The session environment that a VM was last started with, so that a restart is like the start.
 pub async fn last_environment(daemon: &Daemon, id: &Id) -> StartVm {
     let file = daemon.vm_dir(id).join(LAUNCH_FILE);
-    let read = move || {
-        let launch = std::fs::read(file).ok();
-        Ok(launch.and_then(|json| serde_json::from_slice::<LaunchSpec>(&json).ok()))
-    };
-    let env = blocking(read).await.ok().flatten().map(|launch| launch.env).unwrap_or_default();
-    StartVm { owner: None, session_env: env }
+    let launch = blocking(move || Ok(read_launch_file(&file))).await.ok().flatten();
+    StartVm { owner: None, session_env: launch.map(|launch| launch.env).unwrap_or_default() }
+}
+
+/// What a VM was last started with; None if that cannot be read.
+#[must_use]
+pub fn read_launch_file(file: &Path) -> Option<LaunchSpec> {
+    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
 }

@@ -12,11 +12,15 @@ mod disks;
 mod end;
 #[cfg(test)]
 mod exhaustive_tests;
+pub mod expiry;
 mod launch;
 pub mod logs;
 #[cfg(test)]
 mod model_tests;
 mod remove;
+mod restart;
+#[cfg(test)]
+mod restart_tests;
 #[cfg(test)]
 mod tests;
 
@@ -38,10 +42,11 @@ use crate::daemon::Daemon;
 use crate::operations::Handle;
 use crate::store::VmRow;
 
-pub use actor::{Phase, read_status};
+pub use actor::Phase;
+pub use attach::read_status;
 pub use change::Wanted;
 pub use disks::settle_root;
-pub use launch::last_environment;
+pub use launch::{last_environment, read_launch_file};
 pub use remove::{clear_leftovers, remove_traces};
 
 /// How many requests may wait for a VM's task; it takes them at once.
@@ -124,12 +129,19 @@ impl VmHandle {
         self.hidden.load(Ordering::Relaxed)
     }
 
-    /// Waits until no shim is alive, and says how it ended.
+    /// Waits until no shim is alive and none is to be started again, and says how it ended.
     pub async fn ended(&self) -> Vm {
         let mut status = self.status.clone();
+        let is_over = |status: &VmStatus| !status.state.is_live() && status.next_start_ms.is_none();
         // An error means that the task is gone, and the VM with it.
-        let _ = status.wait_for(|status| !status.state.is_live()).await;
+        let _ = status.wait_for(is_over).await;
         self.snapshot()
+    }
+
+    /// Has its task look whether what it takes for true still is. Does not wait for that.
+    pub fn look(&self) {
+        // A task with a full mailbox is busy and will be asked again.
+        let _ = self.mailbox.try_send(Ask::Look);
     }
 
     /// Waits until it is no longer starting.
@@ -221,10 +233,25 @@ pub enum Outcome {
 /// What can be asked of a VM's task.
 #[derive(Debug)]
 enum Ask {
-    Start { request: StartVm, reply: oneshot::Sender<Verdict> },
-    End { request: Request, grace: StopVm, reply: oneshot::Sender<Verdict> },
-    Remove { force: bool, reply: oneshot::Sender<Verdict> },
-    Change { wanted: Box<Wanted>, reply: oneshot::Sender<Result<Vec<Change>, Problem>> },
+    Start {
+        request: StartVm,
+        reply: oneshot::Sender<Verdict>,
+    },
+    End {
+        request: Request,
+        grace: StopVm,
+        reply: oneshot::Sender<Verdict>,
+    },
+    Remove {
+        force: bool,
+        reply: oneshot::Sender<Verdict>,
+    },
+    Change {
+        wanted: Box<Wanted>,
+        reply: oneshot::Sender<Result<Vec<Change>, Problem>>,
+    },
+    /// Compare what is observed with what is taken for true.
+    Look,
 }
 
 /// Work that a VM's task has accepted, seen from outside.

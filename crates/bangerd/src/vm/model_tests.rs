@@ -28,6 +28,8 @@ const STEPS: usize = 24;
 /// How long what must come about may take: short, because finding a short sequence that fails takes
 /// many that fail.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long whoever asked for something may wait for what comes of it.
+const ANSWER: Duration = Duration::from_secs(60);
 /// Longer than any test, so that a guest that ignores a stop is not killed for it.
 const GRACE: StopVm = StopVm { grace_ms: 3_600_000 };
 const REGRESSIONS: &str =
@@ -64,14 +66,22 @@ fn run(steps: &[Step]) -> Result<(), String> {
                 Life { world: &world, daemon, reference: &mut reference, pending: Vec::new() };
             life_of.check("the daemon began").await?;
             for step in life {
-                life_of.step(step).await.map_err(|error| format!("{step:?}: {error}"))?;
+                within_answer(life_of.step(step))
+                    .await
+                    .map_err(|error| format!("{step:?}: {error}"))?;
                 life_of.check(&format!("{step:?}")).await?;
             }
             Ok::<(), String>(())
         })?;
         reference.daemon_killed();
     }
-    in_a_runtime(remove_all(&world))
+    in_a_runtime(within_answer(remove_all(&world)))
+}
+
+/// What must come about in any case. One that does not is a sequence that fails, not a test that hangs.
+async fn within_answer(step: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    let never = || Err(format!("no answer within {} s", ANSWER.as_secs()));
+    tokio::time::timeout(ANSWER, step).await.unwrap_or_else(|_| never())
 }
 
 /// When it is over everything that a daemon was doing stops, as by `kill -9`.

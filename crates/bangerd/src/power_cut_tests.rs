@@ -1,0 +1,197 @@
+//! The power is cut at a random moment of random work, on a simulated machine, by the hundred; and
+//! what was not synced is torn. Then a daemon starts on what is left.
+//!
+//! What was reported as done is done, nothing half-made shows, and everything can be removed.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use banger_api::shim::{COW_FILE, STATUS_FILE};
+use banger_api::vm::{EndCause, RestartPolicy, StartVm, StopVm};
+use banger_core::lifecycle::Request;
+use banger_host::random;
+
+use crate::daemon::Daemon;
+use crate::testing::{World, list, make, request};
+use crate::vm::Outcome;
+
+/// How many power cuts.
+const CUTS: u64 = 150;
+/// The names that the work is about, two for each of two workers. None can begin an id: a worker
+/// would find the other's VM by it.
+const NAMES: [[&str; 2]; 2] = [["w", "x"], ["y", "z"]];
+
+/// Numbers that a seed determines: xorshift.
+#[derive(Debug, Clone)]
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+/// What was reported of each name: whether there is a VM. Nothing while something is under way.
+type Reported = Arc<Mutex<BTreeMap<&'static str, bool>>>;
+
+async fn work(daemon: Arc<Daemon>, world: &World, mut dice: Dice, reported: Reported, who: usize) {
+    let report = |name, exists: Option<bool>| {
+        let mut reported = reported.lock().expect("not poisoned");
+        match exists {
+            Some(exists) => reported.insert(name, exists),
+            None => reported.remove(name),
+        };
+    };
+    let finish = async |outcome: Result<Outcome, _>| match outcome {
+        Ok(Outcome::Accepted(work)) => work.finished().await,
+        Ok(Outcome::AlreadySo) => Ok(()),
+        Err(problem) => Err(problem),
+    };
+    loop {
+        let name = NAMES[who][usize::try_from(dice.roll(2)).expect("small")];
+        let Ok(vm) = daemon.find(name) else {
+            report(name, None);
+            let mut request = request(name, dice.roll(2) == 0);
+            if dice.roll(2) == 0 {
+                request.spec.restart = RestartPolicy::Always;
+            }
+            make(&daemon, request).await.expect("made");
+            report(name, Some(true));
+            continue;
+        };
+        match dice.roll(6) {
+            0 => {
+                report(name, None);
+                finish(vm.remove(true).await).await.expect("removed");
+                report(name, Some(false));
+            }
+            1 => drop(finish(vm.end(Request::Stop, StopVm { grace_ms: 5 }).await).await),
+            2 => drop(finish(vm.end(Request::Kill, StopVm::default()).await).await),
+            3 => {
+                let dir = vm.snapshot().dir;
+                if world.machine.is_alive(dir.as_ref()) {
+                    world.machine.end(dir.as_ref(), EndCause::GuestPanic);
+                }
+            }
+            _ => drop(finish(vm.start(StartVm::default()).await).await),
+        }
+    }
+}
+
+/// Works until the power is cut; what was reported by then.
+fn work_until_the_cut(world: &World, dice: &mut Dice) -> BTreeMap<&'static str, bool> {
+    let reported = Reported::default();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let daemon = world.daemon().await;
+        let workers = [0, 1].map(|who| {
+            let own = Dice(dice.roll(u64::MAX) | 1);
+            work(Arc::clone(&daemon), world, own, Arc::clone(&reported), who)
+        });
+        let [first, second] = workers;
+        let cut = tokio::time::sleep(Duration::from_micros(dice.roll(40_000)));
+        tokio::select! {
+            () = first => {}
+            () = second => {}
+            () = cut => {}
+        }
+    });
+    drop(runtime);
+    world.machine.cut_power();
+    let reported = reported.lock().expect("not poisoned");
+    reported.clone()
+}
+
+/// Tears what nobody had synced: the shims' status files, and what SQLite was about to write.
+fn tear(world: &World, dice: &mut Dice) {
+    for entry in std::fs::read_dir(world.dirs.vms()).into_iter().flatten().flatten() {
+        let file = entry.path().join(STATUS_FILE);
+        let Ok(bytes) = std::fs::read(&file) else { continue };
+        let length = usize::try_from(dice.roll(bytes.len() as u64 + 1)).expect("small");
+        match dice.roll(4) {
+            0 => std::fs::write(&file, &bytes[..length]).expect("shorten"),
+            1 => std::fs::write(&file, vec![0; bytes.len()]).expect("zero"),
+            2 => std::fs::remove_file(&file).expect("lose"),
+            _ => {}
+        }
+    }
+    let mut log = world.dirs.database().into_os_string();
+    log.push("-wal");
+    if let Ok(mut log) = std::fs::OpenOptions::new().append(true).open(log) {
+        let torn: Vec<u8> =
+            (0..dice.roll(9_000)).map(|_| u8::try_from(dice.roll(256)).expect("a byte")).collect();
+        log.write_all(&torn).expect("tear");
+    }
+}
+
+async fn remove_all(daemon: &Arc<Daemon>) {
+    for vm in daemon.handles() {
+        match vm.remove(true).await {
+            Ok(Outcome::Accepted(work)) => work.finished().await.expect("removed"),
+            Ok(Outcome::AlreadySo) | Err(_) => {}
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_moment_loses_nothing_that_was_reported() {
+    let base = u64::from_le_bytes(random::bytes()) >> 16;
+    for number in 0..CUTS {
+        let seed = base + number;
+        let context = format!("seed {seed}");
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let world = World::new();
+        let reported = work_until_the_cut(&world, &mut dice);
+        tear(&world, &mut dice);
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let daemon = world.daemon().await;
+            let shown = list(&daemon);
+            for vm in &shown {
+                let disk = std::path::Path::new(&vm.dir).join(COW_FILE);
+                assert!(disk.exists(), "{context}: {} is whole", vm.name);
+            }
+            for (name, exists) in &reported {
+                let found = shown.iter().any(|vm| vm.name == *name);
+                assert_eq!(found, *exists, "{context}: {name}, as reported");
+            }
+            remove_all(&daemon).await;
+            crate::testing::eventually(&context, || world.is_clean()).await;
+        });
+    }
+}
+
+#[test]
+fn a_log_of_the_database_that_ends_anywhere_is_no_obstacle() {
+    let base = u64::from_le_bytes(random::bytes()) >> 16;
+    for seed in base..base + CUTS / 3 {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let world = World::new();
+        work_until_the_cut(&world, &mut dice);
+        let mut log = world.dirs.database().into_os_string();
+        log.push("-wal");
+        if let Ok(bytes) = std::fs::read(&log) {
+            let length = usize::try_from(dice.roll(bytes.len() as u64 + 1)).expect("small");
+            std::fs::write(&log, &bytes[..length]).expect("shorten");
+        }
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let daemon = world.daemon().await;
+            // Rows that were lost leave directories that nobody shows; no row is without its disk.
+            for vm in list(&daemon) {
+                let dir = std::path::Path::new(&vm.dir);
+                assert!(dir.join(COW_FILE).exists() || !dir.exists(), "seed {seed}: {}", vm.name);
+            }
+            remove_all(&daemon).await;
+            assert_eq!(list(&daemon), [], "seed {seed}");
+        });
+    }
+}

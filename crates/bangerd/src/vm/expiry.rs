@@ -1,0 +1,96 @@
+//! VMs with a time to live: when it is over they are stopped cleanly and removed.
+//!
+//! Nothing is recorded but the moment itself, so a daemon that ends in between begins again, and one
+//! that was not there at that moment does it at its next start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use banger_api::Problem;
+use banger_api::event::EventType;
+use banger_api::vm::StopVm;
+use banger_core::expiry::{Clocks, Deadline};
+use banger_core::id::Id;
+use banger_core::lifecycle::Request;
+
+use super::{Outcome, VmHandle};
+use crate::daemon::Daemon;
+use crate::events::News;
+
+/// Longest pause between two looks: timers stand still while the host sleeps.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Pause after a removal that failed.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Watches over all VMs as long as the daemon lives.
+pub async fn watch(daemon: Arc<Daemon>) {
+    let mut watch = Watch::default();
+    loop {
+        let pause = watch.look(&daemon, daemon.host.machine.clocks());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = daemon.expiries.notified() => {}
+        }
+    }
+}
+
+/// What is known of the VMs that will go.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// When each goes, and of which moment that was computed.
+    deadlines: BTreeMap<Id, (u64, Deadline)>,
+    going: Arc<Mutex<BTreeSet<Id>>>,
+}
+
+impl Watch {
+    /// Lets those go whose time is over; how long nothing more needs to be done.
+    pub fn look(&mut self, daemon: &Arc<Daemon>, now: Clocks) -> Duration {
+        let vms = daemon.handles();
+        self.deadlines.retain(|id, _| vms.iter().any(|vm| vm.id == *id));
+        let mut pause = LONGEST_PAUSE;
+        for vm in vms {
+            let Some(expires_at_ms) = vm.snapshot().expires_at_ms else { continue };
+            let id = vm.id.clone();
+            let known = self.deadlines.get(&id).filter(|(of, _)| *of == expires_at_ms);
+            let deadline = match known {
+                Some((_, deadline)) => *deadline,
+                None => Deadline::new(expires_at_ms, now),
+            };
+            self.deadlines.insert(id.clone(), (expires_at_ms, deadline));
+            let left_ms = deadline.left_ms(now);
+            if left_ms > 0 {
+                pause = pause.min(Duration::from_millis(left_ms));
+            } else if self.going.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+                tokio::spawn(let_go(Arc::clone(daemon), vm, Arc::clone(&self.going)));
+            }
+        }
+        pause
+    }
+}
+
+async fn let_go(daemon: Arc<Daemon>, vm: Arc<VmHandle>, going: Arc<Mutex<BTreeSet<Id>>>) {
+    tracing::info!(vm = %vm.name, "its time to live is over");
+    daemon.events.tell(News::vm(EventType::VmExpired, &vm.row()));
+    if let Err(problem) = stop_and_remove(&vm).await {
+        tracing::warn!(vm = %vm.name, "it has expired and cannot be removed: {problem}");
+        tokio::time::sleep(AGAIN).await;
+    }
+    going.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm.id);
+    daemon.expiries.notify_one();
+}
+
+async fn stop_and_remove(vm: &VmHandle) -> Result<(), Problem> {
+    finish(vm.end(Request::Stop, StopVm::default()).await).await?;
+    finish(vm.remove(true).await).await
+}
+
+/// One that went by itself meanwhile is fine too.
+async fn finish(outcome: Result<Outcome, Problem>) -> Result<(), Problem> {
+    match outcome {
+        Ok(Outcome::Accepted(work)) => work.finished().await,
+        Ok(Outcome::AlreadySo) => Ok(()),
+        Err(problem) if problem.code == banger_api::ErrorCode::VmNotFound => Ok(()),
+        Err(problem) => Err(problem),
+    }
+}
