@@ -10,7 +10,7 @@ use crate::account::Account;
 use crate::api::Api;
 use crate::invocation::Invocation;
 use crate::leftovers::Leftovers;
-use crate::{prepared, wait};
+use crate::{prepared, process, wait};
 
 /// How long teardown may take after the last command returned.
 const TEARDOWN: Duration = Duration::from_secs(20);
@@ -244,11 +244,7 @@ impl Host {
     pub fn kill_dash_nine(&self, pid: i32) {
         let target = nix::unistd::Pid::from_raw(pid);
         nix::sys::signal::kill(target, nix::sys::signal::Signal::SIGKILL).expect("it is ours");
-        wait::until("the process is gone", TEARDOWN, || {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let state = stat.rsplit_once(") ").map_or("Z", |(_, rest)| rest);
-            state.starts_with(['Z', 'X']).then_some(())
-        });
+        wait::until("the process is gone", TEARDOWN, || process::has_ended(pid).then_some(()));
     }
 
     /// Ends the test: removes all VMs, stops the daemon, and checks that nothing is left.

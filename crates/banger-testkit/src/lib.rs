@@ -29,6 +29,7 @@ mod invocation;
 mod leftovers;
 pub mod model;
 mod prepared;
+pub mod process;
 pub mod registry;
 mod terminal;
 pub mod torture;

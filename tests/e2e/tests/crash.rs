@@ -2,8 +2,8 @@
 
 use std::os::unix::net::UnixListener;
 
-use banger_e2e::SOON;
-use banger_testkit::{Host, Seed, wait};
+use banger_e2e::{BOOT, SOON};
+use banger_testkit::{Host, Seed, process, wait};
 
 /// "VMs survive daemon restart", by `stop` and by `kill -9`
 #[test]
@@ -69,6 +69,32 @@ fn a_killed_vmm_is_a_failure_with_a_reason() {
     assert_eq!(end["cause"], "vmm_exited", "{end}");
     assert!(end["reason"].as_str().is_some_and(|reason| reason.contains("SIGKILL")), "{end}");
     host.banger(["start", &vm]).run().assert_ok();
+    host.finish();
+}
+
+/// How often a guest is starved until it finds no timer.
+const ATTEMPTS: u32 = 5;
+
+/// A kernel that is starved just while it measures its timer finds none, and would hang.
+#[test]
+fn a_guest_without_a_timer_is_booted_again() {
+    let host = Host::new();
+    host.banger(["create", "--name", "starved"]).run().assert_ok();
+    let met = (0..ATTEMPTS).any(|_| {
+        let starting = host.banger(["start", "starved"]).timeout(2 * BOOT).spawn();
+        let vmm = || host.processes_named("qemu-system-x86_64").first().copied();
+        process::starve(wait::until("the VMM starts", SOON, vmm), BOOT / 2);
+        starting.wait().assert_ok();
+        let exec = ["exec", "starved", "--", "echo", "up"];
+        host.banger(exec).run().assert_ok().assert_stdout("up\n");
+        if host.show("starved")["status"]["engine"]["accelerator"] == "kvm" {
+            return true;
+        }
+        let log = std::fs::read_to_string(host.vm_dir("starved").join("shim.log"));
+        host.banger(["kill", "starved"]).run().assert_ok();
+        log.expect("a VM has this log").contains("found no timer")
+    });
+    assert!(met, "none of {ATTEMPTS} boots was starved at the right moment");
     host.finish();
 }
 
