@@ -318,7 +318,7 @@ impl Bench {
             Who::Daemon => self.signal_all("bangerd", signal),
             Who::Shim => self.signal_all("banger-shim", signal),
             Who::Vmm => self.signal_all("qemu-system-x86_64", signal),
-            Who::Pasta => self.signal_all("pasta", signal) | self.signal_all("pasta.avx2", signal),
+            Who::Pasta => self.signal_all("pasta", signal),
             Who::Cli => {
                 command.signal(signal);
                 true

@@ -46,7 +46,7 @@ fn a_killed_shim_takes_everything_along() {
             nix::sys::signal::Signal::SIGKILL,
         );
     }
-    for program in ["banger-shim", "qemu-system-x86_64", "pasta", "pasta.avx2"] {
+    for program in ["banger-shim", "qemu-system-x86_64", "pasta"] {
         wait::until(program, SOON, || host.processes_named(program).is_empty().then_some(()));
     }
     host.wait_for_state(&vm, "failed");

@@ -22,6 +22,8 @@ const OUR_PROGRAMS: [&str; 13] = [
     "buildah",
     "docker-registry",
 ];
+/// The program whose children belong to its VM.
+const SUPERVISOR: &str = "banger-shim";
 /// Kinds of namespaces that a VM has of its own.
 const NAMESPACES: [&str; 4] = ["net", "mnt", "user", "pid"];
 /// How much of a command line is kept, in characters.
@@ -38,10 +40,14 @@ pub(super) struct Seen {
 }
 
 pub(super) fn observe(scope: &Scope, observation: &mut Observation) {
-    for process in all() {
-        if process.pid.unsigned_abs() != std::process::id() {
-            observe_one(&process, scope, observation);
-        }
+    let others = all().filter(|process| process.pid.unsigned_abs() != std::process::id());
+    let others: Vec<Seen> = others.collect();
+    let supervises = |process: &&Seen| {
+        process.name == SUPERVISOR && process.mentions(scope, &process.open_files())
+    };
+    let supervisors: Vec<i32> = others.iter().filter(supervises).map(|shim| shim.pid).collect();
+    for process in &others {
+        observe_one(process, &supervisors, scope, observation);
     }
 }
 
@@ -51,10 +57,13 @@ pub(super) fn all() -> impl Iterator<Item = Seen> {
     entries.filter_map(|entry| Seen::at(&entry.path()))
 }
 
-fn observe_one(process: &Seen, scope: &Scope, observation: &mut Observation) {
+fn observe_one(process: &Seen, supervisors: &[i32], scope: &Scope, observation: &mut Observation) {
     let holder = process.holder();
     let files = process.open_files();
-    let is_ours = process.is_named_as_ours(scope) || process.mentions(scope, &files);
+    // What a supervisor starts, as pasta, may name no file of the host itself.
+    let is_ours = process.is_named_as_ours(scope)
+        || supervisors.contains(&process.parent)
+        || process.mentions(scope, &files);
     if is_ours && !process.is_left_to_init() {
         let (pid, started) = (process.pid, process.started);
         let thing = Thing::Process { pid, started, program: process.name.clone() };
