@@ -1,0 +1,383 @@
+//! What is done to pass a step, what it needs, and what must hold when it is repeated.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use banger_api::step::{self, Operation, Step};
+use nix::sys::signal::Signal;
+
+use super::{Bench, Case, END};
+use crate::fixtures::{SigningKey, TestRegistry};
+use crate::host::Host;
+use crate::invocation::Invocation;
+use crate::registry::{Layer, TestImage};
+use crate::wait;
+
+/// What the operation's command prints.
+pub(super) const DONE: &str = "done\n";
+/// How long what is fetched from Debian's archive may take.
+const FETCH: Duration = Duration::from_secs(300);
+/// A database that the first release wrote.
+const FIRST_DATABASE: &[u8] = include_bytes!("../../../bangerd/src/store/fixtures/v1.db");
+/// Its VM that stays: the others were being made or removed, or went with a command that has ended.
+const FIRST_VMS: [&str; 1] = ["plain"];
+
+/// One operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// `run --rm`: made, started, used, removed.
+    Run,
+    /// The same, and the initramfs is made anew.
+    RunUncached,
+    Stop,
+    /// A VM gets another image and more processors.
+    Set,
+    Remove,
+    /// The daemon begins beside a VM that ended without it.
+    Begin,
+    /// The daemon begins over the database of an older release.
+    Migrate,
+    /// A directory becomes an image.
+    Register,
+    /// A signed image comes from a registry.
+    Pull,
+    /// An image of the user's catalog is fetched.
+    Catalog,
+    /// A Debian root filesystem is built.
+    Debian,
+    /// A VM's disk becomes an image.
+    Promote,
+    Push,
+    RemoveImage,
+    /// Files become a kernel.
+    Import,
+    /// A kernel comes from Debian's archive.
+    KernelPull,
+}
+
+/// What there is besides the host.
+#[derive(Default)]
+pub(super) struct Props {
+    registry: Option<(TestRegistry, SigningKey)>,
+}
+
+impl Doing {
+    /// What passes the step.
+    pub(super) fn of(step: Step) -> Self {
+        match step.operation() {
+            _ if step == step::INITRAMFS_WRITE => Self::RunUncached,
+            Operation::Create | Operation::Start | Operation::Exec => Self::Run,
+            Operation::Stop => Self::Stop,
+            Operation::Set => Self::Set,
+            Operation::Remove if step == step::CLI_REMOVE => Self::Run,
+            Operation::Remove => Self::Remove,
+            Operation::Begin => Self::Begin,
+            Operation::Migrate => Self::Migrate,
+            Operation::ImageRemove => Self::RemoveImage,
+            Operation::ImageBuild if step == step::IMAGE_READ => Self::Promote,
+            Operation::ImageBuild => Self::Register,
+            Operation::ImagePush => Self::Push,
+            Operation::KernelPull => match step {
+                step::KERNEL_READ | step::KERNEL_MODULES => Self::Import,
+                _ => Self::KernelPull,
+            },
+            Operation::ImagePull => match step {
+                step::IMAGE_BOOTSTRAP => Self::Debian,
+                step::IMAGE_DOWNLOAD => Self::Catalog,
+                step::IMAGE_RESOLVE | step::IMAGE_VERIFY | step::IMAGE_UNPACK => Self::Pull,
+                step::BLOB_BEGIN | step::BLOB_PUBLISH => Self::Pull,
+                _ => Self::Register,
+            },
+        }
+    }
+
+    /// Whether a VM, and so its processes, has a part in it.
+    pub(super) fn has_a_vm(self) -> bool {
+        use Doing::{Begin, Remove, Run, RunUncached, Set, Stop};
+        matches!(self, Run | RunUncached | Stop | Set | Remove | Begin)
+    }
+
+    /// How long it may take.
+    pub(super) fn patience(self) -> Duration {
+        match self {
+            Self::Debian | Self::KernelPull | Self::Import => FETCH,
+            _ => END,
+        }
+    }
+
+    /// What it makes, if that is an image or a kernel: the commands about it, and its name.
+    fn product(self, bench: &Bench) -> Option<(&'static str, String)> {
+        match self {
+            Self::Register | Self::Promote => Some(("image", "little".to_owned())),
+            Self::Pull => Some(("image", bench.reference("signed"))),
+            Self::Catalog => Some(("image", "filed".to_owned())),
+            Self::Debian => Some(("image", "debian-bookworm".to_owned())),
+            Self::Import => Some(("kernel", "mine".to_owned())),
+            Self::KernelPull => Some(("kernel", "debian-cloud".to_owned())),
+            _ => None,
+        }
+    }
+}
+
+impl Bench {
+    /// What must be there before the operation.
+    pub(super) fn prepare(&mut self) {
+        match self.doing {
+            Doing::Run => {}
+            Doing::RunUncached => self.forget_the_initramfs(),
+            Doing::Set => {
+                let create = ["create", "-q", "--name", "web", "--work-disk", "128M"];
+                self.host.banger(create).run().assert_ok();
+            }
+            Doing::Stop | Doing::Remove => {
+                self.host.running_vm("web");
+                let keep = "echo kept > /root/note; sync /root/note /root";
+                self.host.banger(["exec", "web", "--", "sh", "-c", keep]).run().assert_ok();
+            }
+            Doing::Begin => self.end_all_beside_a_vm(),
+            Doing::Migrate => self.put(&self.host.data.join("banger.db"), FIRST_DATABASE),
+            Doing::Register => self.make_tree(),
+            Doing::RemoveImage | Doing::Push => {
+                self.make_tree();
+                self.banger(&register(&self.tree())).run().assert_ok();
+                if self.doing == Doing::Push {
+                    self.props.registry = Some(registry(&self.host));
+                }
+            }
+            Doing::Pull => self.props.registry = Some(registry(&self.host)),
+            Doing::Catalog => self.make_catalog(),
+            Doing::Promote => {
+                self.host.banger(["create", "-q", "--name", "web"]).run().assert_ok();
+            }
+            Doing::Import => self.take_modules_out(),
+            Doing::KernelPull => {
+                self.host.banger(["kernel", "rm", "debian-cloud"]).run().assert_ok();
+            }
+            Doing::Debian => {}
+        }
+    }
+
+    /// The operation's command.
+    pub(super) fn operation(&self) -> Invocation {
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let words = match self.doing {
+            Doing::Run | Doing::RunUncached => {
+                words(&["run", "--rm", "-q", "--name", "web", "--", "echo", "done"])
+            }
+            Doing::Stop => words(&["stop", "web"]),
+            // All that takes a step of its own.
+            Doing::Set => words(&[
+                "set",
+                "web",
+                "--image",
+                "debian-bookworm",
+                "-c",
+                "1",
+                "--work-disk",
+                "none",
+                "--yes",
+            ]),
+            Doing::Remove => words(&["rm", "-f", "web"]),
+            Doing::Begin | Doing::Migrate => words(&["ls", "-q"]),
+            Doing::Register => register(&self.tree()),
+            Doing::RemoveImage => words(&["image", "rm", "little"]),
+            Doing::Push => words(&["image", "push", "little", &self.reference("pushed")]),
+            Doing::Pull => {
+                let key = self.props.registry.as_ref().map(|(_, key)| key.public.clone());
+                let key = key.unwrap_or_default();
+                let reference = self.reference("signed");
+                words(&["image", "pull", &reference, "--verify-key", &key.to_string_lossy()])
+            }
+            Doing::Catalog => words(&["image", "pull", "filed"]),
+            Doing::Debian => words(&["image", "pull", "--refresh", "debian-bookworm"]),
+            Doing::Promote => words(&["image", "promote", "web", "little"]),
+            Doing::Import => {
+                let modules = self.host.scratch.join("modules").display().to_string();
+                let kernel = self.kernel_dir().join("vmlinuz").display().to_string();
+                words(&["kernel", "import", "--name", "mine", "--modules", &modules, &kernel])
+            }
+            Doing::KernelPull => words(&["kernel", "pull", "debian-cloud"]),
+        };
+        self.banger(&words).timeout(self.doing.patience())
+    }
+
+    /// What a command has reported is so at once.
+    pub(super) fn check_reported(&self, case: Case) {
+        let names = self.host.vm_names();
+        match self.doing {
+            Doing::Run | Doing::RunUncached | Doing::Remove => {
+                assert!(names.is_empty(), "{case}: {names:?}");
+            }
+            Doing::Stop => {
+                let state = self.host.state("web").expect("it is there");
+                assert_ne!(state, "running", "{case}");
+            }
+            Doing::Set => self.check_set(case),
+            Doing::RemoveImage => assert!(!self.is_listed("image", "little"), "{case}"),
+            doing => {
+                if let Some((kind, name)) = doing.product(self) {
+                    assert!(self.is_listed(kind, &name), "{case}: {name}");
+                }
+            }
+        }
+    }
+
+    /// The operation can be repeated, and works.
+    pub(super) fn check_and_repeat(&self, case: Case) {
+        let names = self.host.vm_names();
+        match self.doing {
+            Doing::Run | Doing::RunUncached => {
+                for name in &names {
+                    self.host.banger(["rm", "-f", name]).run().assert_ok();
+                }
+                self.operation().run().assert_ok().assert_stdout(DONE);
+            }
+            Doing::Stop | Doing::Begin => {
+                assert_eq!(names, ["web"], "{case}: the VM is there");
+                self.host.banger(["stop", "web"]).run().assert_ok();
+                self.host.banger(["start", "-q", "web"]).run().assert_ok();
+                if self.doing == Doing::Stop {
+                    let read = ["exec", "web", "--", "cat", "/root/note"];
+                    self.host.banger(read).run().assert_ok().assert_stdout("kept\n");
+                }
+            }
+            Doing::Migrate => assert_eq!(names, FIRST_VMS, "{case}: nothing is lost"),
+            Doing::Set => {
+                self.operation().run().assert_ok();
+                self.check_set(case);
+                self.host.banger(["start", "-q", "web"]).run().assert_ok();
+            }
+            Doing::Remove => {
+                if !names.is_empty() {
+                    self.host.banger(["rm", "-f", "web"]).run().assert_ok();
+                }
+                assert!(self.host.vm_names().is_empty(), "{case}");
+            }
+            Doing::RemoveImage => {
+                if self.is_listed("image", "little") {
+                    self.operation().run().assert_ok();
+                }
+                assert!(!self.is_listed("image", "little"), "{case}");
+            }
+            _ => {
+                self.operation().run().assert_ok();
+                if let Some((kind, name)) = self.doing.product(self) {
+                    assert!(self.is_listed(kind, &name), "{case}: {name}");
+                }
+            }
+        }
+        self.check_no_work_is_left(case);
+    }
+
+    fn banger(&self, words: &[String]) -> Invocation {
+        self.host.banger(words)
+    }
+
+    fn reference(&self, tag: &str) -> String {
+        let registry = self.props.registry.as_ref();
+        registry.map_or_else(String::new, |(registry, _)| registry.reference(&format!("app:{tag}")))
+    }
+
+    fn is_listed(&self, kind: &str, name: &str) -> bool {
+        let listed = self.host.banger([kind, "ls", "-q"]).run().assert_ok();
+        listed.stdout_text().lines().any(|line| line == name)
+    }
+
+    fn check_set(&self, case: Case) {
+        let spec = &self.host.show("web")["spec"];
+        assert_eq!(spec["cpus"], 1, "{case}: {spec}");
+        assert!(spec["work_disk_bytes"].is_null(), "{case}: {spec}");
+    }
+
+    /// What was being made when somebody broke is removed by the next daemon.
+    fn check_no_work_is_left(&self, case: Case) {
+        for kind in ["images", "kernels"] {
+            let entries = std::fs::read_dir(self.host.data.join(kind)).into_iter().flatten();
+            let names = entries.flatten().map(|entry| entry.file_name());
+            let names = names.map(|name| name.to_string_lossy().into_owned());
+            let left: Vec<String> = names.filter(|name| name.starts_with("tmp-")).collect();
+            assert_eq!(left, [""; 0], "{case}: work of a dead daemon is left");
+        }
+    }
+
+    /// A daemon and a VM's processes end as by a power cut.
+    fn end_all_beside_a_vm(&self) {
+        self.host.running_vm("web");
+        for name in ["bangerd", "banger-shim"] {
+            self.signal_all(name, Signal::SIGKILL);
+            let gone = || self.host.processes_named(name).is_empty().then_some(());
+            wait::until(name, END, gone);
+        }
+    }
+
+    fn forget_the_initramfs(&self) {
+        let cache = self.host.data.join("cache");
+        for entry in std::fs::read_dir(cache).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("initramfs-") {
+                std::fs::remove_file(entry.path()).expect("our own file");
+            }
+        }
+    }
+
+    /// Writes a file that belongs to the host's user.
+    fn put(&self, path: &Path, bytes: &[u8]) {
+        std::fs::write(path, bytes).expect("our own directory");
+        self.host.account.own(path);
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.host.scratch.join("root")
+    }
+
+    /// A small root filesystem in a directory.
+    fn make_tree(&self) {
+        let make = ["-c", "mkdir -p root/etc && echo hello > root/etc/hello"];
+        self.host.program("/bin/sh".as_ref(), make).run().assert_ok();
+        assert!(self.tree().join("etc/hello").exists());
+    }
+
+    /// A catalog of the user's with one image, that is a file of the web.
+    fn make_catalog(&mut self) {
+        let (registry, key) = registry(&self.host);
+        let tar = Layer::tar_of(&[("etc/hello", b"hello")]);
+        let digest = registry.server.put_blob("files", &tar);
+        let text = format!(
+            "[[image]]\nname = 'filed'\n[image.file]\nsha256 = '{}'\nurl = 'http://{}/v2/files/blobs/{digest}'\n",
+            digest.trim_start_matches("sha256:"),
+            registry.server.address(),
+        );
+        self.props.registry = Some((registry, key));
+        let config = self.host.config();
+        self.host.account.make_dir(&config);
+        self.put(&config.join("catalog.toml"), text.as_bytes());
+    }
+
+    /// The files of the kernel that is here.
+    fn kernel_dir(&self) -> PathBuf {
+        let entries = std::fs::read_dir(self.host.data.join("kernels")).expect("kernels are there");
+        let mut dirs = entries.flatten().map(|entry| entry.path());
+        dirs.find(|path| path.join("vmlinuz").is_file()).expect("the default kernel is there")
+    }
+
+    /// The modules of the kernel that is here, as files.
+    fn take_modules_out(&self) {
+        let modules = self.host.scratch.join("modules");
+        self.host.account.make_dir(&modules);
+        let dump = format!("rdump /kernel /modules.builtin {}", modules.display());
+        let disk = self.kernel_dir().join("modules.ext4").display().to_string();
+        self.host.program("/usr/sbin/debugfs".as_ref(), ["-R", &dump, &disk]).run().assert_ok();
+    }
+}
+
+fn register(tree: &Path) -> Vec<String> {
+    ["image", "register", &tree.to_string_lossy(), "--name", "little"].map(str::to_owned).into()
+}
+
+/// A registry on loopback with one image, `app:signed`, and the key that signed it.
+fn registry(host: &Host) -> (TestRegistry, SigningKey) {
+    let registry = TestRegistry::empty();
+    let key = SigningKey::create(&host.scratch, "signer");
+    let signed = registry.push(&TestImage::new().file("etc/hello", b"hello\n"), "app:signed");
+    key.sign(&registry, "app", signed["digest"].as_str().expect("a digest"));
+    (registry, key)
+}
