@@ -33,8 +33,10 @@ pub(super) enum Doing {
     /// A VM gets another image and more processors.
     Set,
     Remove,
-    /// The daemon begins beside a VM that ended without it.
+    /// The daemon begins beside a VM that runs.
     Begin,
+    /// The daemon begins beside a VM that ended without it.
+    Settle,
     /// The daemon begins over the database of an older release.
     Migrate,
     /// A directory becomes an image.
@@ -71,6 +73,7 @@ impl Doing {
             Operation::Set => Self::Set,
             Operation::Remove if step == step::CLI_REMOVE => Self::Run,
             Operation::Remove => Self::Remove,
+            Operation::Begin if step == step::DAEMON_SETTLE => Self::Settle,
             Operation::Begin => Self::Begin,
             Operation::Migrate => Self::Migrate,
             Operation::ImageRemove => Self::RemoveImage,
@@ -134,7 +137,8 @@ impl Bench {
                 let keep = "echo kept > /root/note; sync /root/note /root";
                 self.host.banger(["exec", "web", "--", "sh", "-c", keep]).run().assert_ok();
             }
-            Doing::Begin => self.end_all_beside_a_vm(),
+            Doing::Begin => self.end_beside_a_vm(&["bangerd"]),
+            Doing::Settle => self.end_beside_a_vm(&["bangerd", "banger-shim"]),
             Doing::Migrate => self.put(&self.host.data.join("banger.db"), FIRST_DATABASE),
             Doing::Register => self.make_tree(),
             Doing::RemoveImage | Doing::Push => {
@@ -178,7 +182,7 @@ impl Bench {
                 "--yes",
             ]),
             Doing::Remove => words(&["rm", "-f", "web"]),
-            Doing::Begin | Doing::Migrate => words(&["ls", "-q"]),
+            Doing::Begin | Doing::Settle | Doing::Migrate => words(&["ls", "-q"]),
             Doing::Register => register(&self.tree()),
             Doing::RemoveImage => words(&["image", "rm", "little"]),
             Doing::Push => words(&["image", "push", "little", &self.reference("pushed")]),
@@ -232,7 +236,7 @@ impl Bench {
                 }
                 self.operation().run().assert_ok().assert_stdout(DONE);
             }
-            Doing::Stop | Doing::Begin => {
+            Doing::Stop | Doing::Begin | Doing::Settle => {
                 assert_eq!(names, ["web"], "{case}: the VM is there");
                 self.host.banger(["stop", "web"]).run().assert_ok();
                 self.host.banger(["start", "-q", "web"]).run().assert_ok();
@@ -300,10 +304,10 @@ impl Bench {
         }
     }
 
-    /// A daemon and a VM's processes end as by a power cut.
-    fn end_all_beside_a_vm(&self) {
+    /// Those processes end at once, and with a shim all of its VM.
+    fn end_beside_a_vm(&self, names: &[&str]) {
         self.host.running_vm("web");
-        for name in ["bangerd", "banger-shim"] {
+        for name in names {
             self.signal_all(name, Signal::SIGKILL);
             let gone = || self.host.processes_named(name).is_empty().then_some(());
             wait::until(name, END, gone);
