@@ -53,8 +53,7 @@ impl Traces {
             ),
             Self { exit: None, .. } => (
                 EndCause::ShimGone,
-                "its supervisor vanished; this daemon did not start it and cannot tell how"
-                    .to_owned(),
+                "its supervisor vanished, and this daemon cannot tell how".to_owned(),
             ),
         };
         plain_end(cause, &reason)

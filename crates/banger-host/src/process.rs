@@ -1,10 +1,11 @@
 //! Children whose end can be awaited without a thread each.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::process::{Child, ExitStatus};
 
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
 
@@ -116,6 +117,23 @@ pub(crate) fn pidfd_signal(pidfd: &OwnedFd, signal: libc::c_int) -> io::Result<b
         error if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
         error => Err(error),
     }
+}
+
+/// Waits until a process has ended, also if it is nobody's child any more.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+pub(crate) async fn gone(pidfd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: an OwnedFd is open, and the same, as long as the AsyncFd owns it.
+    let pidfd = unsafe { AsyncFd::register(pidfd.try_clone()?) }?;
+    pidfd.readable().await.map(drop)
+}
+
+/// Collects a child that has ended; `StillAlive` if it has not. An error if it is no child, or was
+/// collected before.
+pub(crate) fn collect(pidfd: &OwnedFd) -> io::Result<WaitStatus> {
+    waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
+        .map_err(Into::into)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use banger_core::lifecycle::ShimExit;
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use tokio::sync::Notify;
 
@@ -16,7 +17,7 @@ use crate::process;
 /// How many ends are kept for those who ask later.
 const REMEMBERED: usize = 256;
 /// How long the end of a child may take to become known once it is gone.
-const NEWS: Duration = Duration::from_secs(1);
+const NEWS: Duration = Duration::from_secs(5);
 
 /// How shims ended that were children of this process.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +44,19 @@ impl Ends {
     /// A number that is given to a new process says nothing of an older one.
     fn forget(&self, pid: i32) {
         self.known().retain(|(known, _)| *known != pid);
+    }
+
+    async fn wait_for(&self, pid: i32) -> ShimExit {
+        loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            // Registered first: what is added in between wakes it.
+            news.as_mut().enable();
+            if let Some(exit) = self.of(pid) {
+                return exit;
+            }
+            news.await;
+        }
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, VecDeque<(i32, ShimExit)>> {
@@ -97,28 +111,23 @@ impl Supervisor {
         self.oom.has_killed()
     }
 
-    /// What to ask how it ended, for [`ended`].
-    #[must_use]
-    pub fn child(&self) -> Option<i32> {
-        self.is_child.then_some(self.pid)
-    }
-}
-
-/// How a child ended that is gone. Waits a moment for the news.
-pub async fn ended(pid: i32, ends: &Ends) -> Option<ShimExit> {
-    let wait = async {
-        loop {
-            let news = ends.news.notified();
-            tokio::pin!(news);
-            // Registered first: what is added in between wakes it.
-            news.as_mut().enable();
-            if let Some(exit) = ends.of(pid) {
-                return exit;
-            }
-            news.await;
+    /// How it ended, which only its parent learns. To be asked when it is gone, or about to be.
+    pub async fn ended(&self, ends: &Ends) -> Option<ShimExit> {
+        if !self.is_child {
+            return None;
         }
-    };
-    tokio::time::timeout(NEWS, wait).await.ok()
+        let wait = async {
+            // Without this the news come as well, only later.
+            let _ = process::gone(&self.pidfd).await;
+            // Whoever collects orphans may be stuck at one that somebody else waits for.
+            match process::collect(&self.pidfd) {
+                Ok(WaitStatus::Exited(_, code)) => ShimExit::Exited(code),
+                Ok(WaitStatus::Signaled(_, signal, _)) => ShimExit::Signaled(signal as i32),
+                _ => ends.wait_for(self.pid).await,
+            }
+        };
+        tokio::time::timeout(NEWS, wait).await.ok()
+    }
 }
 
 fn parent(pid: i32) -> Option<i32> {
@@ -135,12 +144,12 @@ mod tests {
         let ends = Ends::default();
         let asking = tokio::spawn({
             let ends = ends.clone();
-            async move { ended(7, &ends).await }
+            async move { ends.wait_for(7).await }
         });
         tokio::task::yield_now().await;
         ends.add(vec![(7, ShimExit::Signaled(9)), (8, ShimExit::Exited(0))]);
-        assert_eq!(asking.await.expect("no panic"), Some(ShimExit::Signaled(9)));
-        assert_eq!(ended(8, &ends).await, Some(ShimExit::Exited(0)));
+        assert_eq!(asking.await.expect("no panic"), ShimExit::Signaled(9));
+        assert_eq!(ends.wait_for(8).await, ShimExit::Exited(0));
         ends.forget(7);
         assert_eq!(ends.of(7), None);
     }
@@ -153,16 +162,17 @@ mod tests {
         assert!(ends.of(999).is_some() && ends.of(0).is_none());
     }
 
-    #[test]
+    #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "a process to kill")]
-    fn a_process_is_killed_by_what_it_is() {
+    async fn a_process_is_killed_by_what_it_is() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
         let pid = i32::try_from(child.id()).expect("a number");
         let supervisor = Supervisor::new(pid, &Ends::default()).expect("it lives");
         assert!(supervisor.is(pid) && supervisor.is_alive());
-        assert_eq!(supervisor.child(), Some(pid));
         assert!(supervisor.kill().expect("it was there"));
-        child.wait().expect("it ended");
+        let ended = supervisor.ended(&Ends::default()).await;
+        assert_eq!(ended, Some(ShimExit::Signaled(9)), "also if nobody collects orphans");
+        child.wait().expect_err("it was collected");
         assert!(!supervisor.is_alive());
         assert!(!supervisor.kill().expect("it is gone"));
     }

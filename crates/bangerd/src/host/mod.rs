@@ -3,6 +3,7 @@
 //! [`real`] is the machine; tests put a simulated one in its place. Everything that decides is on
 //! this side of the traits, so all of it is tested without a virtual machine.
 
+mod known_shims;
 mod library;
 pub mod real;
 #[cfg(test)]

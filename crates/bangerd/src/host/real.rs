@@ -1,9 +1,8 @@
 //! The real machine.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use banger_api::shim::{
     EngineSpec, JailUser, LOCK_FILE, LaunchEvent, RUN_DIR, SHIM_SOCKET, ShimHello,
@@ -16,7 +15,7 @@ use banger_core::lifecycle::Traces;
 use banger_core::spec::HostCapacity;
 use banger_host::http::{self, HttpError, Lines};
 use banger_host::paths::{Programs, StateDirs};
-use banger_host::supervisor::{self, Ends, Supervisor};
+use banger_host::supervisor::Ends;
 use banger_host::{clock, connect, engine, environment, files, lock, shim};
 use hyper::Method;
 use serde::de::DeserializeOwned;
@@ -25,6 +24,7 @@ use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::known_shims::KnownShims;
 use super::library::RealArtifacts;
 use super::{Host, Later, Machine, Shims};
 use crate::config::Config;
@@ -46,7 +46,7 @@ pub fn host(dirs: &StateDirs, ends: Ends) -> Result<Host, Problem> {
     })?;
     let artifacts = RealArtifacts::open(&dirs.data, &dirs.config, programs.agent.clone())?;
     Ok(Host {
-        shims: Arc::new(RealShims { program: programs.shim, ends, known: Mutex::default() }),
+        shims: Arc::new(RealShims { program: programs.shim, known: KnownShims::new(ends) }),
         artifacts: Arc::new(artifacts),
         machine: Arc::new(RealMachine { cache: dirs.cache() }),
     })
@@ -81,28 +81,10 @@ pub fn reap_shims() -> io::Result<Ends> {
 #[derive(Debug)]
 struct RealShims {
     program: PathBuf,
-    ends: Ends,
-    /// The shims of VMs that were watched, by the VMs' directories.
-    known: Mutex<BTreeMap<PathBuf, Supervisor>>,
+    known: KnownShims,
 }
 
 impl RealShims {
-    fn known(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Supervisor>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes who is at the other end, for the time when it is gone.
-    fn note(&self, vm_dir: &Path, stream: &UnixStream) {
-        let Some(pid) = stream.peer_cred().ok().and_then(|peer| peer.pid()) else { return };
-        if self.known().get(vm_dir).is_some_and(|known| known.is(pid) && known.is_alive()) {
-            return;
-        }
-        match Supervisor::new(pid, &self.ends) {
-            Ok(found) => drop(self.known().insert(vm_dir.to_owned(), found)),
-            Err(error) => tracing::debug!(dir = %vm_dir.display(), "cannot note its shim: {error}"),
-        }
-    }
-
     async fn connect(vm_dir: &Path) -> Result<UnixStream, Problem> {
         connect::unix(&vm_dir.join(RUN_DIR), SHIM_SOCKET).await.map_err(|error| {
             Problem::new(ErrorCode::Internal, "the VM's supervisor cannot be reached")
@@ -132,7 +114,7 @@ impl RealShims {
             ));
         }
         let stream = Self::connect(vm_dir).await?;
-        self.note(vm_dir, &stream);
+        self.known.note(vm_dir, &stream);
         let answer = http::request(stream, Method::GET, "/v1/watch", None::<&()>).await;
         let mut lines = Lines::of(answer.map_err(refused)?);
         let (changes, receiver) = mpsc::channel(MESSAGES);
@@ -169,6 +151,7 @@ impl Shims for RealShims {
                 .hint("banger doctor")
         })?;
         let (events, receiver) = mpsc::channel(MESSAGES);
+        let (known, dir) = (self.known.clone(), vm_dir.to_owned());
         tokio::spawn(async move {
             let mut lines = BufReader::new(process.events).lines();
             while let Ok(Some(line)) = lines.next_line().await {
@@ -176,6 +159,12 @@ impl Shims for RealShims {
                     tracing::warn!("a shim says what makes no sense: {line:?}");
                     continue;
                 };
+                // It may end right after it was said to run.
+                if matches!(event, LaunchEvent::Ready { .. })
+                    && let Ok(stream) = Self::connect(&dir).await
+                {
+                    known.note(&dir, &stream);
+                }
                 let last = !matches!(event, LaunchEvent::Progress(_));
                 if events.send(event).await.is_err() || last {
                     return;
@@ -191,7 +180,7 @@ impl Shims for RealShims {
         if lock::is_locked(&file)? {
             return Ok(true);
         }
-        Ok(!file.exists() && self.known().get(vm_dir).is_some_and(Supervisor::is_alive))
+        Ok(!file.exists() && self.known.is_alive(vm_dir))
     }
 
     fn watch<'a>(
@@ -213,22 +202,15 @@ impl Shims for RealShims {
         if shim::kill_shim(vm_dir)? {
             return Ok(true);
         }
-        self.known().get(vm_dir).map_or(Ok(false), Supervisor::kill)
+        self.known.kill(vm_dir)
     }
 
     fn forget(&self, vm_dir: &Path) {
-        self.known().remove(vm_dir);
+        self.known.forget(vm_dir);
     }
 
     fn traces<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Traces> {
-        Box::pin(async move {
-            let Some(shim) = self.known().remove(vm_dir) else { return Traces::default() };
-            let exit = match shim.child() {
-                Some(pid) => supervisor::ended(pid, &self.ends).await,
-                None => None,
-            };
-            Traces { exit, out_of_memory: shim.ran_out_of_memory(), rebooted: false }
-        })
+        Box::pin(self.known.traces(vm_dir))
     }
 }
 

@@ -140,6 +140,11 @@ impl Simulation {
         }
     }
 
+    /// The guest begins to shut down by itself.
+    pub fn winds_down(&self, vm_dir: &Path) {
+        self.say(vm_dir, &fresh(VmState::Stopping, now_ms()));
+    }
+
     /// Whether something of a VM is alive.
     pub fn is_alive(&self, vm_dir: &Path) -> bool {
         self.shims.lock().unwrap().get(vm_dir).is_some_and(|shim| shim.borrow().is_some())

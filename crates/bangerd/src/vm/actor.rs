@@ -256,7 +256,7 @@ impl Actor {
                     false => self.after_failure(former, &failure, plans.ending).await,
                 };
                 self.publish(status.clone());
-                report.finish(Err(failure.problem));
+                report.finish(Err(self.as_told(failure.problem, plans.ending)));
                 Some(self.after_end(status, plans, failure.spawned))
             }
         }
@@ -472,9 +472,10 @@ fn take(row: &VmRow, ask: Ask, state: VmState, plans: &mut Plans) -> Option<How>
         }
         Ask::End { request, grace, reply } => {
             let (verdict, report) = judge(&row.name, state, request);
+            // Also of one that is ending by itself: it shall stay so.
+            plans.ending |= verdict.is_ok();
             let _ = reply.send(verdict);
             plans.waiting_for_end.push(report?);
-            plans.ending = true;
             plans.keep |= request == Request::Restart;
             Some(if request == Request::Kill { How::Kill } else { How::Stop(grace) })
         }

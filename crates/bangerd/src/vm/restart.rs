@@ -151,6 +151,21 @@ impl Actor {
         Traces::default()
     }
 
+    /// What whoever waits for a start is told of its failure: why, if others have `ended` it.
+    pub(super) fn as_told(&self, problem: Problem, ended: bool) -> Problem {
+        if !ended || problem.code != ErrorCode::Cancelled {
+            return problem;
+        }
+        let is_over = self.row.expires_at_ms.is_some_and(|at_ms| at_ms <= clock::now_ms());
+        let (cause, hint) = match is_over {
+            true => ("its time to live was over", "give it more time: --ttl"),
+            false => ("it was stopped or removed meanwhile", "banger ls"),
+        };
+        Problem::new(ErrorCode::Cancelled, format!("VM {} did not start", self.row.name))
+            .cause(cause)
+            .hint(hint)
+    }
+
     /// Records what a VM is that its policy could not start.
     pub(super) async fn after_failed_restart(
         &mut self,

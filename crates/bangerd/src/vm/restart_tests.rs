@@ -9,7 +9,7 @@ use std::time::Duration;
 use banger_api::change::SetVm;
 use banger_api::event::EventType;
 use banger_api::shim::STATUS_FILE;
-use banger_api::vm::{CreateVm, EndCause, RestartPolicy, StartVm, StopVm, Vm, VmState};
+use banger_api::vm::{CreateVm, EndCause, RestartPolicy, StartVm, StopVm, Vm, VmState, VmStatus};
 use banger_core::lifecycle::{Request, ShimExit, Traces};
 
 use super::expiry::Watch;
@@ -18,7 +18,7 @@ use crate::daemon::Daemon;
 use crate::host::simulated::Manner;
 use crate::reconcile::look;
 use crate::store::Store;
-use crate::testing::{PATIENCE, World, eventually, list, make, request};
+use crate::testing::{PATIENCE, World, begin, eventually, list, make, outcome, request};
 
 /// Runs a daemon's life; when it is over everything the daemon was doing stops, as by `kill -9`.
 fn life<F: Future>(future: F) -> F::Output {
@@ -44,6 +44,13 @@ fn shown(vm: &VmHandle) -> Vm {
 async fn waits_for_a_start(vm: &VmHandle) -> Vm {
     eventually("the pause", || shown(vm).status.next_start_ms.is_some()).await;
     shown(vm)
+}
+
+/// The same before the start of that number.
+async fn rests_after(vm: &VmHandle, restarts: u32) -> VmStatus {
+    let rests = |status: &VmStatus| status.restarts == restarts && status.next_start_ms.is_some();
+    eventually("the pause", || rests(&shown(vm).status)).await;
+    shown(vm).status
 }
 
 async fn done(outcome: Result<Outcome, banger_api::Problem>) {
@@ -123,6 +130,39 @@ async fn a_stop_or_a_removal_calls_a_start_off() {
     assert!(world.is_clean());
 }
 
+#[tokio::test]
+async fn a_stop_of_what_ends_by_itself_keeps_it_so() {
+    let world = World::new();
+    let daemon = world.daemon().await;
+    let made = make(&daemon, with(RestartPolicy::Always)).await.expect("make");
+    let vm = find(&daemon);
+    world.machine.winds_down(made.dir.as_ref());
+    eventually("the end begins", || vm.state() == VmState::Stopping).await;
+    assert!(matches!(vm.end(Request::Stop, StopVm::default()).await, Ok(Outcome::AlreadySo)));
+    world.machine.end(made.dir.as_ref(), EndCause::MainExited);
+    eventually("the end", || !vm.state().is_live()).await;
+    let ended = shown(&vm).status;
+    assert_eq!((ended.state, ended.next_start_ms), (VmState::Stopped, None));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_start_is_told_what_ended_it() {
+    let world = World::new();
+    let daemon = world.daemon().await;
+    for (ttl_ms, part) in [(None, "stopped or removed meanwhile"), (Some(1), "time to live")] {
+        let mut slow = request("web", true);
+        slow.spec.ttl_ms = ttl_ms;
+        world.machine.set_manner(Manner::Hangs);
+        let operation = begin(&daemon, slow).await.expect("begun");
+        eventually("the boot", || world.machine.alive() == 1).await;
+        done(find(&daemon).end(Request::Stop, StopVm::default()).await).await;
+        let problem = outcome(&daemon, &operation).await.expect_err("it did not start");
+        assert!(problem.causes[0].contains(part), "{problem}");
+        assert!(problem.hint.is_some());
+        eventually("the end", || world.is_clean()).await;
+    }
+}
+
 #[test]
 fn a_pause_outlives_the_daemon() {
     let world = World::new();
@@ -150,16 +190,14 @@ async fn a_start_that_fails_again_and_again_is_tried_less_and_less_often() {
     let vm = find(&daemon);
     world.machine.set_manner(Manner::Fails);
     world.machine.end(made.dir.as_ref(), EndCause::GuestPanic);
-    eventually("the second try", || shown(&vm).status.restarts == 2).await;
-    let resting = shown(&vm).status;
+    let resting = rests_after(&vm, 2).await;
     let pause_ms = resting.next_start_ms.expect("a start") - resting.since_ms;
     assert!(pause_ms >= 2_000, "{pause_ms}");
     assert_eq!(resting.state, VmState::Failed);
 
     // The same for one that does not even come as far as a shim.
     world.machine.forget_artifacts();
-    eventually("the third try", || shown(&vm).status.restarts == 3).await;
-    let resting = shown(&vm).status;
+    let resting = rests_after(&vm, 3).await;
     let end = resting.end.expect("an end");
     assert_eq!(end.cause, EndCause::LaunchFailed);
     assert!(end.reason.contains("no longer here"), "{}", end.reason);
