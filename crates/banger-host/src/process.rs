@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::process::{Child, ExitStatus};
 
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
@@ -52,6 +53,16 @@ impl Watched {
     /// Of the kernel.
     pub fn kill(&mut self) -> io::Result<()> {
         self.child.kill()
+    }
+}
+
+/// What to do if it was a limit of this process that made an error.
+#[must_use]
+pub fn limit_hint(error: &io::Error) -> Option<&'static str> {
+    match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EAGAIN => Some("end other processes, or raise the limit (ulimit -u)"),
+        Errno::EMFILE => Some("raise the limit of open files (ulimit -n)"),
+        _ => None,
     }
 }
 
@@ -139,6 +150,14 @@ pub(crate) fn collect(pidfd: &OwnedFd) -> io::Result<WaitStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_is_told_from_other_trouble() {
+        let hint = |number| limit_hint(&io::Error::from_raw_os_error(number));
+        assert!(hint(libc::EMFILE).is_some_and(|hint| hint.contains("ulimit -n")));
+        assert!(hint(libc::EAGAIN).is_some_and(|hint| hint.contains("ulimit -u")));
+        assert_eq!(hint(libc::EACCES), None);
+    }
 
     #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "a process to watch")]

@@ -4,6 +4,7 @@ use banger_api::error::{ErrorCode, Problem};
 use banger_host::cow::CowError;
 use banger_host::http::HttpError;
 use banger_host::network::NetworkError;
+use banger_host::process::limit_hint;
 use banger_host::qemu::SpawnError;
 use banger_host::qemu::qmp::QmpError;
 
@@ -152,7 +153,8 @@ impl LaunchError {
             }
             Self::NoTimer => Some(format!("banger start {vm}")),
             Self::NoSystemInit { .. } => Some("use --init agent".to_owned()),
-            Self::Protocol { .. } | Self::NoWorkDisk { .. } | Self::Host { .. } => None,
+            Self::Host { source, .. } => limit_hint(source).map(str::to_owned),
+            Self::Protocol { .. } | Self::NoWorkDisk { .. } => None,
         }
     }
 }

@@ -22,8 +22,7 @@ use banger_host::qemu::qmp::{Event, Qmp};
 use banger_host::{connect, fault, qemu};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::configure::{await_system, configure};
 use crate::console::{Log, Recording, new_log};
@@ -283,14 +282,19 @@ async fn early_end(booting: Booting) -> LaunchError {
     }
 }
 
-type Uplink = JoinHandle<Result<std::process::Child, network::NetworkError>>;
+type Uplink = oneshot::Receiver<Result<std::process::Child, network::NetworkError>>;
 
 fn start_uplink(host: &Host) -> Result<Uplink, LaunchError> {
     let namespace = host.network.namespace.clone();
     let mut pasta = network::start_uplink(&namespace, pasta_words()?)?;
-    Ok(tokio::task::spawn_blocking(move || {
-        network::wait_for_uplink(&namespace, &mut pasta).map(|()| pasta)
-    }))
+    let (done, uplink) = oneshot::channel();
+    let wait = move || {
+        // Nobody hears it if the boot failed meanwhile.
+        let _ = done.send(network::wait_for_uplink(&namespace, &mut pasta).map(|()| pasta));
+    };
+    let thread = std::thread::Builder::new().name("uplink".to_owned()).spawn(wait);
+    thread.map_err(crate::failure::host("start a thread that waits for the network"))?;
+    Ok(uplink)
 }
 
 /// A VM without an uplink is a VM: the host may be offline.

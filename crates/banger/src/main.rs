@@ -13,6 +13,7 @@ mod interrupt;
 mod session;
 mod ui;
 
+use banger_host::process::limit_hint;
 use clap::{CommandFactory, Parser};
 
 use crate::args::{Cli, suggestion};
@@ -46,10 +47,11 @@ fn main() {
 }
 
 fn run(cli: Cli, ui: &Ui) -> Result<u8, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::internal("cannot start", &error))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+            let hint = limit_hint(&error).unwrap_or("banger doctor");
+            Failure::internal("cannot start", &error).or_hint(hint)
+        })?;
     let code = runtime.block_on(commands::run(cli.command, ui));
     runtime.shutdown_background();
     code

@@ -2,6 +2,7 @@
 //! handle per VM.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +12,7 @@ use banger_core::filter::Filter;
 use banger_core::id::{Id, ResolveError, resolve};
 use banger_core::suggest;
 use banger_host::paths::StateDirs;
+use banger_host::process::limit_hint;
 use tokio::sync::{Notify, RwLock};
 
 use crate::config::Config;
@@ -186,13 +188,21 @@ impl Daemon {
 /// Does something that blocks, on a thread that may.
 ///
 /// # Errors
-/// Those of `work`; `internal` if it panicked.
+/// Those of `work`; `internal` if it panicked, or there can be no more threads.
 pub async fn blocking<T, F>(work: F) -> Result<T, Problem>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T, Problem> + Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
+    // tokio panics when the kernel refuses it its first thread.
+    let begun = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(work)));
+    let Ok(working) = begun else {
+        let problem = Problem::new(ErrorCode::Internal, "the daemon cannot start a thread");
+        return Err(problem
+            .cause("Resource temporarily unavailable: the limit of processes is reached")
+            .hint("end other processes, or raise the limit (ulimit -u) and banger daemon stop"));
+    };
+    match working.await {
         Ok(outcome) => outcome,
         Err(error) => {
             Err(Problem::new(ErrorCode::Internal, "a part of the daemon broke off").because(&error))
@@ -213,7 +223,10 @@ pub fn failed(doing: impl Into<String>, error: &std::io::Error) -> Problem {
     match code {
         ErrorCode::HostDiskFull => problem.hint("banger system df"),
         ErrorCode::HostNotPermitted => problem.hint("banger doctor"),
-        _ => problem,
+        _ => match limit_hint(error) {
+            Some(hint) => problem.hint(format!("{hint}, then banger daemon stop")),
+            None => problem,
+        },
     }
 }
 

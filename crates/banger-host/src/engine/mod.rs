@@ -212,9 +212,14 @@ fn output(program: &Path, arguments: &[&str]) -> Result<String, EngineError> {
         .args(arguments)
         .env_clear()
         .stdin(Stdio::null())
-        .stderr(Stdio::null())
         .output()
         .map_err(|source| EngineError::Examine { path: program.to_owned(), source })?;
+    // Half an answer must not be taken, and kept, for a whole one.
+    if output.status.code().is_none() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        let said = format!("{} ({})", words.trim(), output.status);
+        return Err(EngineError::Answer { path: program.to_owned(), said });
+    }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -237,6 +242,14 @@ mod tests {
         for (said, want) in cases {
             assert_eq!(version_in(said).as_deref(), want, "{said}");
         }
+    }
+
+    #[test]
+    fn a_program_that_was_killed_has_not_answered() {
+        let words = "echo version 7.2; echo no threads >&2; kill -9 $$";
+        let error = output(Path::new("/bin/sh"), &["-c", words]).expect_err("killed");
+        let text = error.to_string();
+        assert!(text.contains("no threads") && text.contains("signal: 9"), "{text}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use banger_host::daemon::{self, DaemonProcess};
 use banger_host::leftovers::state::holders_of_lock;
 use banger_host::lock::{self, OfdLock};
 use banger_host::paths::{ProgramsError, StateDirs};
+use banger_host::process::limit_hint;
 use banger_host::{fault, http};
 use hyper::Method;
 use tokio::net::UnixStream;
@@ -71,7 +72,7 @@ pub fn is_absence(error: &io::Error) -> bool {
 async fn wait_for_turn(dirs: &StateDirs, deadline: Instant) -> Result<Turn, Failure> {
     loop {
         let turn = OfdLock::try_acquire(&dirs.daemon_start_lock())
-            .map_err(|error| unavailable("cannot lock the start of the daemon", &error))?;
+            .map_err(|error| refused(&dirs.runtime, "BANGER_RUNTIME_DIR", &error))?;
         if let Some(starting) = turn {
             return Ok(Turn::Ours(starting));
         }
@@ -121,26 +122,32 @@ async fn start(
 }
 
 fn spawn(dirs: &StateDirs, locate: Locate<'_>) -> Result<DaemonProcess, Failure> {
-    let refused = |error: &io::Error| {
-        let data = dirs.data.display();
-        let problem = Problem::new(ErrorCode::DaemonUnavailable, "the daemon cannot be started");
-        if lock::is_unsupported(error) {
-            return problem
-                .cause(format!("the file system of {data} has no locks"))
-                .because(error)
-                .hint("set BANGER_DATA_DIR to a directory on a disk of this machine");
-        }
-        let problem = problem.cause(format!("{data} cannot be written")).because(error);
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                problem.hint("free some space there, then try again")
-            }
-            _ => problem.hint("set BANGER_DATA_DIR to a directory that you may write"),
-        }
-    };
     let binary = locate()?;
-    lock::probe(&dirs.daemon_lock()).map_err(|error| refused(&error))?;
-    daemon::start(&binary, dirs).map_err(|error| refused(&error).into())
+    let refused = |error: io::Error| refused(&dirs.data, "BANGER_DATA_DIR", &error);
+    lock::probe(&dirs.daemon_lock()).map_err(refused)?;
+    daemon::start(&binary, dirs).map_err(refused)
+}
+
+/// Why a daemon cannot live in this directory, which that variable names.
+fn refused(dir: &Path, variable: &str, error: &io::Error) -> Failure {
+    let dir = dir.display();
+    let problem = Problem::new(ErrorCode::DaemonUnavailable, "the daemon cannot be started");
+    if lock::is_unsupported(error) {
+        let problem = problem.cause(format!("the file system of {dir} has no locks"));
+        let hint = format!("set {variable} to a directory on a disk of this machine");
+        return problem.because(error).hint(hint).into();
+    }
+    if let Some(hint) = limit_hint(error) {
+        return problem.because(error).hint(hint).into();
+    }
+    let problem = problem.cause(format!("{dir} cannot be written")).because(error);
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space there, then try again".to_owned()
+        }
+        _ => format!("set {variable} to a directory that you may write"),
+    };
+    problem.hint(hint).into()
 }
 
 /// A daemon with another runtime directory serves these data, and will not come here.

@@ -16,6 +16,7 @@ use banger_api::{ErrorCode, Problem};
 use banger_core::doctor::DaemonFacts;
 use banger_host::http::{self, HttpError};
 use banger_host::paths::{API_SOCKET, Programs, ProgramsError, StateDirs};
+use banger_host::process;
 use hyper::{Method, Response, body::Incoming};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -200,7 +201,7 @@ fn check(daemon: &DaemonVersion) -> Result<(), Failure> {
 fn unreachable(error: &io::Error) -> Failure {
     Problem::new(ErrorCode::DaemonUnavailable, "the daemon cannot be reached")
         .because(error)
-        .hint("banger daemon status")
+        .hint(process::limit_hint(error).unwrap_or("banger daemon status"))
         .into()
 }
 

@@ -301,7 +301,8 @@ fn tail(log: &Path) -> Vec<String> {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let text = read().unwrap_or_default();
-    let lines: Vec<String> = text.lines().map(super::logs::printable).collect();
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let lines: Vec<String> = lines.map(super::logs::printable).collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].to_vec()
 }
 
