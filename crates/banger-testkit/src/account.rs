@@ -33,6 +33,21 @@ impl Account {
         let user = user.expect("BANGER_E2E_USER, or the current user, is in the user database");
         let current = user.uid == me;
         assert!(current || me.is_root(), "only root can test as another user");
+        Self::of(user)
+    }
+
+    /// Whoever runs the tests.
+    ///
+    /// # Panics
+    /// If the user database does not have them.
+    #[must_use]
+    pub fn current() -> Self {
+        let user = User::from_uid(Uid::effective()).ok().flatten();
+        Self::of(user.expect("the current user is in the user database"))
+    }
+
+    fn of(user: User) -> Self {
+        let current = user.uid == Uid::effective();
         Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), current }
     }
 

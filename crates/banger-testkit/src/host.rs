@@ -46,6 +46,7 @@ pub struct Host {
 /// How to make a [`Host`].
 #[derive(Debug, Default)]
 pub struct HostBuilder {
+    account: Option<Account>,
     seed: Seed,
     data: Option<PathBuf>,
     fail_points: bool,
@@ -53,6 +54,13 @@ pub struct HostBuilder {
 }
 
 impl HostBuilder {
+    /// Whose it is, if not the user's under test.
+    #[must_use]
+    pub fn account(mut self, account: Account) -> Self {
+        self.account = Some(account);
+        self
+    }
+
     /// What it has from the start.
     #[must_use]
     pub fn seed(mut self, seed: Seed) -> Self {
@@ -87,7 +95,7 @@ impl HostBuilder {
     /// If they cannot be made, or the programs are not built.
     #[must_use]
     pub fn build(self) -> Host {
-        let account = Account::under_test();
+        let account = self.account.unwrap_or_else(Account::under_test);
         let programs = prepared::programs(&account, self.fail_points);
         let base = tempfile::Builder::new()
             .prefix("t-")

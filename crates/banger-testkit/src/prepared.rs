@@ -79,8 +79,10 @@ pub(crate) fn data(account: &Account) -> PathBuf {
 
 /// Copies image, kernel and cache into a test's own data directory, by hard links: nobody writes
 /// these files after they are published. A test that damages one must replace it.
+///
+/// They are always those of the user under test; root reads them, too.
 pub(crate) fn seed(account: &Account, into: &Path) {
-    let from = data(account);
+    let from = data(&Account::under_test());
     for part in ["images", "kernels", "cache"] {
         if from.join(part).exists() {
             link_tree(account, &from.join(part), &into.join(part));

@@ -20,13 +20,23 @@ pub const BOOT: Duration = Duration::from_secs(60);
 /// If there is no compiler, or it fails.
 #[must_use]
 pub fn static_program(host: &Host, name: &str) -> PathBuf {
+    static_program_with(host, name, "PLAIN")
+}
+
+/// The same, with a word defined: `MODE=1`.
+///
+/// # Panics
+/// If there is no compiler, or it fails.
+#[must_use]
+pub fn static_program_with(host: &Host, name: &str, definition: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(format!("{name}.c"));
     let text = std::fs::read(source).expect("the program is in the repository");
     let program = host.scratch.join(name);
     // Through a pipe: the host's user may not be able to read the repository.
     let arguments = ["-x", "c", "-static", "-O1", "-Wall", "-o"].map(str::to_owned);
     let mut arguments = Vec::from(arguments);
-    arguments.extend([program.to_string_lossy().into_owned(), "-".to_owned()]);
+    let define = format!("-D{definition}");
+    arguments.extend([program.to_string_lossy().into_owned(), define, "-".to_owned()]);
     host.program(Path::new("/usr/bin/cc"), arguments).stdin(text).run().assert_ok();
     program
 }

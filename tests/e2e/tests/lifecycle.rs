@@ -1,7 +1,7 @@
 //! The life of a machine: create, start, stop, kill, wait, list, remove.
 
 use banger_e2e::{BOOT, SOON};
-use banger_testkit::{Host, wait};
+use banger_testkit::{Host, ImageGuard, wait};
 use serde_json::Value;
 
 /// "`create start stop restart kill rm ls show … wait prune`"
@@ -206,7 +206,8 @@ fn logs_are_capped() {
     host.finish();
 }
 
-/// "a full host disk pauses the VM … and it resumes when there is space"; its files are there.
+/// "a full host disk under a running VM pauses it with a reason and loses nothing …, never a
+/// corrupted image or another VM's data"
 #[test]
 fn a_full_host_disk_pauses_the_machine() {
     if !nix::unistd::Uid::effective().is_root() {
@@ -215,10 +216,17 @@ fn a_full_host_disk_pauses_the_machine() {
     let host = Host::new();
     let vms = host.data.join("vms");
     let disk = SmallDisk::mount(&host, &vms);
+    let images = ImageGuard::of(&host.data);
+    let neighbour = host.running_vm("neighbour");
+    let before = "head -c 3000000 /dev/urandom > /root/data; sync; sha256sum < /root/data";
+    let before = host.banger(["exec", &neighbour, "--", "sh", "-c", before]).run().assert_ok();
+    host.banger(["stop", &neighbour]).run().assert_ok();
     let vm = host.running_vm("cramped");
     let script = "head -c 150000000 /dev/urandom > /root/data; sync; sha256sum < /root/data";
     let writing = host.banger(["exec", &vm, "--", "sh", "-c", script]).timeout(4 * BOOT).spawn();
     host.wait_for_state(&vm, "paused");
+    let warnings = host.show(&vm)["status"]["warnings"].to_string();
+    assert!(warnings.contains("host-disk-full"), "{warnings}");
     nix::mount::mount(
         Some("small"),
         &vms,
@@ -232,7 +240,12 @@ fn a_full_host_disk_pauses_the_machine() {
     host.banger(["restart", &vm]).run().assert_ok();
     let again = host.banger(["exec", &vm, "--", "sh", "-c", "sha256sum < /root/data"]).run();
     assert_eq!(again.assert_ok().stdout_text(), sum.stdout_text());
-    host.banger(["rm", "-f", &vm]).run().assert_ok();
+    host.banger(["start", &neighbour]).run().assert_ok();
+    let read = ["exec", &neighbour, "--", "sh", "-c", "sha256sum < /root/data"];
+    let after = host.banger(read).run().assert_ok();
+    assert_eq!(after.stdout_text(), before.stdout_text(), "another machine's data");
+    images.assert_unchanged(&host.data);
+    host.banger(["rm", "-f", &vm, &neighbour]).run().assert_ok();
     drop(disk);
     host.finish();
 }

@@ -1,0 +1,177 @@
+//! "Host trouble: … fd and process limits, … two daemons, … HOME on NFS-like storage without flock (a
+//! clear refusal), very long paths." Full disks are in `full_disk.rs`.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use banger_e2e::static_program;
+use banger_testkit::{Account, Host, Seed, skip};
+
+/// Long enough on a busy machine, and far from the half minute that a start may take.
+const AT_ONCE: Duration = Duration::from_secs(12);
+
+/// "two daemons over one data dir (refused at once with the cause)"
+#[test]
+fn a_second_daemon_is_refused_at_once() {
+    let host = Host::builder().seed(Seed::Nothing).build();
+    host.banger(["ls"]).run().assert_ok();
+    let other = host.scratch.join("other-run");
+    let there = |words: &[&str]| host.banger(words).env("BANGER_RUNTIME_DIR", &other);
+    let refused = there(&["ls"]).timeout(AT_ONCE).run().assert_code(125);
+    let runtime = host.runtime.display().to_string();
+    refused.clone().assert_stderr_has("another daemon serves").assert_stderr_has(&runtime);
+    refused.assert_stderr_has("hint: BANGER_RUNTIME_DIR=");
+    there(&["daemon", "stop"]).timeout(AT_ONCE).run().assert_code(125);
+    assert!(host.daemon_pid().is_some(), "it goes on");
+    host.finish();
+}
+
+/// "HOME on NFS-like storage without flock (a clear refusal)"
+#[test]
+fn storage_without_locks_is_refused_clearly() {
+    let host = Host::builder().seed(Seed::Nothing).build();
+    // The runtime directory is on a local file system as a rule, but here it has none either.
+    let no_locks = static_program(&host, "no_locks");
+    let banger = host.programs().join("bin/banger");
+    let refused = host.program(&no_locks, [banger.as_os_str(), "ls".as_ref()]).run();
+    let refused = refused.assert_code(125);
+    refused.clone().assert_stderr_has("has no locks").assert_stderr_has("No locks available");
+    refused.assert_stderr_has("hint: ");
+    assert_eq!(host.daemon_pid(), None);
+    host.banger(["ls"]).run().assert_ok();
+    host.finish();
+}
+
+/// "very long paths for data dir (>108 for sockets …), paths with spaces"
+#[test]
+fn long_and_odd_paths_work() {
+    let base = tempfile::Builder::new().prefix("banger e2e ").tempdir_in("/var/tmp").expect("tmp");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(base.path(), mode).expect("ours");
+    let long: PathBuf = (0..8).map(|n| format!("a directory with a long näme {n}")).collect();
+    let data = base.path().join(long);
+    let host = Host::builder().data_dir(data.clone()).build();
+    // A runtime directory may be as long.
+    let runtime = host.data.join("run");
+    let run = ["run", "--rm", "--", "echo", "works"];
+    let done = host.banger(run).env("BANGER_RUNTIME_DIR", &runtime).run();
+    done.assert_ok().assert_stdout("works\n");
+    let stop = host.banger(["daemon", "stop"]).env("BANGER_RUNTIME_DIR", &runtime);
+    stop.run().assert_ok();
+    let endless = format!("/tmp/{}", "x/".repeat(2500));
+    let refused = host.banger(["ls"]).env("BANGER_DATA_DIR", endless).run().assert_code(125);
+    refused.assert_stderr_has("File name too long");
+    host.finish();
+}
+
+/// "fd limit for daemon and shim"
+#[test]
+fn few_descriptors_give_a_clear_error_or_a_machine() {
+    let host = Host::new();
+    let banger = host.programs().join("bin/banger").display().to_string();
+    for limit in [12, 16, 24, 32] {
+        let script = format!("ulimit -n {limit}; exec {banger} run --rm -- echo works");
+        let done = host.program(Path::new("/bin/sh"), ["-c", &script]).run();
+        let text = done.stderr_text();
+        match done.code {
+            0 => assert_eq!(done.stdout_text(), "works\n", "{limit}: {done}"),
+            125 => assert!(text.contains("Too many open files"), "{limit}: {done}"),
+            _ => panic!("{limit}: {done}"),
+        }
+        host.banger(["daemon", "stop"]).run().assert_ok();
+    }
+    host.banger(["run", "--rm", "--", "true"]).run().assert_ok();
+    assert_eq!(host.vm_names(), [""; 0], "nothing is left of those that failed");
+    host.finish();
+}
+
+/// "fd and process limits": at whatever step there can be no more processes or threads.
+#[test]
+fn few_processes_give_a_clear_error_or_a_machine() {
+    let host = Host::new();
+    if host.account.is_root() {
+        host.finish();
+        return skip("no such limit holds for root");
+    }
+    let banger = host.programs().join("bin/banger").display().to_string();
+    // The user's other processes count, too.
+    let others = threads_of(host.account.uid);
+    for more in [1, 2, 4, 8, 12, 16] {
+        let limit = format!("--nproc={}", others + more);
+        let limited = [&limit, &banger, "run", "--rm", "--", "echo", "works"];
+        let done = host.program(Path::new("/usr/bin/prlimit"), limited).run();
+        let text = done.stderr_text();
+        let words = ["Resource temporarily unavailable", "EAGAIN"];
+        match done.code {
+            0 => assert_eq!(done.stdout_text(), "works\n", "{limit}: {done}"),
+            125 => assert!(words.iter().any(|word| text.contains(word)), "{limit}: {done}"),
+            _ => panic!("{limit}: {done}"),
+        }
+        assert!(!text.contains("panicked"), "{limit}: {done}");
+        host.banger(["daemon", "stop"]).run().assert_ok();
+    }
+    host.banger(["run", "--rm", "--", "true"]).run().assert_ok();
+    assert_eq!(host.vm_names(), [""; 0], "nothing is left of those that failed");
+    host.finish();
+}
+
+fn threads_of(uid: u32) -> usize {
+    let processes = std::fs::read_dir("/proc").expect("there is /proc").flatten();
+    let theirs = processes.filter(|entry| entry.metadata().is_ok_and(|found| found.uid() == uid));
+    let threads = theirs.filter_map(|entry| std::fs::read_dir(entry.path().join("task")).ok());
+    threads.map(Iterator::count).sum()
+}
+
+/// "/run on tmpfs emptied" under a running VM, with and without its daemon.
+#[test]
+fn an_emptied_runtime_directory_is_made_again() {
+    let host = Host::new();
+    let vm = host.running_vm("rooted");
+    let daemon = host.daemon_pid().expect("a daemon runs");
+    let exec = || host.banger(["exec", &vm, "--", "echo", "works"]).run().assert_ok();
+    std::fs::remove_dir_all(&host.runtime).expect("it is there");
+    exec().assert_stdout("works\n");
+    assert_eq!(host.daemon_pid(), Some(daemon), "the same daemon");
+    assert_eq!(host.processes_named("bangerd").len(), 1, "and no other");
+
+    host.kill_dash_nine(daemon);
+    std::fs::remove_dir_all(&host.runtime).expect("it is there");
+    exec().assert_stdout("works\n");
+    host.banger(["stop", &vm]).run().assert_ok();
+    assert_eq!(host.state(&vm).as_deref(), Some("stopped"));
+    host.finish();
+}
+
+/// "two users": each has VMs of their own, even of the same name, and neither sees the other's.
+#[test]
+fn two_users_do_not_meet() {
+    let ours = Host::new();
+    if ours.account.current {
+        ours.finish();
+        return skip("for two users it takes BANGER_E2E_USER");
+    }
+    let theirs = Host::builder().account(Account::current()).build();
+    let whose = |host: &Host, is: &str| {
+        let write = format!("echo {is} > /root/whose");
+        host.banger(["exec", "same", "--", "sh", "-c", &write]).run().assert_ok();
+    };
+    for (host, is) in [(&ours, "ours"), (&theirs, "theirs")] {
+        host.running_vm("same");
+        assert_eq!(host.vm_names(), ["same"]);
+        whose(host, is);
+    }
+    let read = ["exec", "same", "--", "cat", "/root/whose"];
+    ours.banger(read).run().assert_ok().assert_stdout("ours\n");
+    theirs.banger(read).run().assert_ok().assert_stdout("theirs\n");
+
+    let intrude = ours.banger(["rm", "-f", "same"]).env("BANGER_DATA_DIR", &theirs.data);
+    let refused = intrude.env("BANGER_RUNTIME_DIR", &theirs.runtime).run().assert_code(125);
+    refused.assert_stderr_has("Permission denied").assert_stderr_has("hint: ");
+    let disk = theirs.vm_dir("same").join("root.cow");
+    let read = ours.program(Path::new("/bin/cat"), [&disk]).run();
+    assert_ne!(read.code, 0, "another user's disk was read");
+    assert_eq!(theirs.state("same").as_deref(), Some("running"));
+    ours.finish();
+    theirs.finish();
+}
