@@ -135,6 +135,9 @@ fn hint(error: &SpecError, name: &str) -> Option<String> {
         SpecError::MemoryTooSmall { .. } => format!("--memory {}M", spec::MIN_MEMORY_MIB),
         SpecError::MemoryTooLarge { host_mib, .. } => format!("--memory {}M", host_mib / 2),
         SpecError::WorkDiskTooSmall { .. } => "--work-disk 10G".to_owned(),
+        SpecError::RestartOfRemoved => {
+            return Some("banger run -d --restart always, without --rm".to_owned());
+        }
         _ => return None,
     };
     Some(format!("banger set {name} {options}"))
@@ -471,6 +474,7 @@ mod tests {
             (SpecError::MemoryTooSmall { asked_mib: 1 }.into(), "banger set web --memory 128M"),
             (in_use("work disk", VmState::Running), "banger stop web"),
             (ChangeError::Nothing, "banger set --help"),
+            (SpecError::RestartOfRemoved.into(), "banger run -d --restart always, without --rm"),
         ];
         for (error, want) in cases {
             assert_eq!(hint(error).as_deref(), Some(want));
