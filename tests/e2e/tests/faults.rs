@@ -1,6 +1,6 @@
 //! "for every step × {daemon, shim, VMM, pasta, agent, CLI} × {crash, fail, stall}: do the operation,
 //! break it there, start again, reconcile" — of the full product (`cargo xtask torture`) a part that
-//! covers every way to break, every process but pasta and every operation but `set`.
+//! covers every way to break, every process and every kind of operation that needs no network.
 
 use banger_testkit::torture::{Verdict, case, run};
 
@@ -31,6 +31,10 @@ cases! {
     a_shim_hangs_before_the_guest_is_configured = "vm.configure/shim/stall";
     a_vmm_is_killed_before_the_guest_is_configured = "vm.configure/vmm/crash";
     a_vmm_is_stopped_as_the_vm_is_ready = "vm.ready/vmm/stall";
+    pasta_is_killed_as_the_guest_boots = "vm.boot/pasta/crash";
+    a_daemon_dies_before_a_change = "set.row/daemon/crash";
+    a_daemon_cannot_keep_a_layer = "blob.publish/daemon/fail";
+    a_daemon_dies_as_it_migrates = "migrate.apply/daemon/crash";
     an_agent_dies_before_its_root = "guest.root/agent/crash";
     an_agent_cannot_configure = "guest.configure/agent/fail";
     an_agent_hangs_before_a_command = "guest.exec/agent/stall";
