@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use banger_e2e::configure;
-use banger_testkit::Host;
+use banger_e2e::{SOON, configure};
+use banger_testkit::{Host, wait};
 
 /// A data directory on a small disk of its own, with the images of another host.
 struct Small {
@@ -38,10 +38,17 @@ impl Small {
         nix::mount::mount(Some("small"), &self.dir, Some("tmpfs"), flags, options).expect("root");
     }
 
+    /// With other flags, as soon as nobody writes there any more: a process that was told to end is
+    /// busy with its files a moment longer than with its locks.
     fn remount(&self, flags: nix::mount::MsFlags) {
         let flags = nix::mount::MsFlags::MS_REMOUNT | flags;
-        nix::mount::mount(None::<&str>, &self.dir, None::<&str>, flags, None::<&str>)
-            .expect("we are root");
+        wait::until("the disk is idle", SOON, || {
+            match nix::mount::mount(None::<&str>, &self.dir, None::<&str>, flags, None::<&str>) {
+                Ok(()) => Some(()),
+                Err(nix::errno::Errno::EBUSY) => None,
+                Err(other) => panic!("we are root: {other}"),
+            }
+        });
     }
 
     fn fill(&self) {
