@@ -2,10 +2,9 @@
 //! their own.
 //!
 //! A VM must outlive its daemon. Stopping a service ends what is in its control group; a scope of its
-//! own is not ended by that. But a user's manager may not signal the kernel's threads that KVM puts
-//! into a scope, and systemd 252 then kills what it should have asked to stop. The system's manager,
-//! which ends sessions, has no such trouble. So a user's VM leaves only what ends sooner than a
-//! session does: the user's own services.
+//! own is not ended by that. But scopes of a user's manager end with that manager, at the last logout
+//! of a user who does not linger, and a login session mostly does not: logind leaves what runs in it.
+//! So a user's VM leaves only what ends sooner than a session does: the user's own services.
 
 /// Where a shim finds itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +53,7 @@ mod tests {
         let user =
             |has_manager, cgroup| wants_scope(Surroundings { uid: 1000, has_manager, cgroup });
         assert!(user(true, SERVICE), "else stopping the service would end it");
-        assert!(!user(true, SESSION), "the system's manager asks before it kills");
+        assert!(!user(true, SESSION), "a session may last longer than the user's manager");
         assert!(!user(false, SERVICE), "nobody would make it");
         let root = Surroundings { uid: 0, has_manager: true, cgroup: SESSION };
         assert!(wants_scope(root), "the system's manager is always there");

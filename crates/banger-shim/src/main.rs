@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use banger_api::shim::{LAUNCH_FILE, LaunchSpec};
 use banger_api::step;
 use banger_host::jail::{self, JailSpec};
-use banger_host::systemd::scope;
+use banger_host::systemd::scope::{self, StopLine};
 use banger_host::{fault, namespaces};
 
 type Failure = Box<dyn std::error::Error>;
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let role = std::env::args().nth(1).unwrap_or_default();
     let result = match role.as_str() {
         "run" => enter_namespaces(),
-        "supervise" => supervise::supervise(),
+        "supervise" => inherited_stop_line().and_then(supervise::supervise),
         "jail" => enter_jail(),
         _ => Err("this program is started by bangerd; the command for people is banger".into()),
     };
@@ -62,11 +62,20 @@ fn enter_namespaces() -> Result<(), Failure> {
     fault::pass(step::SHIM_NAMESPACES)?;
     let program = std::env::current_exe()?;
     // First of all: later this process has another name for its user, and children.
-    if let Err(error) = scope::enter(&spec.vm_id) {
+    let stop_line = scope::enter(&spec.vm_id).unwrap_or_else(|error| {
         complain("run: the VM stays in the control group of its daemon", &error);
-    }
-    let never = namespaces::enter_and_exec(&program, &["supervise"], spec.jail_user)?;
+        None
+    });
+    let number = stop_line.map(StopLine::hand_on).transpose()?.map(|number| number.to_string());
+    let arguments: Vec<&str> = std::iter::once("supervise").chain(number.as_deref()).collect();
+    let never = namespaces::enter_and_exec(&program, &arguments, spec.jail_user)?;
     match never {}
+}
+
+/// What `run` handed on to `supervise`.
+fn inherited_stop_line() -> Result<Option<StopLine>, Failure> {
+    let Some(number) = std::env::args().nth(2) else { return Ok(None) };
+    Ok(Some(StopLine::take_over(number.parse()?)?))
 }
 
 fn enter_jail() -> Result<(), Failure> {

@@ -12,6 +12,7 @@ use banger_api::step::{self, Step};
 use banger_api::vm::{EndCause, EngineInUse, VmEnd, VmState};
 use banger_host::logs::{DEFAULT_CAP_BYTES, ErrorLog, printable_line};
 use banger_host::oom::OomWatch;
+use banger_host::systemd::scope::StopLine;
 use banger_host::{environment, fault};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -34,6 +35,9 @@ const MAX_REASON: usize = 2000;
 /// How long a VM may live on without an answer from its guest before what depended on that guest is
 /// given up.
 const LOST_GUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Grace for the guest where the host, or a session of it, goes down. systemd waits longer.
+const TERMINATE_GRACE: Duration = Duration::from_secs(10);
 
 /// What every part of a shim knows of its VM.
 #[derive(Debug)]
@@ -81,7 +85,7 @@ impl Vm {
 }
 
 /// Runs a VM from its launch to its end, as process 1 of its namespaces.
-pub(crate) fn supervise() -> Result<(), Failure> {
+pub(crate) fn supervise(stop_line: Option<StopLine>) -> Result<(), Failure> {
     let level = environment::get("BANGER_LOG").unwrap_or_else(|| "warn".to_owned());
     let log = error_log();
     tracing_subscriber::fmt()
@@ -92,7 +96,7 @@ pub(crate) fn supervise() -> Result<(), Failure> {
         .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run())?;
+    runtime.block_on(run(stop_line))?;
     // What still runs on other threads must not keep process 1 here.
     runtime.shutdown_background();
     Ok(())
@@ -103,7 +107,7 @@ pub(crate) fn error_log() -> ErrorLog {
     ErrorLog::new(SHIM_LOG_FILE.into(), DEFAULT_CAP_BYTES)
 }
 
-async fn run() -> Result<(), Failure> {
+async fn run(stop_line: Option<StopLine>) -> Result<(), Failure> {
     let dir = std::env::current_dir()?;
     let spec = read_launch_spec(&dir)?;
     let engine = EngineInUse {
@@ -127,6 +131,9 @@ async fn run() -> Result<(), Failure> {
     fault::reach(step::SHIM_SERVE).await?;
     let server = serve::start(Arc::clone(&vm))?;
     stop_on_sigterm(vm.orders.clone())?;
+    if let Some(line) = stop_line {
+        tokio::spawn(stop_on_request(line, vm.orders.clone()));
+    }
     live(&vm, &mut received).await;
     server.close().await;
     Ok(())
@@ -214,10 +221,18 @@ fn stop_on_sigterm(orders: mpsc::Sender<Order>) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::spawn(async move {
         while terminate.recv().await.is_some() {
-            let _ = orders.send(Order::Terminate(Duration::from_secs(10))).await;
+            let _ = orders.send(Order::Terminate(TERMINATE_GRACE)).await;
         }
     });
     Ok(())
+}
+
+/// A user's manager that goes down asks over the message bus.
+async fn stop_on_request(line: StopLine, orders: mpsc::Sender<Order>) {
+    match line.asked().await {
+        Ok(()) => drop(orders.send(Order::Terminate(TERMINATE_GRACE)).await),
+        Err(error) => tracing::info!(%error, "systemd cannot ask this VM to stop any more"),
+    }
 }
 
 /// The way to the daemon that started this shim: lines of JSON on standard output.

@@ -1,10 +1,13 @@
-//! As much of D-Bus as it takes to ask systemd one thing: connect as oneself, call a method of the
-//! manager, read whether it was done. Blocking, with a limit on every read.
+//! As much of D-Bus as it takes to ask systemd one thing, and to be asked by it: connect as oneself,
+//! call a method of the manager, read whether it was done; blocking, with a limit on every read. Then
+//! wait for a signal.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
 
 const MANAGER: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -19,6 +22,7 @@ const MAX_LINE: usize = 512;
 const CALL: u8 = 1;
 const RETURN: u8 = 2;
 const ERROR: u8 = 3;
+const SIGNAL: u8 = 4;
 /// Header fields.
 const PATH: u8 = 1;
 const INTERFACE: u8 = 2;
@@ -54,6 +58,8 @@ pub enum BusError {
 pub(super) struct Bus {
     stream: UnixStream,
     serial: u32,
+    /// What the bus calls this connection: `:1.42`.
+    name: String,
 }
 
 impl Bus {
@@ -69,9 +75,19 @@ impl Bus {
             return Err(BusError::NotAdmitted(answer));
         }
         stream.write_all(b"BEGIN\r\n")?;
-        let mut bus = Self { stream, serial: 0 };
-        bus.exchange([BUS, BUS_PATH, BUS, "Hello"], "", &[])?;
+        let mut bus = Self { stream, serial: 0, name: String::new() };
+        bus.name = bus.exchange([BUS, BUS_PATH, BUS, "Hello"], "", &[])?;
         Ok(bus)
+    }
+
+    /// What others reach this connection by.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The connection itself, for [`wait_for_signal`].
+    pub(super) fn into_stream(self) -> UnixStream {
+        self.stream
     }
 
     /// Calls a method of systemd's manager whose answer has no other use.
@@ -81,10 +97,16 @@ impl Bus {
         signature: &str,
         body: &[u8],
     ) -> Result<(), BusError> {
-        self.exchange([MANAGER, MANAGER_PATH, MANAGER_INTERFACE, method], signature, body)
+        self.exchange([MANAGER, MANAGER_PATH, MANAGER_INTERFACE, method], signature, body).map(drop)
     }
 
-    fn exchange(&mut self, to: [&str; 4], signature: &str, body: &[u8]) -> Result<(), BusError> {
+    /// Calls a method. Returns the first string of the answer, if it begins with one.
+    fn exchange(
+        &mut self,
+        to: [&str; 4],
+        signature: &str,
+        body: &[u8],
+    ) -> Result<String, BusError> {
         self.serial += 1;
         self.stream.write_all(&call_message(self.serial, to, signature, body))?;
         loop {
@@ -93,10 +115,32 @@ impl Bus {
                 continue;
             }
             return match answer.kind {
-                RETURN => Ok(()),
+                RETURN => Ok(answer.text),
                 ERROR => Err(BusError::Refused { name: answer.error_name, text: answer.text }),
                 _ => Err(BusError::Malformed),
             };
+        }
+    }
+}
+
+/// Waits until a signal with this interface and member comes.
+///
+/// # Errors
+/// If the bus hangs up, or says what makes no sense.
+pub(super) async fn wait_for_signal(
+    stream: &mut (impl tokio::io::AsyncRead + Unpin),
+    interface: &str,
+    member: &str,
+) -> Result<(), BusError> {
+    loop {
+        let mut start = [0; START];
+        stream.read_exact(&mut start).await?;
+        let sizes = Sizes::in_start(&start)?;
+        let mut rest = vec![0; sizes.rest()];
+        stream.read_exact(&mut rest).await?;
+        let message = parse(start[1], &rest, sizes)?;
+        if (message.kind, &*message.interface, &*message.member) == (SIGNAL, interface, member) {
+            return Ok(());
         }
     }
 }
@@ -215,28 +259,55 @@ struct Message {
     kind: u8,
     reply_to: Option<u32>,
     error_name: String,
-    /// The first string of an error's body.
+    interface: String,
+    member: String,
+    /// The first string of an answer's body.
     text: String,
 }
 
-fn read_message(stream: &mut impl Read) -> Result<Message, BusError> {
-    let mut start = [0; 16];
-    stream.read_exact(&mut start)?;
-    let number = |at: usize| -> usize {
-        let bytes = [start[at], start[at + 1], start[at + 2], start[at + 3]];
-        usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX)
-    };
-    let (body, fields) = (number(4), number(12));
-    if start[0] != b'l' || body > MAX_MESSAGE || fields > MAX_MESSAGE {
-        return Err(BusError::Malformed);
-    }
-    let mut rest = vec![0; fields.next_multiple_of(8) + body];
-    stream.read_exact(&mut rest)?;
-    let (header, body) = rest.split_at(fields.next_multiple_of(8));
-    parse(start[1], &header[..fields], body).ok_or(BusError::Malformed)
+/// Length of what every message begins with.
+const START: usize = 16;
+
+/// How long the parts of a message are that follow its start.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    fields: usize,
+    body: usize,
 }
 
-fn parse(kind: u8, fields: &[u8], body: &[u8]) -> Option<Message> {
+impl Sizes {
+    fn in_start(start: &[u8; START]) -> Result<Self, BusError> {
+        let number = |at: usize| -> usize {
+            let bytes = [start[at], start[at + 1], start[at + 2], start[at + 3]];
+            usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX)
+        };
+        let sizes = Self { body: number(4), fields: number(12) };
+        if start[0] != b'l' || sizes.body > MAX_MESSAGE || sizes.fields > MAX_MESSAGE {
+            return Err(BusError::Malformed);
+        }
+        Ok(sizes)
+    }
+
+    fn rest(self) -> usize {
+        self.fields.next_multiple_of(8) + self.body
+    }
+}
+
+fn read_message(stream: &mut impl Read) -> Result<Message, BusError> {
+    let mut start = [0; START];
+    stream.read_exact(&mut start)?;
+    let sizes = Sizes::in_start(&start)?;
+    let mut rest = vec![0; sizes.rest()];
+    stream.read_exact(&mut rest)?;
+    parse(start[1], &rest, sizes)
+}
+
+fn parse(kind: u8, rest: &[u8], sizes: Sizes) -> Result<Message, BusError> {
+    let (header, body) = rest.split_at(rest.len() - sizes.body);
+    parse_parts(kind, &header[..sizes.fields], body).ok_or(BusError::Malformed)
+}
+
+fn parse_parts(kind: u8, fields: &[u8], body: &[u8]) -> Option<Message> {
     let mut message = Message { kind, ..Message::default() };
     let mut reader = Reader { bytes: fields, at: 0 };
     let mut body_kind = String::new();
@@ -246,6 +317,8 @@ fn parse(kind: u8, fields: &[u8], body: &[u8]) -> Option<Message> {
         match (code, reader.signature()?.as_str()) {
             (REPLY_SERIAL, "u") => message.reply_to = Some(reader.number()?),
             (ERROR_NAME, "s") => message.error_name = reader.string()?,
+            (INTERFACE, "s") => message.interface = reader.string()?,
+            (MEMBER, "s") => message.member = reader.string()?,
             (SIGNATURE, "g") => body_kind = reader.signature()?,
             (_, "s" | "o") => drop(reader.string()?),
             (_, "u") => drop(reader.number()?),
@@ -253,7 +326,7 @@ fn parse(kind: u8, fields: &[u8], body: &[u8]) -> Option<Message> {
             _ => return None,
         }
     }
-    if kind == ERROR && body_kind.starts_with('s') {
+    if matches!(kind, RETURN | ERROR) && body_kind.starts_with('s') {
         message.text = Reader { bytes: body, at: 0 }.string()?;
     }
     Some(message)

@@ -1,13 +1,21 @@
-//! A shim's scope.
+//! A shim's scope, and how systemd asks who is in there to stop.
+//!
+//! The system's manager sends SIGTERM. A user's manager cannot be relied on to: the kernel keeps
+//! threads of KVM in the VMM's control group, a user may not signal those, and systemd 252 takes
+//! this for a failure and kills everybody at once. So the shim is its scope's controller, whom
+//! systemd asks over the message bus, and sends no signal to before the time is over.
 
 use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use banger_core::scope::{Surroundings, cgroup_in, unit_name, wants_scope};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Uid, getuid};
 
-use super::bus::{Bus, BusError, Writer};
+use super::bus::{self, Bus, BusError, Writer};
 
 /// How long the manager may take. A VM that stays where it is runs as well.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -15,6 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(5);
 /// How long the VM may take to stop when its scope is stopped, before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// How a manager asks.
+const SCOPE_INTERFACE: &str = "org.freedesktop.systemd1.Scope";
+const REQUEST_STOP: &str = "RequestStop";
+/// The bus must not be stopped before those that are asked over it.
+const BUS_UNITS: [&str; 2] = ["dbus.service", "dbus.socket"];
 /// What the manager says while the scope of the VM's last run is not gone yet.
 const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
@@ -35,14 +48,51 @@ pub enum ScopeError {
     TooLate(String),
 }
 
+/// The connection over which a user's manager asks the VM to stop.
+#[derive(Debug)]
+pub struct StopLine(UnixStream);
+
+impl StopLine {
+    /// Keeps it open for the program that this process becomes, where it has the number returned.
+    ///
+    /// # Errors
+    /// Of the kernel.
+    pub fn hand_on(self) -> io::Result<RawFd> {
+        fcntl(&self.0, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(self.0.into_raw_fd())
+    }
+
+    /// Takes over what [`StopLine::hand_on`] returned before this program was executed. To be called
+    /// once, before anything is started that could inherit it.
+    ///
+    /// # Errors
+    /// If no descriptor has the number.
+    pub fn take_over(number: RawFd) -> io::Result<Self> {
+        // SAFETY: who handed it on forgot it, so it has no other owner. It is a number only here.
+        let stream = unsafe { UnixStream::from_raw_fd(number) };
+        fcntl(&stream, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        Ok(Self(stream))
+    }
+
+    /// Waits until the manager asks.
+    ///
+    /// # Errors
+    /// If the bus is gone; from then on the manager sends SIGTERM.
+    pub async fn asked(self) -> Result<(), BusError> {
+        self.0.set_nonblocking(true)?;
+        let mut stream = tokio::net::UnixStream::from_std(self.0)?;
+        bus::wait_for_signal(&mut stream, SCOPE_INTERFACE, REQUEST_STOP).await
+    }
+}
+
 /// Moves the calling process into a scope of its own, if there is a manager that can make one and
 /// the VM lives longer there. To be called before it has threads, children or namespaces.
 ///
-/// Returns whether it did.
+/// Returns how a user's manager asks it to stop; the system's sends SIGTERM.
 ///
 /// # Errors
 /// [`ScopeError`]; the process is where it was then.
-pub fn enter(vm_id: &str) -> Result<bool, ScopeError> {
+pub fn enter(vm_id: &str) -> Result<Option<StopLine>, ScopeError> {
     let uid = getuid();
     let bus = bus_of(uid);
     let cgroup = own_cgroup();
@@ -52,11 +102,11 @@ pub fn enter(vm_id: &str) -> Result<bool, ScopeError> {
         cgroup: cgroup_in(&cgroup),
     };
     if !wants_scope(around) {
-        return Ok(false);
+        return Ok(None);
     }
     let unit = unit_name(vm_id);
     let deadline = Instant::now() + PATIENCE;
-    ask(&bus, &unit, deadline)
+    let bus = ask(&bus, &unit, deadline)
         .map_err(|source| ScopeError::Refused { unit: unit.clone(), source })?;
     while !cgroup_in(&own_cgroup()).ends_with(&unit) {
         if Instant::now() > deadline {
@@ -64,7 +114,7 @@ pub fn enter(vm_id: &str) -> Result<bool, ScopeError> {
         }
         std::thread::sleep(INTERVAL);
     }
-    Ok(true)
+    Ok((!uid.is_root()).then(|| StopLine(bus.into_stream())))
 }
 
 fn own_cgroup() -> String {
@@ -80,20 +130,25 @@ fn bus_of(uid: Uid) -> PathBuf {
     }
 }
 
-fn ask(socket: &std::path::Path, unit: &str, deadline: Instant) -> Result<(), BusError> {
-    let mut bus = Bus::connect(socket, getuid().as_raw(), PATIENCE)?;
+fn ask(socket: &std::path::Path, unit: &str, deadline: Instant) -> Result<Bus, BusError> {
+    let uid = getuid();
+    let mut bus = Bus::connect(socket, uid.as_raw(), PATIENCE)?;
+    let controller = (!uid.is_root()).then(|| bus.name().to_owned());
     loop {
-        match bus.call("StartTransientUnit", "ssa(sv)a(sa(sv))", &request(unit)) {
+        match bus.call("StartTransientUnit", SIGNATURE, &request(unit, controller.as_deref())) {
             Err(BusError::Refused { name, .. }) if name == EXISTS && Instant::now() < deadline => {
                 std::thread::sleep(INTERVAL);
             }
-            other => return other,
+            other => return other.map(|()| bus),
         }
     }
 }
 
-/// The arguments of `StartTransientUnit`: name, mode, properties, no further units.
-fn request(unit: &str) -> Vec<u8> {
+/// Types of the arguments of `StartTransientUnit`: name, mode, properties, further units.
+const SIGNATURE: &str = "ssa(sv)a(sa(sv))";
+
+/// These arguments. Whoever is named as controller is asked to stop the VM.
+fn request(unit: &str, controller: Option<&str>) -> Vec<u8> {
     let mut body = Writer::default();
     body.string(unit);
     body.string("fail");
@@ -105,6 +160,12 @@ fn request(unit: &str) -> Vec<u8> {
         properties.property("CollectMode", "s", |value| value.string("inactive-or-failed"));
         let limit = u64::try_from(STOP_LIMIT.as_micros()).unwrap_or(u64::MAX);
         properties.property("TimeoutStopUSec", "t", |value| value.long(limit));
+        if let Some(name) = controller {
+            properties.property("Controller", "s", |value| value.string(name));
+            properties.property("After", "as", |value| {
+                value.array(4, |units| BUS_UNITS.iter().for_each(|unit| units.string(unit)));
+            });
+        }
     });
     body.array(8, |_| {});
     body.into_bytes()

@@ -108,3 +108,41 @@ fn no_damaged_or_cut_answer_is_a_panic() {
         }
     }
 }
+
+/// What systemd says to a scope's controller, or something like it.
+fn signal(interface: &str, member: &str) -> Vec<u8> {
+    let mut message = Writer::default();
+    message.bytes(&[b'l', SIGNAL, 1, 1]);
+    message.number(0);
+    message.number(78);
+    message.array(8, |fields| {
+        for (code, kind, value) in
+            [(PATH, "o", "/org/test/unit"), (INTERFACE, "s", interface), (MEMBER, "s", member)]
+        {
+            fields.align(8);
+            fields.bytes(&[code]);
+            fields.signature(kind);
+            fields.string(value);
+        }
+    });
+    message.align(8);
+    message.into_bytes()
+}
+
+#[tokio::test]
+async fn only_the_signal_that_is_waited_for_counts() {
+    let others = [
+        signal("org.test.Scope", "Other"),
+        signal("org.test.Other", "RequestStop"),
+        answer(RETURN, 1, None),
+        answer(ERROR, 2, Some(("org.test.No", "RequestStop"))),
+    ]
+    .concat();
+    let told = [others.clone(), signal("org.test.Scope", "RequestStop")].concat();
+    let wait =
+        async |said: &[u8]| wait_for_signal(&mut &*said, "org.test.Scope", "RequestStop").await;
+    wait(&told).await.expect("it was told");
+    for at in others.len()..told.len() {
+        assert!(matches!(wait(&told[..at]).await, Err(BusError::Io(_))), "hung up at {at}");
+    }
+}
