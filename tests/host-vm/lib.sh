@@ -30,6 +30,15 @@ vm_processes() {
   for name in banger-shim qemu-system-x86 pasta pasta.avx2; do pgrep -x "$name"; done
 }
 
+no_vm_process() { [ -z "$(vm_processes)" ]; }
+
+# ended_as CAUSE VM: what banger recorded of its last end.
+ended_as() { banger show "$2" --format json | tr -d ' \n' | grep -q "\"cause\":\"$1\""; }
+
+# write_unsynced VM, has_unsynced VM: a file that is lost unless the guest goes down in order soon.
+write_unsynced() { banger exec "$1" -- sh -c 'echo here >/root/unsynced'; }
+has_unsynced() { [ "$(banger exec "$1" -- cat /root/unsynced)" = here ]; }
+
 # What is worth seeing when something failed is left in ~/results.
 finish() {
   cp ~/.local/share/banger/daemon.log ~/results/ 2>/dev/null

@@ -5,10 +5,9 @@
 
 state() { banger ls -a --format json | tr -d ' \n' | grep -o '"state":"[a-z]*"' | head -1; }
 synced() { [ "$(banger exec written -- tail -1 /root/synced)" = 1000 ]; }
-nothing_runs() { [ -z "$(vm_processes)" ]; }
 no_halves() { [ -z "$(find ~/.local/share/banger -name 'tmp-*' -o -name '.deleting-*' -o -name '*.new')" ]; }
 
-check "no process is left before the daemon starts" nothing_runs
+check "no process is left before the daemon starts" no_vm_process
 echo "the VM is shown as $(state)"
 banger ls -a
 check "a VM that cannot run is not shown running" test "$(state)" != '"state":"running"'

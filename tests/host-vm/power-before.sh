@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Two VMs run when the machine is rebooted: one has files that it fsynced, one has none.
+# A VM runs when the machine goes down. It has a file that it fsynced, and one that it did not.
 # shellcheck source=tests/host-vm/lib.sh
 . tests/host-vm/lib.sh
 
 banger run -d --name written -- sleep 100000
 check "the guest writes and syncs" \
   banger exec written -- sh -c 'seq 1000 >/root/synced && sync -f /root/synced'
+check "and writes without" write_unsynced written
 finish

@@ -34,6 +34,9 @@ pub enum ChoreFailure {
         /// How it ended.
         status: ExitStatus,
     },
+    /// A machine that was worked with does not answer any more.
+    #[error("{0}")]
+    Lost(&'static str),
     /// Something was checked and is not as it must be; the details are printed already.
     #[error("{0}")]
     Found(String),

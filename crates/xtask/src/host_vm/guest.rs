@@ -55,9 +55,7 @@ impl Machine {
             .status()
             .map_err(|source| ChoreFailure::NotStarted { program: "ssh".to_owned(), source })?;
         match status.code() {
-            Some(SSH_FAILED) => {
-                Err(ChoreFailure::Found("the machine cannot be reached, or was lost".to_owned()))
-            }
+            Some(SSH_FAILED) => Err(ChoreFailure::Lost("the machine does not answer any more")),
             code => Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)),
         }
     }

@@ -3,8 +3,12 @@
 set -e
 user=tester home=/home/tester data=/home/tester/.local/share/banger
 mkdir -p $home/banger $home/results $data
-mountpoint -q $home/banger || mount /dev/vdb $home/banger
-mountpoint -q $data || mount /dev/vdc $data
+# In fstab, so that after a reboot they are there before the user's services.
+if ! grep -q vdb /etc/fstab; then
+  printf '/dev/vdb %s ext4 defaults 0 0\n/dev/vdc %s ext4 defaults 0 0\n' $home/banger $data >>/etc/fstab
+fi
+mountpoint -q $home/banger || mount $home/banger
+mountpoint -q $data || mount $data
 for dir in .local .local/share .local/share/banger; do chown $user:$user $home/$dir; done
 if [ "$(stat -c %U $data/images)" != $user ]; then chown -R $user:$user $data $home/banger; fi
 chown $user:$user $home/results

@@ -41,11 +41,16 @@ const SUITES: &[Suite] = &[
     },
     Suite {
         name: "systemd",
-        what: "the daemon as a user service; VMs in scopes of their own; logout",
+        what: "the daemon as a user service; VMs in scopes of their own; logout; reboot",
         kind: Kind::Ready,
         network: false,
         linger: true,
-        steps: &[Step::Script("systemd"), Step::Script("systemd-after-logout")],
+        steps: &[
+            Step::Script("systemd"),
+            Step::Script("systemd-after-logout"),
+            Step::Reboot,
+            Step::Script("systemd-after-reboot"),
+        ],
     },
     Suite {
         name: "apparmor",
@@ -61,7 +66,12 @@ const SUITES: &[Suite] = &[
         kind: Kind::Ready,
         network: false,
         linger: true,
-        steps: &[Step::Script("power-before"), Step::Reboot, Step::Script("power-after")],
+        steps: &[
+            Step::Script("power-before"),
+            Step::Reboot,
+            Step::Script("reboot-after"),
+            Step::Script("power-after"),
+        ],
     },
     Suite {
         name: "power-cut",
@@ -111,7 +121,7 @@ pub(super) fn run(name: &str, args: &HostVmArgs) -> Result<ExitCode, ChoreFailur
     let (mut passed, mut failed) = (0, 0);
     for suite in chosen {
         let started = Instant::now();
-        let outcome = run_suite(suite, args);
+        let outcome = run_twice(suite, args);
         let took = started.elapsed().as_secs();
         match outcome {
             Ok(()) => {
@@ -128,15 +138,30 @@ pub(super) fn run(name: &str, args: &HostVmArgs) -> Result<ExitCode, ChoreFailur
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Runs a suite; once more, and says so, if the emulation hangs. Nothing in the machine can stop it
+/// from answering: what fails in there is an exit code.
+fn run_twice(suite: &Suite, args: &HostVmArgs) -> Result<(), ChoreFailure> {
+    match run_suite(suite, args) {
+        Err(ChoreFailure::Lost(reason)) => {
+            println!("host-vm: RETRY of the suite: {reason}");
+            run_suite(suite, args)
+        }
+        outcome => outcome,
+    }
+}
+
 fn run_suite(suite: &Suite, args: &HostVmArgs) -> Result<(), ChoreFailure> {
     let persistent = suite.steps.iter().any(|step| !matches!(step, Step::Script(_)));
     let plan = Plan { kind: suite.kind, network: suite.network, persistent };
     let mut session = Session::begin(args, plan)?;
     session.machine.prepare(suite.linger)?;
-    for step in suite.steps {
-        take(step, &mut session, suite)?;
+    let outcome = suite.steps.iter().try_for_each(|step| take(step, &mut session, suite));
+    if matches!(outcome, Err(ChoreFailure::Lost(_))) {
+        return outcome;
     }
-    session.end(args.keep)
+    // The logs of a suite that failed are wanted most.
+    let ended = session.end(args.keep);
+    outcome.and(ended)
 }
 
 fn take(step: &Step, session: &mut Session, suite: &Suite) -> Result<(), ChoreFailure> {
