@@ -176,3 +176,34 @@ impl From<io::Error> for BusError {
         Self::Io(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_where_signals_are_not_enough_is_there_a_controller() {
+        let says =
+            |request: &[u8], word: &[u8]| request.windows(word.len()).any(|window| window == word);
+        let (user, root) = (request("a.scope", Some(":1.7")), request("a.scope", None));
+        for word in ["Controller", ":1.7", "dbus.service"] {
+            assert!(says(&user, word.as_bytes()), "{word}");
+            assert!(!says(&root, word.as_bytes()), "{word}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_line_passes_to_the_next_program_and_no_further() {
+        let (line, bus) = UnixStream::pair().expect("the kernel has sockets");
+        let number = StopLine(line).hand_on().expect("it is open");
+        let flags = || {
+            // SAFETY: F_GETFD takes a number and touches no memory.
+            unsafe { libc::fcntl(number, libc::F_GETFD) }
+        };
+        assert_eq!(flags(), 0, "the next program has it");
+        let line = StopLine::take_over(number).expect("it is still open");
+        assert_eq!(flags(), libc::FD_CLOEXEC, "what that one starts has not");
+        drop(bus);
+        assert!(matches!(line.asked().await, Err(BusError::Io(_))), "nobody can ask any more");
+    }
+}
