@@ -12,6 +12,8 @@ cat >~/.local/bin/cargo <<'END'
 END
 chmod +x ~/.local/bin/cargo
 PATH=$HOME/.local/bin:$PATH
+# Neither the image nor the kernel that other suites find.
+export BANGER_DATA_DIR=$HOME/fresh
 
 check "there is no QEMU" is_missing qemu-system-x86_64
 check "there is no pasta" is_missing pasta

@@ -41,8 +41,9 @@ has_unsynced() { [ "$(banger exec "$1" -- cat /root/unsynced)" = here ]; }
 
 # What is worth seeing when something failed is left in ~/results.
 finish() {
-  cp ~/.local/share/banger/daemon.log ~/results/ 2>/dev/null
-  for log in ~/.local/share/banger/vms/*/*.log; do
+  local log data=${BANGER_DATA_DIR:-$HOME/.local/share/banger}
+  cp "$data/daemon.log" ~/results/ 2>/dev/null
+  for log in "$data"/vms/*/*.log; do
     [ -e "$log" ] && cp "$log" ~/results/"$(basename "$(dirname "$log")")-$(basename "$log")"
   done
   [ $failed -eq 0 ]
