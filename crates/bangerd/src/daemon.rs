@@ -2,7 +2,6 @@
 //! handle per VM.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +12,8 @@ use banger_core::id::{Id, ResolveError, resolve};
 use banger_core::suggest;
 use banger_host::paths::StateDirs;
 use banger_host::process::limit_hint;
-use tokio::sync::{Notify, RwLock};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, RwLock, oneshot};
 
 use crate::config::Config;
 use crate::events::Events;
@@ -188,26 +188,29 @@ impl Daemon {
 /// Does something that blocks, on a thread that may.
 ///
 /// # Errors
-/// Those of `work`; `internal` if it panicked, or there can be no more threads.
+/// Those of `work`; `internal` if it broke off, or there can be no more threads.
 pub async fn blocking<T, F>(work: F) -> Result<T, Problem>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T, Problem> + Send + 'static,
 {
-    // tokio panics when the kernel refuses it its first thread.
-    let begun = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(work)));
-    let Ok(working) = begun else {
+    // Not on tokio's threads: it ends the process when the kernel refuses it the first of them.
+    let (tell, told) = oneshot::channel();
+    let runtime = Handle::current();
+    let begun = std::thread::Builder::new().name("blocking".to_owned()).spawn(move || {
+        let _context = runtime.enter();
+        // Whoever asked may have gone.
+        let _ = tell.send(work());
+    });
+    if let Err(error) = begun {
         let problem = Problem::new(ErrorCode::Internal, "the daemon cannot start a thread");
         return Err(problem
-            .cause("Resource temporarily unavailable: the limit of processes is reached")
+            .cause(format!("{error}: the limit of processes is reached"))
             .hint("end other processes, or raise the limit (ulimit -u) and banger daemon stop"));
-    };
-    match working.await {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            Err(Problem::new(ErrorCode::Internal, "a part of the daemon broke off").because(&error))
-        }
     }
+    told.await.unwrap_or_else(|error| {
+        Err(Problem::new(ErrorCode::Internal, "a part of the daemon broke off").because(&error))
+    })
 }
 
 /// A failure of the file system or the kernel in something the daemon does itself.

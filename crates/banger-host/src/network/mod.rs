@@ -110,7 +110,10 @@ impl Network {
     pub fn create(vm_dir: &Path, vm_id: &str, policy: NetworkPolicy) -> Result<Self, NetworkError> {
         let namespace = namespace_file(vm_dir, vm_id)?;
         let host_addresses = host_addresses()?;
-        std::thread::spawn(move || Self::create_in_new_namespace(namespace, policy, host_addresses))
+        let create = move || Self::create_in_new_namespace(namespace, policy, host_addresses);
+        std::thread::Builder::new()
+            .spawn(create)
+            .map_err(step("start a thread"))?
             .join()
             .unwrap_or_else(|_| Err(step("make the network")(io::Error::other("thread panicked"))))
     }
@@ -219,8 +222,11 @@ fn in_namespace(
             .map_err(step("enter the network namespace"))?;
         work()
     };
-    std::thread::scope(|scope| scope.spawn(enter).join()).unwrap_or_else(|_| {
-        Err(step("work in the network namespace")(io::Error::other("thread panicked")))
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new();
+        thread.spawn_scoped(scope, enter).map_err(step("start a thread"))?.join().unwrap_or_else(
+            |_| Err(step("work in the network namespace")(io::Error::other("thread panicked"))),
+        )
     })
 }
 

@@ -68,12 +68,14 @@ pub fn spawn(spec: &LaunchSpec, vm_dir: &Path, tap: BorrowedFd<'_>) -> Result<Vm
     let inherited = [fds.tap, fds.agent, fds.qmp, lock.as_raw_fd()];
 
     // A new process namespace takes only children, and only those of the thread that asked for it.
-    std::thread::spawn(move || {
+    let start = move || {
         unshare(CloneFlags::CLONE_NEWPID).map_err(step("create the VMM's process namespace"))?;
         spawn_jailed(&jail, inherited)
-    })
-    .join()
-    .unwrap_or_else(|_| Err(step("start the VMM")(io::Error::other("thread panicked"))))
+    };
+    let thread = std::thread::Builder::new().spawn(start).map_err(step("start a thread"))?;
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(step("start the VMM")(io::Error::other("thread panicked"))))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the VMM lives as long as the VM")]
