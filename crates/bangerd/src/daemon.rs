@@ -12,7 +12,7 @@ use banger_core::id::{Id, ResolveError, resolve};
 use banger_core::suggest;
 use banger_host::paths::StateDirs;
 use banger_host::process::limit_hint;
-use tokio::sync::{Notify, RwLock, oneshot};
+use tokio::sync::{Notify, RwLock};
 
 use crate::config::Config;
 use crate::events::Events;
@@ -187,44 +187,18 @@ impl Daemon {
 /// Does something that blocks, on a thread that may.
 ///
 /// # Errors
-/// Those of `work`; `internal` if it broke off, or there can be no more threads.
+/// Those of `work`; `internal` if it panicked.
 pub async fn blocking<T, F>(work: F) -> Result<T, Problem>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T, Problem> + Send + 'static,
 {
-    let (tell, told) = oneshot::channel();
-    // Whoever asked may have gone.
-    let begun = begin_thread(move || drop(tell.send(work())));
-    if let Err(error) = begun {
-        let problem = Problem::new(ErrorCode::Internal, "the daemon cannot start a thread");
-        return Err(problem
-            .cause(format!("{error}: the limit of processes is reached"))
-            .hint("end other processes, or raise the limit (ulimit -u) and banger daemon stop"));
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            Err(Problem::new(ErrorCode::Internal, "a part of the daemon broke off").because(&error))
+        }
     }
-    told.await.unwrap_or_else(|error| {
-        Err(Problem::new(ErrorCode::Internal, "a part of the daemon broke off").because(&error))
-    })
-}
-
-/// Not on tokio's threads: it ends the process when the kernel refuses it the first of them.
-#[cfg(not(test))]
-fn begin_thread(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Handle::current();
-    let thread = std::thread::Builder::new().name("blocking".to_owned());
-    thread.spawn(move || {
-        let _context = runtime.enter();
-        work();
-    })?;
-    Ok(())
-}
-
-/// On tokio's threads: in tests its clock stands still while it knows of work.
-#[cfg(test)]
-#[expect(clippy::unnecessary_wraps, reason = "as the other one")]
-fn begin_thread(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    drop(tokio::task::spawn_blocking(work));
-    Ok(())
 }
 
 /// A failure of the file system or the kernel in something the daemon does itself.

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use banger_api::{Problem, step};
@@ -99,10 +99,38 @@ pub fn run() -> Result<(), ServeError> {
         .thread_keep_alive(BLOCKING_IDLE)
         .build()
         .map_err(cannot("start the runtime"))?;
+    begin_first_thread(&runtime)
+        .map_err(cannot("start a thread; end other processes, or raise the limit (ulimit -u)"))?;
+    runtime.spawn(keep_a_thread());
     let outcome = runtime.block_on(serve(dirs));
     // A pull that does not end in time ends with the process; the next daemon clears up after it.
     runtime.shutdown_background();
     outcome
+}
+
+/// Begins the first thread for work that blocks. tokio ends the process where the kernel refuses it
+/// the first; where it refuses others, the work waits for those that there are.
+fn begin_first_thread(runtime: &tokio::runtime::Runtime) -> io::Result<()> {
+    let threads = || std::fs::read_dir("/proc/self/task").map(Iterator::count);
+    let before = threads()?;
+    let tried = std::thread::Builder::new().spawn(|| {})?;
+    let _ = tried.join();
+    // One that has ended counts until the kernel has forgotten it.
+    let deadline = Instant::now() + BLOCKING_IDLE;
+    while threads()? > before && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    drop(runtime.spawn_blocking(|| {}));
+    Ok(())
+}
+
+/// Gives one of those threads something to do before all of them have gone.
+async fn keep_a_thread() {
+    let mut due = tokio::time::interval(BLOCKING_IDLE / 3);
+    loop {
+        due.tick().await;
+        drop(tokio::task::spawn_blocking(|| {}));
+    }
 }
 
 async fn serve(dirs: StateDirs) -> Result<(), ServeError> {
