@@ -62,6 +62,8 @@ pub fn run(selection: &Selection) -> Result<(), ChoreFailure> {
         println!("{:<44} {} ({} s)", case.to_string(), outcome.word(), began.elapsed().as_secs());
         results.add(case, outcome)?;
     }
+    // Other shards may have written meanwhile.
+    let results = Results::read()?;
     results.write_table()?;
     let broken = results.count(Outcome::Broken);
     if broken == 0 {
