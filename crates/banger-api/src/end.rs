@@ -52,6 +52,9 @@ pub enum EndCause {
     OutOfMemory,
     /// The host was started anew: a power cut, or a restart that left the VM no time.
     HostRestarted,
+    /// A kind that only newer releases know; the reason says it.
+    #[serde(other)]
+    Other,
 }
 
 impl EndCause {
@@ -71,7 +74,8 @@ impl EndCause {
             | Self::LaunchFailed
             | Self::ShimGone
             | Self::OutOfMemory
-            | Self::HostRestarted => VmState::Failed,
+            | Self::HostRestarted
+            | Self::Other => VmState::Failed,
         }
     }
 }

@@ -84,7 +84,8 @@ pub enum ErrorCode {
     PermissionDenied,
     /// No such route.
     NotFound,
-    /// A defect in banger.
+    /// A defect in banger, or a kind of failure that only newer releases know.
+    #[serde(other)]
     Internal,
 }
 

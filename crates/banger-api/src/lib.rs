@@ -7,8 +7,9 @@
 //!
 //! Two conventions hold throughout. Units are the last word of a field's name (`timeout_ms`,
 //! `memory_mib`), and times are milliseconds since the Unix epoch. Unknown fields are ignored when
-//! read, so that a newer process can talk to an older one; a change that an older reader must not
-//! miss raises the protocol version in [`version`] instead.
+//! read, so that a newer process can talk to an older one, and so are the kinds of failures and ends,
+//! which have words for people beside them; a change that an older reader must not miss raises the
+//! protocol version in [`version`] instead.
 
 pub mod agent;
 pub mod change;

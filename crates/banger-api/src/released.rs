@@ -8,9 +8,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::agent::{Configure, Hello};
+use crate::error::{ErrorCode, Problem};
 use crate::shim::{LaunchEvent, LaunchSpec, ShimHello};
 use crate::version::DaemonVersion;
-use crate::vm::{EndCause, InitMode, StopVm, VmStatus};
+use crate::vm::{EndCause, InitMode, StopVm, VmEnd, VmStatus};
 
 const LAUNCH: &str = include_str!("fixtures/launch-0.1.json");
 const STATUS: &str = include_str!("fixtures/status-0.1.json");
@@ -84,4 +85,14 @@ fn messages_of_earlier_releases_are_read() {
     let _: StopVm = read(&messages["stop_vm"]);
     let event: LaunchEvent = read(&messages["launch_event"]);
     assert!(matches!(event, LaunchEvent::Ready { .. }));
+}
+
+#[test]
+fn kinds_of_later_releases_keep_their_words() {
+    let end = json!({"cause": "eaten_by_the_dog", "reason": "the dog ate it"});
+    let end: VmEnd = serde_json::from_value(end).expect("a kind is no obstacle");
+    assert_eq!((end.cause, end.reason.as_str()), (EndCause::Other, "the dog ate it"));
+    let problem = json!({"code": "dog_at_large", "title": "the dog is away"});
+    let problem: Problem = serde_json::from_value(problem).expect("a kind is no obstacle");
+    assert_eq!((problem.code, problem.title.as_str()), (ErrorCode::Internal, "the dog is away"));
 }

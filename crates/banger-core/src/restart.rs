@@ -59,7 +59,8 @@ pub fn wants(policy: RestartPolicy, end: &VmEnd) -> bool {
         | EndCause::LaunchFailed
         | EndCause::ShimGone
         | EndCause::OutOfMemory
-        | EndCause::HostRestarted => true,
+        | EndCause::HostRestarted
+        | EndCause::Other => true,
     };
     match policy {
         RestartPolicy::No => false,

@@ -19,6 +19,9 @@ use crate::tree;
 const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Static, so that it needs nothing of any image; its 3,700 relocations in 1 KiB instead of 90.
 const AGENT_FLAGS: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs";
+/// Where cargo keeps what is between source and program: of all kinds together, so that crates from
+/// elsewhere are built once.
+const BUILD_DIR: &str = "CARGO_BUILD_BUILD_DIR";
 /// What programs with fail points, and only those, read.
 const VARIABLE: &str = "BANGER_FAULTS";
 /// The programs of the host, and their places.
@@ -86,7 +89,7 @@ fn build_host_programs(kind: Kind, profile: &str, target: &Path) -> Result<(), C
             cargo.args(["--features", &format!("{program}/faults")]);
         }
     }
-    run(cargo.arg("--target-dir").arg(target))
+    run(cargo.arg("--target-dir").arg(target).env(BUILD_DIR, tree::root().join("target")))
 }
 
 /// The agent is always built small: it travels in every initramfs, also in development.
@@ -94,10 +97,12 @@ fn build_host_programs(kind: Kind, profile: &str, target: &Path) -> Result<(), C
 /// An explicit `--target` keeps `+crt-static` away from procedural macros, which cannot be static;
 /// its own target directory keeps the two sets of flags from rebuilding each other's crates.
 fn build_agent(kind: Kind, target: &Path) -> Result<PathBuf, ChoreFailure> {
+    let build = tree::root().join("target/agent");
     let target = target.join("agent");
     let mut cargo = tree::cargo();
     cargo.args(["build", "--locked", "--profile", "agent", "-p", "banger-agent"]);
     cargo.args(["--target", AGENT_TARGET]).arg("--target-dir").arg(&target);
+    cargo.env(BUILD_DIR, build);
     cargo.env("RUSTFLAGS", AGENT_FLAGS);
     cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
     if kind == Kind::Faults {
