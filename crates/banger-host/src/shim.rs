@@ -8,7 +8,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt::PeerCredentials,
+};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
@@ -16,6 +19,7 @@ use tokio::net::unix::pipe;
 use banger_api::shim::{LOCK_FILE, RUN_DIR, SHIM_LOG_FILE, SHIM_SOCKET};
 use banger_core::lifecycle::ShimExit;
 
+use crate::leftovers::state::programs_with_lock;
 use crate::lock::OfdLock;
 
 /// Name of the shim's process, as the kernel has it.
@@ -128,34 +132,54 @@ fn start(
 /// Ends the shim of a VM with SIGKILL, and with it, by the kernel's hand, everything of the VM.
 /// Returns whether there was one.
 ///
-/// Who it is says the kernel: the process that listens on the VM's socket.
+/// Who it is says the kernel: the process that listens on the VM's socket; or, if none takes
+/// connections there, the one that holds the VM's lock.
 ///
 /// # Errors
 /// Of the kernel.
 pub fn kill_shim(vm_dir: &Path) -> io::Result<bool> {
-    let (_dir, socket) = match crate::connect::short_path(&vm_dir.join(RUN_DIR), SHIM_SOCKET) {
+    match listening(vm_dir)? {
+        Some(pidfd) => crate::process::pidfd_signal(&pidfd, libc::SIGKILL),
+        None => kill_lock_holders(vm_dir),
+    }
+}
+
+/// The process that listens on the VM's socket. None also if more wait there than it can hold, as
+/// where it has been stopped for long.
+fn listening(vm_dir: &Path) -> io::Result<Option<OwnedFd>> {
+    let (_dir, path) = match crate::connect::short_path(&vm_dir.join(RUN_DIR), SHIM_SOCKET) {
         Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let stream = match std::os::unix::net::UnixStream::connect(socket) {
-        Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Ok(false);
-        }
-        Err(error) => return Err(error),
-    };
-    let peer = Pid::from_raw(getsockopt(&stream, PeerCredentials)?.pid());
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let stream = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match socket::connect(stream.as_raw_fd(), &UnixAddr::new(&path)?) {
+        Ok(()) => {}
+        Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let peer = Pid::from_raw(socket::getsockopt(&stream, PeerCredentials)?.pid());
     // The connection proves that the listener lives, so the number cannot have been given anew
     // before this opens it; afterwards the descriptor is the process, whatever its number becomes.
-    let pidfd = crate::process::pidfd_open(peer)?;
-    drop(stream);
-    crate::process::pidfd_signal(&pidfd, libc::SIGKILL)
+    crate::process::pidfd_open(peer).map(Some)
+}
+
+/// Ends a shim that has not come as far as its socket, or can be asked no more.
+fn kill_lock_holders(vm_dir: &Path) -> io::Result<bool> {
+    let lock = vm_dir.join(LOCK_FILE).canonicalize()?;
+    let mut was_there = false;
+    for pid in programs_with_lock(SHIM_NAME, &lock) {
+        let pidfd = match crate::process::pidfd_open(Pid::from_raw(pid)) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
+            opened => opened?,
+        };
+        // Whose number it still is, is the one that was opened.
+        if programs_with_lock(SHIM_NAME, &lock).contains(&pid) {
+            was_there |= crate::process::pidfd_signal(&pidfd, libc::SIGKILL)?;
+        }
+    }
+    Ok(was_there)
 }
 
 /// Makes orphaned shims children of this process, so that they can be [`reap`]ed.
@@ -192,4 +216,56 @@ pub fn reap() -> Vec<(i32, ShimExit)> {
         }
     }
     ended
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Child;
+
+    use super::*;
+
+    /// Something that has the shim's name and a VM's lock, and does nothing.
+    #[expect(clippy::disallowed_methods, reason = "as a shim is started, which is no tool")]
+    fn stuck_shim(vm_dir: &Path) -> Child {
+        let program = vm_dir.join(SHIM_NAME);
+        std::os::unix::fs::symlink("/bin/sleep", &program).expect("its place is free");
+        let lock = OfdLock::try_acquire(&vm_dir.join(LOCK_FILE)).expect("open").expect("free");
+        let mut command = Command::new(program);
+        command.arg("600").stdin(Stdio::from(lock.into_fd()));
+        command.spawn().expect("it starts")
+    }
+
+    fn assert_killed(vm_dir: &Path, mut shim: Child) {
+        assert!(kill_shim(vm_dir).expect("it can be killed"));
+        let status = shim.wait().expect("it ends");
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
+        assert!(!kill_shim(vm_dir).expect("nobody is there"));
+    }
+
+    #[test]
+    fn a_shim_that_never_came_to_its_socket_is_found_by_its_lock() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let shim = stuck_shim(dir.path());
+        assert_killed(dir.path(), shim);
+    }
+
+    /// Whoever asked it before is still in its queue: another one must not wait there.
+    #[test]
+    fn a_shim_that_takes_no_more_connections_is_found_by_its_lock() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let run = dir.path().join(RUN_DIR);
+        std::fs::create_dir(&run).expect("create");
+        let listener = UnixListener::bind(run.join(SHIM_SOCKET)).expect("bind");
+        let none = socket::Backlog::new(0).expect("a number");
+        socket::listen(&listener, none).expect("listen");
+        let mut queue = Vec::new();
+        while let Some(pidfd) = listening(dir.path()).expect("connect") {
+            queue.push(pidfd);
+            assert!(queue.len() < 100, "the queue is short");
+        }
+        let shim = stuck_shim(dir.path());
+        assert_killed(dir.path(), shim);
+    }
 }

@@ -26,6 +26,7 @@ cases! {
     a_daemon_finds_no_room_for_the_disk = "create.disk/daemon/fail";
     a_daemon_dies_as_the_vm_is_ready = "start.ready/daemon/crash";
     a_client_dies_as_the_shim_is_started = "start.spawn/cli/crash";
+    a_shim_hangs_before_its_socket = "shim.namespaces/shim/stall";
     a_shim_dies_as_it_makes_the_network = "vm.network/shim/crash";
     a_shim_cannot_enter_the_jail = "vm.jail/shim/fail";
     a_shim_hangs_before_the_guest_is_configured = "vm.configure/shim/stall";

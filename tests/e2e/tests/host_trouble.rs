@@ -27,6 +27,24 @@ fn a_second_daemon_is_refused_at_once() {
     host.finish();
 }
 
+/// Nor does a command talk to the daemon of other data, whose VMs it would show, or remove.
+#[test]
+fn a_daemon_with_other_data_is_not_talked_to() {
+    let host = Host::builder().seed(Seed::Nothing).build();
+    host.banger(["ls"]).run().assert_ok();
+    let other = host.scratch.join("other-data");
+    let there = |words: &[&str]| host.banger(words).env("BANGER_DATA_DIR", &other);
+    let refused = there(&["ls"]).timeout(AT_ONCE).run().assert_code(125);
+    let data = host.data.display().to_string();
+    refused.clone().assert_stderr_has("has other data").assert_stderr_has(&data);
+    refused.assert_stderr_has("hint: set BANGER_RUNTIME_DIR");
+    // The same data by another name are the same.
+    let link = host.scratch.join("link");
+    std::os::unix::fs::symlink(&host.data, &link).expect("its place is free");
+    host.banger(["ls"]).env("BANGER_DATA_DIR", &link).run().assert_ok();
+    host.finish();
+}
+
 /// "HOME on NFS-like storage without flock (a clear refusal)"
 #[test]
 fn storage_without_locks_is_refused_clearly() {

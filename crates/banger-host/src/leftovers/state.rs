@@ -17,7 +17,7 @@ use banger_core::doctor::{Contents, Remains};
 use nix::unistd::{Pid, geteuid};
 
 use super::paths::DELETED;
-use super::processes;
+use super::processes::{self, Seen};
 use crate::files;
 use crate::lock::{OfdLock, is_locked};
 use crate::paths::StateDirs;
@@ -140,14 +140,20 @@ fn lock_unused(dir: &Path) -> io::Result<Option<OfdLock>> {
 /// Processes of this user that hold `file`'s lock, with their command lines.
 #[must_use]
 pub fn holders_of_lock(file: &Path) -> Vec<super::Holder> {
-    let mut holders = Vec::new();
-    for process in processes::all().filter(|process| is_mine(&process.proc)) {
+    with_lock(file, |_| true).map(|process| process.holder()).collect()
+}
+
+/// Ids of the processes of this user that run a program of that name and hold `file`'s lock.
+pub(crate) fn programs_with_lock(name: &str, file: &Path) -> Vec<i32> {
+    with_lock(file, |process| process.name == name).map(|process| process.pid).collect()
+}
+
+fn with_lock(file: &Path, wanted: impl Fn(&Seen) -> bool) -> impl Iterator<Item = Seen> {
+    let holds = move |process: &Seen| {
         let mut files = process.open_files().into_iter();
-        if files.any(|open| open.path == file && !process.locks_on(&open.number).is_empty()) {
-            holders.push(process.holder());
-        }
-    }
-    holders
+        files.any(|open| open.path == file && !process.locks_on(&open.number).is_empty())
+    };
+    processes::all().filter(move |seen| wanted(seen) && is_mine(&seen.proc) && holds(seen))
 }
 
 struct LockHolder {

@@ -6,7 +6,8 @@ mod shim;
 mod upload;
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_api::operation::Operation;
@@ -54,6 +55,7 @@ impl Client {
         let dirs = StateDirs::resolve()?;
         let version = greet(&dirs, &Programs::locate_daemon).await?;
         check(&version)?;
+        check_data(&version, &dirs)?;
         if version.version != VERSION {
             ui.warning(&format!(
                 "the daemon is release {}, this is {VERSION}; `banger daemon stop` lets the next \
@@ -196,6 +198,22 @@ fn check(daemon: &DaemonVersion) -> Result<(), Failure> {
     );
     let problem = Problem::new(ErrorCode::DaemonIncompatible, title).cause(cause);
     Err(problem.hint("banger daemon stop, then try again; running VMs go on").into())
+}
+
+/// Whether the daemon keeps its books where this program was told they are.
+fn check_data(daemon: &DaemonVersion, dirs: &StateDirs) -> Result<(), Failure> {
+    let theirs = Path::new(&daemon.data_dir);
+    let identity = |dir: &Path| std::fs::metadata(dir).map(|found| (found.dev(), found.ino())).ok();
+    let is_same = || identity(theirs).is_some_and(|there| Some(there) == identity(&dirs.data));
+    if daemon.data_dir == dirs.data.to_string_lossy() || is_same() {
+        return Ok(());
+    }
+    let title = format!("the daemon that serves {} has other data", dirs.runtime.display());
+    let cause = format!("it keeps {}, wanted was {}", theirs.display(), dirs.data.display());
+    let problem = Problem::new(ErrorCode::DaemonUnavailable, title).cause(cause);
+    Err(problem
+        .hint("set BANGER_RUNTIME_DIR to a directory of these data's own; or banger daemon stop, then try again")
+        .into())
 }
 
 fn unreachable(error: &io::Error) -> Failure {
