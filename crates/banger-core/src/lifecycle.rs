@@ -154,10 +154,25 @@ pub fn settle(remains: Remains, now_ms: u64) -> VmStatus {
         Some(status) => {
             VmStatus { state: VmState::Failed, since_ms: now_ms, end: Some(traces.end()), ..status }
         }
+        // What is recorded is how an earlier run ended; a power cut took what this one wrote.
+        None if traces.rebooted => {
+            VmStatus { end: Some(traces.end()), ..fresh(VmState::Failed, now_ms) }
+        }
         None => recorded.unwrap_or_else(|| VmStatus {
             end: Some(traces.of_an_interrupted_start()),
             ..fresh(VmState::Failed, now_ms)
         }),
+    }
+}
+
+/// What the shim of a VM that ended said last: in its file; if there was no room for that, to the
+/// daemon that `heard` it. One that said nothing was last seen alive.
+#[must_use]
+pub fn last_word(written: Option<VmStatus>, heard: Option<VmStatus>, seen: VmStatus) -> VmStatus {
+    match (written, heard) {
+        (Some(status), _) if !status.state.is_live() => status,
+        (_, Some(status)) | (Some(status), None) => status,
+        (None, None) => seen,
     }
 }
 
@@ -226,6 +241,41 @@ pub fn plan_adoption(found: Found) -> Adoption {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_word_is_the_one_that_says_the_end() {
+        let status = |since_ms, state| fresh(state, since_ms);
+        let (end, live) = (VmState::Stopped, VmState::Running);
+        let seen = status(9, live);
+        let cases = [
+            (Some(status(1, end)), Some(status(2, end)), 1),
+            (Some(status(1, live)), Some(status(2, end)), 2),
+            (None, Some(status(2, end)), 2),
+            (Some(status(1, live)), None, 1),
+            (None, None, 9),
+        ];
+        for (written, heard, want) in cases {
+            assert_eq!(last_word(written, heard, seen.clone()).since_ms, want);
+        }
+    }
+
+    #[test]
+    fn a_power_cut_in_a_later_run_is_not_an_earlier_end() {
+        let earlier = VmStatus {
+            end: Some(plain_end(EndCause::Stopped, "earlier")),
+            ..fresh(VmState::Stopped, 1)
+        };
+        let remains = |rebooted| Remains {
+            desired: Desired::Running,
+            recorded: Some(earlier.clone()),
+            written: None,
+            created_at_ms: 0,
+            traces: Traces { rebooted, ..Traces::default() },
+        };
+        let cause = |rebooted| settle(remains(rebooted), 2).end.map(|end| end.cause);
+        assert_eq!(cause(true), Some(EndCause::HostRestarted));
+        assert_eq!(cause(false), Some(EndCause::Stopped), "it never began");
+    }
 
     #[test]
     fn every_request_in_every_state() {

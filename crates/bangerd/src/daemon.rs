@@ -12,7 +12,7 @@ use banger_core::id::{Id, ResolveError, resolve};
 use banger_core::suggest;
 use banger_host::paths::StateDirs;
 use banger_host::process::limit_hint;
-use tokio::sync::{Notify, RwLock};
+use tokio::sync::{Notify, RwLock, oneshot};
 
 use crate::config::Config;
 use crate::events::Events;
@@ -184,7 +184,8 @@ impl Daemon {
     }
 }
 
-/// Does something that blocks, on a thread that may.
+/// Does something that blocks, on a thread that may. It is short: there are few such threads, and
+/// everything else of the daemon waits for them.
 ///
 /// # Errors
 /// Those of `work`; `internal` if it panicked.
@@ -199,6 +200,33 @@ where
             Err(Problem::new(ErrorCode::Internal, "a part of the daemon broke off").because(&error))
         }
     }
+}
+
+/// Does something that blocks for minutes, or for as long as others like, on a thread of its own.
+///
+/// # Errors
+/// Those of `work`; `internal` if it broke off, or there can be no more threads.
+pub async fn lengthy<T, F>(work: F) -> Result<T, Problem>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Problem> + Send + 'static,
+{
+    let (tell, told) = oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    let begun = std::thread::Builder::new().name("lengthy".to_owned()).spawn(move || {
+        let _context = runtime.enter();
+        // Whoever asked may have gone.
+        let _ = tell.send(work());
+    });
+    if let Err(error) = begun {
+        let problem = Problem::new(ErrorCode::Internal, "the daemon cannot start a thread");
+        return Err(problem
+            .cause(format!("{error}: the limit of processes is reached"))
+            .hint("end other processes, or raise the limit (ulimit -u) and banger daemon stop"));
+    }
+    told.await.unwrap_or_else(|error| {
+        Err(Problem::new(ErrorCode::Internal, "a part of the daemon broke off").because(&error))
+    })
 }
 
 /// A failure of the file system or the kernel in something the daemon does itself.

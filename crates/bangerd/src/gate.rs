@@ -38,7 +38,6 @@ pub mod trap {
 
     use std::collections::BTreeSet;
     use std::fmt;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
 
     use banger_api::Problem;
@@ -68,12 +67,11 @@ pub mod trap {
         }
     }
 
-    /// A trap at one step.
+    /// A trap at each of some steps, that springs once.
     #[derive(Debug)]
     pub struct Trap {
-        step: Step,
+        armed: Mutex<BTreeSet<Step>>,
         effect: Effect,
-        sprung: AtomicBool,
         passed: Mutex<BTreeSet<Step>>,
         /// Told when the trap has sprung.
         pub reached: Notify,
@@ -81,8 +79,12 @@ pub mod trap {
 
     impl Trap {
         pub fn at(step: Step, effect: Effect) -> Arc<Self> {
-            let (sprung, passed) = (AtomicBool::new(false), Mutex::default());
-            Arc::new(Self { step, effect, sprung, passed, reached: Notify::new() })
+            Self::at_each(&[step], effect)
+        }
+
+        pub fn at_each(steps: &[Step], effect: Effect) -> Arc<Self> {
+            let armed = Mutex::new(steps.iter().copied().collect());
+            Arc::new(Self { armed, effect, passed: Mutex::default(), reached: Notify::new() })
         }
 
         pub fn gate(self: &Arc<Self>) -> Gate {
@@ -90,7 +92,7 @@ pub mod trap {
         }
 
         pub fn has_sprung(&self) -> bool {
-            self.sprung.load(Ordering::SeqCst)
+            self.armed.lock().unwrap().is_empty()
         }
 
         /// Every step that was passed.
@@ -100,7 +102,7 @@ pub mod trap {
 
         pub(super) async fn spring(&self, step: Step) -> Result<(), Problem> {
             self.passed.lock().unwrap().insert(step);
-            if step != self.step || self.sprung.swap(true, Ordering::SeqCst) {
+            if !self.armed.lock().unwrap().remove(&step) {
                 return Ok(());
             }
             self.reached.notify_one();

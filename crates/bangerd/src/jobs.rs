@@ -7,7 +7,7 @@ use banger_api::operation::{Operation, OperationResult, Progress};
 use banger_host::command::Cancel;
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::{Daemon, blocking};
+use crate::daemon::{Daemon, lengthy};
 use crate::events::News;
 use crate::host::{Host, Job, Report};
 use crate::operations::{Handle, SharedKey};
@@ -45,7 +45,7 @@ pub async fn join(
 async fn perform(host: Host, job: Job, handle: Handle) -> Result<OperationResult, Problem> {
     let cancel = Cancel::new();
     let watcher = tokio::spawn(pass_on(handle.cancel_token().clone(), cancel.clone()));
-    let done = blocking(move || {
+    let done = lengthy(move || {
         let progress = Arc::new(move |progress: Progress| handle.progress(progress));
         host.artifacts.perform(&job, Report { progress, cancel: &cancel })
     })

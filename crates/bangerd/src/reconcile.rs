@@ -19,7 +19,7 @@ use banger_host::clock;
 use crate::daemon::{Daemon, blocking, failed};
 use crate::events::News;
 use crate::store::VmRow;
-use crate::vm::{Phase, clear_leftovers, read_launch_file, read_status};
+use crate::vm::{Phase, clear_leftovers, is_locked, read_launch_file, read_status};
 
 /// A VM in the database, and what is known of it beside that.
 #[derive(Debug)]
@@ -68,12 +68,11 @@ async fn observe(daemon: &Arc<Daemon>, rows: Vec<VmRow>) -> Result<Vec<Observed>
         let strangers = clear_leftovers(&daemon.dirs.vms(), &known)
             .map_err(|error| failed("cannot look through the VMs' directories", &error))?;
         warn_of(&strangers);
-        rows.into_iter()
+        let observed = rows
+            .into_iter()
             .map(|row| {
                 let dir = daemon.vm_dir(&row.id);
-                let locked = daemon.host.shims.is_locked(&dir).map_err(|error| {
-                    failed(format!("cannot tell whether VM {} runs", row.name), &error)
-                })?;
+                let locked = is_locked(daemon.host.shims.as_ref(), &dir);
                 let ran = locked || row.desired == Desired::Running;
                 let written = if ran { read_status(&dir.join(STATUS_FILE)) } else { None };
                 let traces = if ran && !locked {
@@ -81,9 +80,10 @@ async fn observe(daemon: &Arc<Daemon>, rows: Vec<VmRow>) -> Result<Vec<Observed>
                 } else {
                     Traces::default()
                 };
-                Ok(Observed { row, locked, written, traces })
+                Observed { row, locked, written, traces }
             })
-            .collect()
+            .collect();
+        Ok(observed)
     })
     .await
 }

@@ -35,7 +35,7 @@ use crate::vm::expiry;
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How long answers under way may take then.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
-/// Most threads for work that blocks. Pulls take one each, everything else is short.
+/// Most threads for work that blocks and is short; what is not has threads of its own.
 const BLOCKING_THREADS: usize = 16;
 /// How long such a thread waits for more before it goes.
 const BLOCKING_IDLE: Duration = Duration::from_secs(3);

@@ -130,12 +130,8 @@ impl Simulation {
 
     /// Ends a VM as its shim would: the last word first, then silence.
     pub fn end(&self, vm_dir: &Path, cause: EndCause) {
-        let status = VmStatus {
-            end: Some(plain_end(cause, "the test says so")),
-            ..fresh(cause.state(), now_ms())
-        };
         let shims = self.shims.lock().unwrap();
-        if tell(&shims, vm_dir, &status) {
+        if tell(&shims, vm_dir, &last_word(cause)) {
             shims[vm_dir].send_replace(None);
         }
     }
@@ -148,6 +144,17 @@ impl Simulation {
     /// Whether something of a VM is alive.
     pub fn is_alive(&self, vm_dir: &Path) -> bool {
         self.shims.lock().unwrap().get(vm_dir).is_some_and(|shim| shim.borrow().is_some())
+    }
+
+    fn is_stopping(&self, vm_dir: &Path) -> bool {
+        let shims = self.shims.lock().unwrap();
+        let said = shims.get(vm_dir).and_then(|shim| shim.borrow().clone());
+        said.is_some_and(|status| status.state == VmState::Stopping)
+    }
+
+    /// The last word of a shim that has not let go of its lock yet.
+    pub fn has_written(&self, vm_dir: &Path, cause: EndCause) {
+        self.say(vm_dir, &last_word(cause));
     }
 
     /// Ends a VM without a word.
@@ -203,6 +210,11 @@ impl Simulation {
         self.images.lock().unwrap().push(image(1));
         self.kernels.lock().unwrap().push(kernel(1));
     }
+}
+
+fn last_word(cause: EndCause) -> VmStatus {
+    let end = Some(plain_end(cause, "the test says so"));
+    VmStatus { end, ..fresh(cause.state(), now_ms()) }
 }
 
 /// The shims that were ever started; None for one that is dead. Whoever ends one or has it speak
@@ -304,6 +316,10 @@ impl Shims for Seen {
     fn stop<'a>(&'a self, vm_dir: &'a Path, how: StopVm) -> Later<'a, Result<(), Problem>> {
         Box::pin(async move {
             self.0.ask(vm_dir)?;
+            // One stop at a time.
+            if self.0.is_stopping(vm_dir) {
+                return Ok(());
+            }
             self.0.say(vm_dir, &fresh(VmState::Stopping, now_ms()));
             match self.0.manner() {
                 Manner::Ignores => {}

@@ -20,24 +20,26 @@ use std::time::Duration;
 use banger_api::Problem;
 use banger_api::event::EventType;
 use banger_api::shim::STATUS_FILE;
-use banger_api::step;
-use banger_api::vm::{StartVm, VmState, VmStatus};
-use banger_core::lifecycle::{Decision, Desired, Remains, Request, decide, fresh, settle};
+use banger_api::vm::{StartVm, StopVm, VmState, VmStatus};
+use banger_core::lifecycle::{Desired, Remains, fresh, last_word, settle};
 use banger_host::clock;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::answers::{judge_removal, take};
 use super::attach::{Eye, read_status};
 use super::end::{Forced, How, end, is_locked, kill_until_unlocked, unlocked};
 use super::launch::Launch;
 use super::remove::remove_traces;
 use super::restart::{self, Runs};
-use super::{Ask, Outcome, Report, Verdict};
+use super::{Ask, Outcome, Report};
 use crate::daemon::{Daemon, blocking};
 use crate::events::News;
 use crate::store::VmRow;
 
+/// What a stop that this daemon did not begin may take; the shim knows its true grace period.
+const OTHERS_STOP: StopVm = StopVm { grace_ms: 600_000 };
 /// How long after the last word of a shim its processes may take to be gone.
 const LAST_BREATH: Duration = Duration::from_secs(10);
 
@@ -79,15 +81,19 @@ pub struct Life {
 #[derive(Debug, Default)]
 pub struct Plans {
     /// An end was asked for.
-    ending: bool,
+    pub(super) ending: bool,
+    /// An end that nobody asked this daemon for is watched over.
+    seen_through: bool,
     /// Keep the VM even if it is one that goes when it ends: it is being restarted.
-    keep: bool,
+    pub(super) keep: bool,
     /// Remove it.
-    remove: bool,
+    pub(super) remove: bool,
     /// Cancelled when the VM has ended: whoever still works on that can stop.
     over: CancellationToken,
-    waiting_for_end: Vec<Report>,
-    waiting_for_removal: Vec<Report>,
+    /// What its shim said of the end; its file may be on a full disk.
+    last_word: Option<Box<VmStatus>>,
+    pub(super) waiting_for_end: Vec<Report>,
+    pub(super) waiting_for_removal: Vec<Report>,
     forced: Forced,
 }
 
@@ -96,7 +102,11 @@ impl Phase {
     #[must_use]
     pub fn found_alive(written: Option<VmStatus>, remove: bool) -> Self {
         let plans = Plans { remove, ..Plans::default() };
-        Self::Live(Life { assumed: written, plans, eye: Eye::default() })
+        match written {
+            // It has said its last word, and is about to go.
+            Some(status) if !status.state.is_live() => Self::Ending(plans),
+            assumed => Self::Live(Life { assumed, plans, eye: Eye::default() }),
+        }
     }
 
     /// A VM without a live shim whose removal had begun, or is due.
@@ -108,7 +118,7 @@ impl Phase {
     pub(super) fn is_removal(&self) -> bool {
         match self {
             Self::Removing(_) => true,
-            Self::Live(life) => life.plans.remove,
+            Self::Live(Life { plans, .. }) | Self::Ending(plans) => plans.remove,
             _ => false,
         }
     }
@@ -118,9 +128,8 @@ impl Phase {
         match self {
             Self::Ended(status) => status.clone(),
             Self::Live(Life { assumed: Some(status), .. }) => status.clone(),
-            Self::Live(_) | Self::Launching(_) | Self::Ending(_) => {
-                fresh(VmState::Starting, clock::now_ms())
-            }
+            Self::Live(_) | Self::Launching(_) => fresh(VmState::Starting, clock::now_ms()),
+            Self::Ending(_) => fresh(VmState::Stopping, clock::now_ms()),
             Self::Removing(_) => {
                 row.last.clone().unwrap_or_else(|| fresh(VmState::Created, row.created_at_ms))
             }
@@ -188,6 +197,9 @@ impl Actor {
                 continue;
             };
             match ask {
+                Ask::Start { reply, .. } if self.runs.removal_failed => {
+                    let _ = reply.send(Err(self.is_going()));
+                }
                 Ask::Start { request, reply } => {
                     let (report, work) = Report::new();
                     // Whatever comes of recording it: the start says the same.
@@ -202,12 +214,13 @@ impl Actor {
                     let _ = reply.send(called_off.map(|()| Outcome::AlreadySo));
                 }
                 Ask::Look => {
+                    self.record_again().await;
                     if let Some(next) = self.look_at_ended(&mut status) {
                         return Some(next);
                     }
                 }
-                Ask::Remove { force, reply } => {
-                    let (verdict, report) = self.judge(state, Request::Remove { force });
+                Ask::Remove { removal, reply } => {
+                    let (verdict, report) = judge_removal(&self.row, state, removal);
                     let _ = reply.send(verdict);
                     if let Some(report) = report {
                         let plans = Plans { waiting_for_removal: vec![report], ..Plans::default() };
@@ -239,7 +252,7 @@ impl Actor {
                 ask = self.asks.recv() => ask?,
             };
             let Some(ask) = self.answer_change(ask, plans.remove).await else { continue };
-            self.take(ask, VmState::Starting, &mut plans);
+            take(&self.row, ask, VmState::Starting, &mut plans);
             if plans.ending {
                 report.cancel.cancel();
             }
@@ -267,6 +280,7 @@ impl Actor {
             life.plans.ending = true;
             self.begin_end(How::Kill, &life.plans);
         }
+        self.see_through(&mut life.plans);
         self.runs.note(&self.status.borrow());
         let shims = Arc::clone(&self.daemon.host.shims);
         let dir = self.dir.clone();
@@ -274,8 +288,13 @@ impl Actor {
             tokio::select! {
                 news = life.eye.next(shims.as_ref(), &dir) => match news {
                     // The last word is read from the file, once nothing is alive.
-                    Some(status) if !status.state.is_live() => {}
-                    Some(status) => self.publish_live(status, life.plans.ending),
+                    Some(status) if !status.state.is_live() => {
+                        life.plans.last_word = Some(Box::new(status));
+                    }
+                    Some(status) => {
+                        self.publish_live(status, life.plans.ending);
+                        self.see_through(&mut life.plans);
+                    }
                     None => return Some(Phase::Ending(life.plans)),
                 },
                 ask = self.asks.recv() => {
@@ -287,7 +306,7 @@ impl Actor {
                         return Some(Phase::Ending(life.plans));
                     }
                     let state = self.status.borrow().state;
-                    if let Some(how) = self.take(ask, state, &mut life.plans) {
+                    if let Some(how) = take(&self.row, ask, state, &mut life.plans) {
                         self.begin_end(how, &life.plans);
                         let now = self.status.borrow().clone();
                         self.publish_live(now, true);
@@ -316,8 +335,9 @@ impl Actor {
                 }
             }
         }
-        // A shim that was killed before it wrote anything was last seen alive.
-        let written = self.written_status().await.unwrap_or_else(|| self.status.borrow().clone());
+        let heard = plans.last_word.take().map(|word| *word);
+        let seen = self.status.borrow().clone();
+        let written = last_word(self.written_status().await, heard, seen);
         let remains = Remains {
             desired: Desired::Running,
             recorded: None,
@@ -327,7 +347,10 @@ impl Actor {
         };
         let status = plans.forced.correct(settle(remains, clock::now_ms()));
         let status = self.rest(status, plans.ending || plans.remove);
-        self.record(&status).await;
+        // One that goes stays wanted until it is marked as going, so that the next daemon removes it.
+        if !self.is_due(&plans) {
+            self.record(&status).await;
+        }
         if let Some(end) = &status.end {
             tracing::info!(vm = %self.row.name, cause = ?end.cause, "ended: {}", end.reason);
         }
@@ -341,8 +364,13 @@ impl Actor {
         for report in plans.waiting_for_end.drain(..) {
             report.finish(Ok(()));
         }
-        let due = ran && self.row.spec.remove_on_exit && !plans.keep;
+        let due = ran && self.is_due(&plans);
         if plans.remove || due { Phase::Removing(plans) } else { Phase::Ended(status) }
+    }
+
+    /// Whether it goes by itself when it has ended.
+    fn is_due(&self, plans: &Plans) -> bool {
+        self.row.spec.remove_on_exit && !plans.keep
     }
 
     async fn removing(&mut self, mut plans: Plans) -> Option<Phase> {
@@ -385,13 +413,13 @@ impl Actor {
         Some(Phase::Ended(status))
     }
 
-    /// Answers a request while something is alive. Some if an end has to begin now.
-    fn take(&self, ask: Ask, state: VmState, plans: &mut Plans) -> Option<How> {
-        take(&self.row, ask, state, plans)
-    }
-
-    fn judge(&self, state: VmState, request: Request) -> (Verdict, Option<Report>) {
-        judge(&self.row.name, state, request)
+    /// An end that a former daemon began, or the shim by itself, is seen through: a shim may hang.
+    fn see_through(&self, plans: &mut Plans) {
+        let is_others = !plans.ending && !plans.seen_through;
+        if is_others && self.status.borrow().state == VmState::Stopping {
+            plans.seen_through = true;
+            self.begin_end(How::Stop(OTHERS_STOP), plans);
+        }
     }
 
     fn begin_end(&self, how: How, plans: &Plans) {
@@ -404,16 +432,6 @@ impl Actor {
                 () = over.cancelled() => {}
             }
         });
-    }
-
-    /// Writes down how the VM ended.
-    pub(super) async fn record(&self, status: &VmStatus) {
-        let (id, record) = (self.row.id.clone(), status.clone());
-        let recorded = async {
-            self.daemon.gate.pass(step::STOP_RECORD).await?;
-            self.daemon.store(move |store| store.record_end(&id, &record)).await
-        };
-        self.note(recorded.await);
     }
 
     pub(super) async fn written_status(&self) -> Option<VmStatus> {
@@ -443,55 +461,10 @@ impl Actor {
         });
     }
 
-    /// What could not be recorded is found out again by the next daemon.
+    /// Says what could not be recorded: what it was is still so, or is recorded at the next look.
     pub(super) fn note(&self, outcome: Result<(), Problem>) {
         if let Err(problem) = outcome {
             tracing::error!(vm = %self.row.name, "{problem}");
-        }
-    }
-}
-
-fn judge(name: &str, state: VmState, request: Request) -> (Verdict, Option<Report>) {
-    match decide(name, state, request) {
-        Decision::AlreadySo => (Ok(Outcome::AlreadySo), None),
-        Decision::Deny(denial) => (Err(denial.into()), None),
-        Decision::Accept => {
-            let (report, work) = Report::new();
-            (Ok(Outcome::Accepted(work)), Some(report))
-        }
-    }
-}
-
-fn take(row: &VmRow, ask: Ask, state: VmState, plans: &mut Plans) -> Option<How> {
-    match ask {
-        Ask::Look => None,
-        Ask::Start { reply, .. } => {
-            let (verdict, _) = judge(&row.name, state, Request::Start);
-            let _ = reply.send(verdict);
-            None
-        }
-        Ask::End { request, grace, reply } => {
-            let (verdict, report) = judge(&row.name, state, request);
-            // Also of one that is ending by itself: it shall stay so.
-            plans.ending |= verdict.is_ok();
-            let _ = reply.send(verdict);
-            plans.waiting_for_end.push(report?);
-            plans.keep |= request == Request::Restart;
-            Some(if request == Request::Kill { How::Kill } else { How::Stop(grace) })
-        }
-        // Answered before: whoever waits for it would wait for ever.
-        Ask::Change { reply, .. } => {
-            drop(reply);
-            None
-        }
-        Ask::Remove { force, reply } => {
-            let (verdict, report) = judge(&row.name, state, Request::Remove { force });
-            let _ = reply.send(verdict);
-            plans.waiting_for_removal.push(report?);
-            plans.remove = true;
-            let begun = std::mem::replace(&mut plans.ending, true);
-            // A stop under way would take its time.
-            (!begun || state == VmState::Stopping).then_some(How::Kill)
         }
     }
 }

@@ -36,7 +36,8 @@ impl Actor {
         None
     }
 
-    fn is_going(&self) -> Problem {
+    /// Why one that is being removed takes no more requests.
+    pub(super) fn is_going(&self) -> Problem {
         let name = &self.row.name;
         Problem::new(ErrorCode::VmWrongState, format!("VM {name} is being removed"))
             .hint("banger ls")

@@ -71,11 +71,10 @@ impl Creation {
     /// Of the first step that fails.
     pub async fn run(self, operation: Handle) -> Result<OperationResult, Problem> {
         let row = self.insert_row(&operation).await?;
-        let id = row.id.clone();
-        match self.make(row, &operation).await {
+        match self.make(row.clone(), &operation).await {
             Ok(vm) => Ok(OperationResult::Vm(Box::new(vm.snapshot()))),
             Err(problem) => {
-                self.undo(&id).await;
+                self.undo(row).await;
                 Err(problem)
             }
         }
@@ -154,17 +153,21 @@ impl Creation {
         .await
     }
 
-    async fn undo(&self, id: &Id) {
-        let removed = match self.daemon.get(id) {
+    async fn undo(&self, row: VmRow) {
+        let removed = match self.daemon.get(&row.id) {
             Some(vm) => match vm.remove(true).await {
                 Ok(Outcome::Accepted(work)) => work.finished().await,
                 // It went by itself.
                 Ok(Outcome::AlreadySo) | Err(_) => Ok(()),
             },
-            None => remove_traces(&self.daemon, id).await,
+            None => remove_traces(&self.daemon, &row.id).await,
         };
         if let Err(problem) = removed {
             tracing::warn!(vm = %self.name, "what was made of it could not be removed: {problem}");
+            if self.daemon.get(&row.id).is_none() {
+                // Its task shows it, and tries again.
+                self.daemon.add(row, Phase::found_to_remove());
+            }
         }
     }
 }

@@ -137,7 +137,7 @@ pub(super) async fn unlocked(shims: &dyn Shims, vm_dir: &Path) {
 }
 
 /// Whether anything may write the VM's disks. What cannot be told is taken for alive.
-pub(super) fn is_locked(shims: &dyn Shims, vm_dir: &Path) -> bool {
+pub(crate) fn is_locked(shims: &dyn Shims, vm_dir: &Path) -> bool {
     shims.is_locked(vm_dir).unwrap_or_else(|error| {
         tracing::warn!(dir = %vm_dir.display(), "cannot ask for the VM's lock: {error}");
         true

@@ -7,12 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use banger_api::Problem;
 use banger_api::event::EventType;
-use banger_api::vm::StopVm;
+use banger_api::{ErrorCode, Problem};
 use banger_core::expiry::{Clocks, Deadline};
 use banger_core::id::Id;
-use banger_core::lifecycle::Request;
 
 use super::{Outcome, VmHandle};
 use crate::daemon::Daemon;
@@ -62,17 +60,21 @@ impl Watch {
             if left_ms > 0 {
                 pause = pause.min(Duration::from_millis(left_ms));
             } else if self.going.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
-                tokio::spawn(let_go(Arc::clone(daemon), vm, Arc::clone(&self.going)));
+                let going = Arc::clone(&self.going);
+                tokio::spawn(let_go(Arc::clone(daemon), vm, expires_at_ms, going));
             }
         }
         pause
     }
 }
 
-async fn let_go(daemon: Arc<Daemon>, vm: Arc<VmHandle>, going: Arc<Mutex<BTreeSet<Id>>>) {
-    tracing::info!(vm = %vm.name, "its time to live is over");
-    daemon.events.tell(News::vm(EventType::VmExpired, &vm.row()));
-    if let Err(problem) = stop_and_remove(&vm).await {
+async fn let_go(
+    daemon: Arc<Daemon>,
+    vm: Arc<VmHandle>,
+    at_ms: u64,
+    going: Arc<Mutex<BTreeSet<Id>>>,
+) {
+    if let Err(problem) = expire(&daemon, &vm, at_ms).await {
         tracing::warn!(vm = %vm.name, "it has expired and cannot be removed: {problem}");
         tokio::time::sleep(AGAIN).await;
     }
@@ -80,17 +82,17 @@ async fn let_go(daemon: Arc<Daemon>, vm: Arc<VmHandle>, going: Arc<Mutex<BTreeSe
     daemon.expiries.notify_one();
 }
 
-async fn stop_and_remove(vm: &VmHandle) -> Result<(), Problem> {
-    finish(vm.end(Request::Stop, StopVm::default()).await).await?;
-    finish(vm.remove(true).await).await
-}
-
-/// One that went by itself meanwhile is fine too.
-async fn finish(outcome: Result<Outcome, Problem>) -> Result<(), Problem> {
-    match outcome {
-        Ok(Outcome::Accepted(work)) => work.finished().await,
+async fn expire(daemon: &Daemon, vm: &VmHandle, at_ms: u64) -> Result<(), Problem> {
+    match vm.expire(at_ms).await {
+        Ok(Outcome::Accepted(work)) => {
+            tracing::info!(vm = %vm.name, "its time to live is over");
+            daemon.events.tell(News::vm(EventType::VmExpired, &vm.row()));
+            work.finished().await
+        }
+        // It has been given more.
         Ok(Outcome::AlreadySo) => Ok(()),
-        Err(problem) if problem.code == banger_api::ErrorCode::VmNotFound => Ok(()),
+        // It went by itself.
+        Err(problem) if problem.code == ErrorCode::VmNotFound => Ok(()),
         Err(problem) => Err(problem),
     }
 }

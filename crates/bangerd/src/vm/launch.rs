@@ -21,6 +21,7 @@ use banger_core::lifecycle::Desired;
 use banger_core::{size, spec};
 use banger_host::files;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::disks;
@@ -33,6 +34,10 @@ use crate::store::VmRow;
 
 /// How much longer than the guest's own limit a shim may take before it is taken for hung.
 const SLACK: Duration = Duration::from_secs(15);
+/// How long a shim may take until it is in its namespaces.
+const ENTRANCE: Duration = Duration::from_secs(20);
+/// Pause before one is killed again that hangs there.
+const KILL_AGAIN: Duration = Duration::from_millis(50);
 /// How much of the end of a shim's log is shown when it died without a word.
 const LOG_TAIL: u64 = 2048;
 /// How many of its last lines.
@@ -71,7 +76,7 @@ impl Launch {
             return Err(unspawned(cancelled()));
         }
         self.daemon.gate.pass(step::START_SPAWN).await.map_err(unspawned)?;
-        let events = self.spawn(vm_dir.clone()).await.map_err(unspawned)?;
+        let events = self.spawn(&vm_dir).await.map_err(unspawned)?;
         let outcome = self.await_ready(events, &vm_dir).await;
         outcome.map_err(|problem| Failure { problem, spawned: true })
     }
@@ -90,13 +95,14 @@ impl Launch {
         let status = vm_dir.join(STATUS_FILE);
         blocking(move || forget(&status)).await?;
 
-        gate.pass(step::START_INTEND).await?;
-        let id = self.row.id.clone();
-        self.daemon.store(move |store| store.set_desired(&id, Desired::Running)).await?;
-
+        // Before the row: it says since which start of the host the VM was wanted.
         gate.pass(step::START_WRITE_LAUNCH_FILE).await?;
         let file = vm_dir.join(LAUNCH_FILE);
-        blocking(move || write_launch_file(&file, &launch)).await
+        blocking(move || write_launch_file(&file, &launch)).await?;
+
+        gate.pass(step::START_INTEND).await?;
+        let id = self.row.id.clone();
+        self.daemon.store(move |store| store.set_desired(&id, Desired::Running)).await
     }
 
     fn launch_spec(&self, needs: &Needs) -> LaunchSpec {
@@ -139,9 +145,33 @@ impl Launch {
         }
     }
 
-    async fn spawn(&self, vm_dir: PathBuf) -> Result<mpsc::Receiver<LaunchEvent>, Problem> {
+    /// Starts the shim, and waits until it is in its namespaces. One that hangs before is killed,
+    /// and so has died.
+    async fn spawn(&self, vm_dir: &Path) -> Result<mpsc::Receiver<LaunchEvent>, Problem> {
         let shims = Arc::clone(&self.daemon.host.shims);
-        blocking(move || shims.spawn(&vm_dir)).await
+        let (starts, dir) = (Arc::clone(&shims), vm_dir.to_owned());
+        let spawning = blocking(move || starts.spawn(&dir));
+        tokio::pin!(spawning);
+        let patience = async {
+            tokio::select! {
+                () = self.cancel.cancelled() => {}
+                () = sleep(ENTRANCE) => {}
+            }
+        };
+        tokio::select! {
+            biased;
+            spawned = &mut spawning => return spawned,
+            () = patience => {}
+        }
+        loop {
+            if let Err(error) = shims.kill_shim(vm_dir) {
+                tracing::warn!(vm = %self.row.name, "cannot kill the shim: {error}");
+            }
+            tokio::select! {
+                spawned = &mut spawning => return spawned,
+                () = sleep(KILL_AGAIN) => {}
+            }
+        }
     }
 
     async fn await_ready(
@@ -151,7 +181,7 @@ impl Launch {
     ) -> Result<VmStatus, Problem> {
         let shims = self.daemon.host.shims.as_ref();
         let patience = Duration::from_secs(self.daemon.config.boot_timeout_s) + SLACK;
-        let deadline = tokio::time::sleep(patience);
+        let deadline = sleep(patience);
         tokio::pin!(deadline);
         let give_up = loop {
             let event = tokio::select! {

@@ -13,6 +13,8 @@ use banger_api::vm::LogSource;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use crate::daemon::{failed, lengthy};
+
 /// How much is read at once.
 const PIECE: usize = 32 * 1024;
 /// How many pieces wait for a slow reader.
@@ -29,15 +31,18 @@ pub fn read(
 ) -> mpsc::Receiver<io::Result<Bytes>> {
     let (pieces, receiver) = mpsc::channel(PIECES);
     let files = files(vm_dir, source);
-    tokio::task::spawn_blocking(move || {
-        let clean = source == LogSource::Console;
-        let outcome = match tail {
-            None => send_all(&files, clean, &pieces),
-            Some(lines) => send_tail(&files, clean, lines, &pieces),
-        };
-        if let Err(error) = outcome {
+    tokio::spawn(async move {
+        let (clean, sender) = (source == LogSource::Console, pieces.clone());
+        let sent = lengthy(move || {
+            let outcome = match tail {
+                None => send_all(&files, clean, &sender),
+                Some(lines) => send_tail(&files, clean, lines, &sender),
+            };
+            outcome.map_err(|error| failed("cannot read the log", &error))
+        });
+        if let Err(problem) = sent.await {
             // Nobody may be reading any more.
-            let _ = pieces.blocking_send(Err(error));
+            let _ = pieces.send(Err(io::Error::other(problem))).await;
         }
     });
     receiver

@@ -5,6 +5,7 @@
 //! and reports to whoever asked.
 
 mod actor;
+mod answers;
 mod attach;
 mod change;
 pub mod create;
@@ -23,6 +24,8 @@ mod restart;
 mod restart_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trouble_tests;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -46,6 +49,7 @@ pub use actor::Phase;
 pub use attach::read_status;
 pub use change::Wanted;
 pub use disks::settle_root;
+pub(crate) use end::is_locked;
 pub use launch::{last_environment, read_launch_file};
 pub use remove::{clear_leftovers, remove_traces};
 
@@ -184,7 +188,18 @@ impl VmHandle {
     /// # Errors
     /// As for [`VmHandle::start`].
     pub async fn remove(&self, force: bool) -> Result<Outcome, Problem> {
-        self.ask(|reply| Ask::Remove { force, reply }).await
+        let removal = Removal::Asked { force };
+        self.ask(|reply| Ask::Remove { removal, reply }).await
+    }
+
+    /// Asks to end it cleanly and to remove it, if its time to live is still the one that ended at
+    /// that moment.
+    ///
+    /// # Errors
+    /// As for [`VmHandle::start`].
+    pub(crate) async fn expire(&self, at_ms: u64) -> Result<Outcome, Problem> {
+        let removal = Removal::Expired { at_ms };
+        self.ask(|reply| Ask::Remove { removal, reply }).await
     }
 
     /// Asks to make it what is wanted. What is then different comes back.
@@ -213,7 +228,7 @@ impl VmHandle {
 /// Ends whatever runs in a VM's directory that no row knows.
 pub async fn end_unknown(daemon: &Daemon, vm_dir: &Path) {
     let shims = daemon.host.shims.as_ref();
-    if end::is_locked(shims, vm_dir) {
+    if is_locked(shims, vm_dir) {
         end::kill_until_unlocked(shims, vm_dir).await;
     }
 }
@@ -230,6 +245,15 @@ pub enum Outcome {
     Accepted(Work),
 }
 
+/// Why a VM shall be removed.
+#[derive(Debug, Clone, Copy)]
+enum Removal {
+    /// Somebody wants it; by force also if it runs, which is then killed.
+    Asked { force: bool },
+    /// Its time to live was over at that moment.
+    Expired { at_ms: u64 },
+}
+
 /// What can be asked of a VM's task.
 #[derive(Debug)]
 enum Ask {
@@ -243,7 +267,7 @@ enum Ask {
         reply: oneshot::Sender<Verdict>,
     },
     Remove {
-        force: bool,
+        removal: Removal,
         reply: oneshot::Sender<Verdict>,
     },
     Change {

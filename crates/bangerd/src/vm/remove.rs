@@ -69,7 +69,7 @@ fn set_aside(from: &Path, to: &Path) -> io::Result<()> {
 /// the directories that belong to no row and to no removal; those are left alone.
 ///
 /// # Errors
-/// Of the file system.
+/// If the directory cannot be read.
 pub fn clear_leftovers(vms: &Path, known: &[Id]) -> io::Result<Vec<PathBuf>> {
     let mut strangers = Vec::new();
     let entries = match std::fs::read_dir(vms) {
@@ -85,12 +85,20 @@ pub fn clear_leftovers(vms: &Path, known: &[Id]) -> io::Result<Vec<PathBuf>> {
         match name.strip_prefix(DELETING) {
             // Its row is still there: the removal is resumed with it.
             Some(id) if is_known(id) => {}
-            Some(_) => files::remove_tree(&entry.path())?,
+            Some(_) => clear(&entry.path()),
             None if is_known(&name) => {}
             None => strangers.push(entry.path()),
         }
     }
     Ok(strangers)
+}
+
+/// Deletes a tree that is no VM's any more. One that cannot be deleted is tried again by the next
+/// daemon, and keeps nobody from anything.
+fn clear(tree: &Path) {
+    if let Err(error) = files::remove_tree(tree) {
+        tracing::warn!(path = %tree.display(), "what is left of a VM cannot be deleted: {error}");
+    }
 }
 
 #[cfg(test)]

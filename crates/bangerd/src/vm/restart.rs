@@ -31,18 +31,21 @@ pub(super) struct Runs {
     up_since_ms: Option<u64>,
     /// Its removal has failed and is due again.
     pub(super) removal_failed: bool,
+    /// How it ended, which could not be recorded.
+    unrecorded: Option<VmStatus>,
 }
 
 impl Runs {
     pub(super) fn new(row: &VmRow, status: &VmStatus) -> Self {
         let last = if status.state.is_live() { row.last.as_ref() } else { Some(status) };
         let restarts = last.map_or(0, |last| last.restarts);
-        Self { restarts, up_since_ms: None, removal_failed: false }
+        Self { restarts, up_since_ms: None, removal_failed: false, unrecorded: None }
     }
 
     /// A start begins.
     pub(super) fn begin(&mut self) {
         self.up_since_ms = None;
+        self.unrecorded = None;
     }
 
     /// Notes since when the guest is up.
@@ -166,58 +169,80 @@ impl Actor {
             .hint(hint)
     }
 
+    /// Writes down how the VM ended; at the next look, if that cannot be done now.
+    pub(super) async fn record(&mut self, status: &VmStatus) {
+        let (id, record) = (self.row.id.clone(), status.clone());
+        let recorded = async {
+            self.daemon.gate.pass(step::STOP_RECORD).await?;
+            self.daemon.store(move |store| store.record_end(&id, &record)).await
+        };
+        let recorded = recorded.await;
+        self.runs.unrecorded = recorded.is_err().then(|| status.clone());
+        self.note(recorded);
+    }
+
+    /// Writes down what could not be before.
+    pub(super) async fn record_again(&mut self) {
+        if let Some(status) = self.runs.unrecorded.take() {
+            self.record(&status).await;
+        }
+    }
+
     /// Records what a VM is that its policy could not start.
     pub(super) async fn after_failed_restart(
         &mut self,
         failure: &Failure,
         asked: bool,
     ) -> VmStatus {
-        let reason = failure.problem.to_string();
-        let ended = VmStatus {
-            end: Some(plain_end(EndCause::LaunchFailed, &reason)),
-            ..fresh(VmState::Failed, clock::now_ms())
-        };
         let ended = match failure.spawned {
-            true => self.after_failure(ended, failure, asked).await,
-            false => ended,
+            true => self.failed_run(failure, asked).await,
+            false => ended(EndCause::LaunchFailed, &failure.problem.to_string()),
         };
         let status = self.rest(ended, asked);
         self.record(&status).await;
         status
     }
 
-    /// Records what a VM is that did not come up.
+    /// Records what a VM is that did not come up. One that goes stays wanted until it is marked as
+    /// going, so that the next daemon removes it.
     pub(super) async fn after_failure(
-        &self,
+        &mut self,
         former: VmStatus,
         failure: &Failure,
         asked: bool,
     ) -> VmStatus {
-        let id = self.row.id.clone();
         if !failure.spawned {
             // No run, so nothing about the last one changes.
+            let id = self.row.id.clone();
             self.note(
                 self.daemon.store(move |store| store.set_desired(&id, Desired::Stopped)).await,
             );
             return former;
         }
+        let status = self.failed_run(failure, asked).await;
+        if !self.row.spec.remove_on_exit {
+            self.record(&status).await;
+        }
+        status
+    }
+
+    /// How a run ended that did not come up.
+    async fn failed_run(&self, failure: &Failure, asked: bool) -> VmStatus {
         let was_cancelled = failure.problem.code == ErrorCode::Cancelled;
-        let ended = match self.written_status().await {
+        match self.written_status().await {
             Some(status) if !status.state.is_live() && !was_cancelled => status,
             other => {
-                let (cause, reason) = if was_cancelled || asked {
-                    (EndCause::Killed, "its start was cancelled".to_owned())
+                let ended = if was_cancelled || asked {
+                    ended(EndCause::Killed, "its start was cancelled")
                 } else {
-                    (EndCause::LaunchFailed, failure.problem.to_string())
+                    ended(EndCause::LaunchFailed, &failure.problem.to_string())
                 };
-                VmStatus {
-                    end: Some(plain_end(cause, &reason)),
-                    engine: other.and_then(|status| status.engine),
-                    ..fresh(cause.state(), clock::now_ms())
-                }
+                VmStatus { engine: other.and_then(|status| status.engine), ..ended }
             }
-        };
-        self.record(&ended).await;
-        ended
+        }
     }
+}
+
+fn ended(cause: EndCause, reason: &str) -> VmStatus {
+    VmStatus { end: Some(plain_end(cause, reason)), ..fresh(cause.state(), clock::now_ms()) }
 }
