@@ -45,7 +45,7 @@ mod armed {
     use std::io;
     use std::sync::{Mutex, PoisonError};
 
-    use banger_api::agent::FAULT_ARG;
+    use banger_api::agent::{FAULT_ARG, FAULT_SAID};
     use banger_api::step::{Effect, Step};
 
     use crate::{boot, console};
@@ -83,11 +83,11 @@ mod armed {
         }
         match wanted.replace('-', " ").parse() {
             Ok(effect) => {
-                console::say(&format!("fault at {step}: {effect}"));
+                console::say(&format!("{FAULT_SAID}{step}: {effect}"));
                 Ok(Some(effect))
             }
             Err(error) => {
-                console::say(&format!("fault at {step}: {error}"));
+                console::say(&format!("{FAULT_SAID}{step}: {error}"));
                 Err(io::Error::new(io::ErrorKind::InvalidInput, error))
             }
         }

@@ -52,6 +52,9 @@ pub const INIT_ARG: &str = "banger.init";
 /// Beginning of the kernel arguments by which test builds make steps of the agent fail; the step's
 /// name follows, and after `=` what it does, with `-` for spaces. See [`crate::step`].
 pub const FAULT_ARG: &str = "banger.fault.";
+/// What the agent of a test build says on the console right before a step does that; the step's name
+/// and a colon follow.
+pub const FAULT_SAID: &str = "fault at ";
 
 /// In [`Hello::features`]: the agent obeys [`INIT_ARG`] and [`Shutdown::main`], and answers
 /// `await-system`.

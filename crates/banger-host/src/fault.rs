@@ -7,6 +7,7 @@
 //! ```text
 //! <step>            what shall happen there: crash, fail EIO|ENOSPC|ETIMEDOUT, stall, hold
 //! <step>.sprung     the same, after it happened: it happens once, whoever is started again
+//! <step>.given      the same, while a guest has it that has not come to that step
 //! <step>.release    a step that holds goes on; without it, the step fails after three minutes
 //! trace             every step that was passed: its name and the process's id, a line each
 //! ```
@@ -14,7 +15,8 @@
 //! A step whose file says something else fails, and says so.
 //!
 //! The daemon, the shim and the CLI come here. The agent cannot see the host's files: the shim
-//! hands its faults to it ([`for_the_guest`]).
+//! hands its faults to it ([`for_the_guest`]), and hears on the guest's console what came of them
+//! ([`guest_said`]).
 
 use std::io;
 
@@ -51,8 +53,7 @@ pub async fn reach(step: Step) -> io::Result<()> {
     }
 }
 
-/// Words for the guest kernel's command line that make the agent's steps do what tests want. They
-/// count as sprung from then on.
+/// Words for the guest kernel's command line that make the agent's steps do what tests want.
 #[must_use]
 #[inline]
 pub fn for_the_guest() -> Vec<String> {
@@ -60,6 +61,15 @@ pub fn for_the_guest() -> Vec<String> {
     return armed::for_the_guest();
     #[cfg(not(feature = "faults"))]
     Vec::new()
+}
+
+/// Notes a line of the guest's console: it may say that a fault has sprung.
+#[inline]
+pub fn guest_said(line: &str) {
+    #[cfg(feature = "faults")]
+    armed::guest_said(line);
+    #[cfg(not(feature = "faults"))]
+    let _ = line;
 }
 
 /// The variables that a child must be given to have fail points too.
@@ -137,12 +147,24 @@ mod armed {
         let of_the_agent = ALL.iter().filter(|(_, step)| step.process() == Process::Agent);
         of_the_agent
             .filter_map(|(_, step)| {
-                let (_, text) = taken(&dir, *step)?;
+                let (_, text) = taken(&dir, *step, "given")?;
                 // What makes no sense is the agent's to tell, on its console.
                 let effect = text.split_whitespace().collect::<Vec<_>>().join("-");
                 Some(format!("{}{}={effect}", banger_api::agent::FAULT_ARG, step.name()))
             })
             .collect()
+    }
+
+    pub(super) fn guest_said(line: &str) {
+        let said = line.split_once(banger_api::agent::FAULT_SAID);
+        let name = said.and_then(|(_, rest)| rest.split_once(':')).map(|(name, _)| name);
+        let Some((dir, name)) = directory().zip(name) else { return };
+        // A guest says what it likes: only a step's name is a file's.
+        if let Some((_, step)) = ALL.iter().find(|(_, step)| step.name() == name) {
+            let of = |state: &str| dir.join(format!("{step}.{state}"));
+            // A guest that repeats itself has nothing new to say.
+            let _ = std::fs::rename(of("given"), of("sprung"));
+        }
     }
 
     /// Writes down that the step was passed, and takes what shall happen there, once.
@@ -151,7 +173,7 @@ mod armed {
         let trace = OpenOptions::new().append(true).create(true).open(dir.join("trace"));
         // A test that cannot see that a step was passed fails by itself.
         let _ = trace.and_then(|mut trace| trace.write_all(line.as_bytes()));
-        let Some((file, text)) = taken(dir, step) else { return Ok(None) };
+        let Some((file, text)) = taken(dir, step, "sprung") else { return Ok(None) };
         let effect = text.parse().map_err(|error| {
             let words = format!("the test's file {}: {error}", file.display());
             io::Error::new(io::ErrorKind::InvalidInput, words)
@@ -160,12 +182,12 @@ mod armed {
     }
 
     /// What shall happen at the step, and the file that says so, if nobody took it before.
-    fn taken(dir: &Path, step: Step) -> Option<(PathBuf, String)> {
-        let sprung = dir.join(format!("{step}.sprung"));
+    fn taken(dir: &Path, step: Step, state: &str) -> Option<(PathBuf, String)> {
+        let file = dir.join(format!("{step}.{state}"));
         // Of several processes that come here at once, one gets it.
-        std::fs::rename(dir.join(step.name()), &sprung).ok()?;
-        let text = std::fs::read_to_string(&sprung).ok()?;
-        Some((sprung, text))
+        std::fs::rename(dir.join(step.name()), &file).ok()?;
+        let text = std::fs::read_to_string(&file).ok()?;
+        Some((file, text))
     }
 
     /// A step that waits until it is released.

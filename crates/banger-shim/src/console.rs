@@ -54,6 +54,7 @@ impl Tail {
 
     fn close_line(&mut self) {
         let line = printable(&std::mem::take(&mut self.partial));
+        banger_host::fault::guest_said(&line);
         self.no_timer |= line.contains(NO_TIMER);
         if self.panic.is_some() && self.lines.len() == TAIL_LINES {
             // What follows a panic is its stack; how it began matters more.

@@ -1,8 +1,8 @@
 //! `cargo xtask torture`: every step × every process × every way to break, on real machines.
 //!
 //! The full product takes hours. It can be cut into shards and into slices of time, and goes on
-//! where it stopped: what came of a case stands in `target/torture/results.tsv`, a line each. The
-//! table in docs/reliability.md is made of those, and says how many there are.
+//! where it stopped: what came of a case stands in `target/torture/results.tsv`, a line each. They
+//! go into the table in docs/reliability.md, which keeps the rest and says how many there are.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -25,7 +25,7 @@ pub struct Selection {
     /// Only the Ith of N parts: I/N.
     #[arg(long, value_parser = shard)]
     shard: Option<(usize, usize)>,
-    /// Leave out what has been run before.
+    /// Leave out what has been run before and broke no promise.
     #[arg(long)]
     resume: bool,
     /// Only cases whose names (step/process/way) contain this.
@@ -83,7 +83,7 @@ impl Selection {
         let mine = torture::cases().into_iter().enumerate().filter(|(number, _)| is_mine(*number));
         mine.map(|(_, case)| case)
             .filter(wanted)
-            .filter(|case| !self.resume || results.of(*case).is_none())
+            .filter(|case| !self.resume || results.is_open(*case))
             .collect()
     }
 }
@@ -116,8 +116,22 @@ impl Outcome {
         }
     }
 
+    fn letter(self) -> char {
+        match self {
+            Self::Held => '+',
+            Self::Nobody => '-',
+            Self::Broken => '!',
+        }
+    }
+
+    const ALL: [Self; 3] = [Self::Held, Self::Nobody, Self::Broken];
+
     fn named(word: &str) -> Option<Self> {
-        [Self::Held, Self::Nobody, Self::Broken].into_iter().find(|it| it.word() == word)
+        Self::ALL.into_iter().find(|it| it.word() == word)
+    }
+
+    fn of_letter(letter: char) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.letter() == letter)
     }
 }
 
@@ -133,8 +147,16 @@ impl Results {
         let file = tree::root().join("target/torture/results.tsv");
         let dir = file.parent().expect("it is in a directory");
         std::fs::create_dir_all(dir).map_err(on_file("create", dir))?;
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        Ok(Self { by_name: parse(&text), file })
+        let document = tree::root().join(DOCUMENT);
+        let text = std::fs::read_to_string(&document).map_err(on_file("read", &document))?;
+        let mut by_name = parse_table(&text);
+        by_name.extend(parse(&std::fs::read_to_string(&file).unwrap_or_default()));
+        Ok(Self { by_name, file })
+    }
+
+    /// Whether nothing is known of the case, or nothing good.
+    fn is_open(&self, case: Case) -> bool {
+        self.of(case).is_none_or(|outcome| outcome == Outcome::Broken)
     }
 
     fn of(&self, case: Case) -> Option<Outcome> {
@@ -186,13 +208,10 @@ impl Results {
             format!("| step | {} |\n|---{}|\n", heads.join(" | "), "|---".repeat(heads.len()));
         for (_, step) in step::ALL {
             let cell = |who| {
-                let letters = WAYS.map(|what| match self.of(Case { step: *step, who, what }) {
-                    None => '?',
-                    Some(Outcome::Held) => '+',
-                    Some(Outcome::Nobody) => '-',
-                    Some(Outcome::Broken) => '!',
-                });
-                letters.iter().collect::<String>()
+                let outcome = |what| self.of(Case { step: *step, who, what });
+                WAYS.map(|what| outcome(what).map_or('?', Outcome::letter))
+                    .iter()
+                    .collect::<String>()
             };
             let cells: Vec<String> = Who::EVERYBODY.into_iter().map(cell).collect();
             if cells.iter().any(|cell| cell != "???") {
@@ -211,6 +230,24 @@ fn parse(text: &str) -> BTreeMap<String, Outcome> {
         Some((name.to_owned(), Outcome::named(word)?))
     };
     text.lines().filter_map(line).collect()
+}
+
+/// What the table in a text says: rows as [`Results::table`] writes them.
+fn parse_table(text: &str) -> BTreeMap<String, Outcome> {
+    let mut by_name = BTreeMap::new();
+    for row in text.lines() {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, step, cells @ .., _] = cells.as_slice() else { continue };
+        let step = step.trim_matches('`');
+        for (who, cell) in Who::EVERYBODY.into_iter().zip(cells) {
+            for (what, letter) in WAYS.into_iter().zip(cell.chars()) {
+                let name = format!("{step}/{who}/{what}");
+                let outcome = Outcome::of_letter(letter).filter(|_| torture::case(&name).is_some());
+                by_name.extend(outcome.map(|outcome| (name, outcome)));
+            }
+        }
+    }
+    by_name
 }
 
 fn between_markers(text: &str, table: &str) -> Option<String> {
@@ -234,6 +271,10 @@ mod tests {
         let table = results.table();
         assert!(table.contains("| `create.row` | +?? | ??? | ??- | ??? | ??? | ?!? |"), "{table}");
         assert!(!table.contains("create.disk"), "nothing was run there");
+        assert_eq!(parse_table(&table), results.by_name, "a table is read back, too");
+        let is_open = |name: &str| results.is_open(torture::case(name).expect("a case"));
+        assert!(is_open("create.row/cli/fail") && is_open("create.row/cli/crash"));
+        assert!(!is_open("create.row/daemon/crash"));
     }
 
     #[test]

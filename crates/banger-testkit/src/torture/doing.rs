@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use banger_api::shim::WORK_FILE;
 use banger_api::step::{self, Operation, Step};
 use nix::sys::signal::Signal;
 
@@ -85,9 +86,9 @@ impl Doing {
                 _ => Self::KernelPull,
             },
             Operation::ImagePull => match step {
-                step::IMAGE_BOOTSTRAP => Self::Debian,
+                step::IMAGE_BOOTSTRAP | step::IMAGE_UNPACK => Self::Debian,
                 step::IMAGE_DOWNLOAD => Self::Catalog,
-                step::IMAGE_RESOLVE | step::IMAGE_VERIFY | step::IMAGE_UNPACK => Self::Pull,
+                step::IMAGE_RESOLVE | step::IMAGE_VERIFY => Self::Pull,
                 step::BLOB_BEGIN | step::BLOB_PUBLISH => Self::Pull,
                 _ => Self::Register,
             },
@@ -205,8 +206,12 @@ impl Bench {
         self.banger(&words).timeout(self.doing.patience())
     }
 
-    /// What a command has reported is so at once.
+    /// What a command has reported is so at once, and after any crash.
     pub(super) fn check_reported(&self, case: Case) {
+        if case.step == step::CLI_REMOVE {
+            // The command that was run has its exit code, and its VM goes with the client.
+            wait::until("the VM goes", END, || self.host.vm_names().is_empty().then_some(()));
+        }
         let names = self.host.vm_names();
         match self.doing {
             Doing::Run | Doing::RunUncached | Doing::Remove => {
@@ -291,6 +296,7 @@ impl Bench {
         let spec = &self.host.show("web")["spec"];
         assert_eq!(spec["cpus"], 1, "{case}: {spec}");
         assert!(spec["work_disk_bytes"].is_null(), "{case}: {spec}");
+        assert!(!self.host.vm_dir("web").join(WORK_FILE).exists(), "{case}: the disk is there");
     }
 
     /// What was being made when somebody broke is removed by the next daemon.
