@@ -315,11 +315,11 @@ impl Shims for Seen {
 
     fn stop<'a>(&'a self, vm_dir: &'a Path, how: StopVm) -> Later<'a, Result<(), Problem>> {
         Box::pin(async move {
-            self.0.ask(vm_dir)?;
-            // One stop at a time.
-            if self.0.is_stopping(vm_dir) {
+            // One stop at a time. Its guest booted long ago, whatever others do now.
+            if self.0.is_stopping(vm_dir) && !matches!(self.0.manner(), Manner::Deaf) {
                 return Ok(());
             }
+            self.0.ask(vm_dir)?;
             self.0.say(vm_dir, &fresh(VmState::Stopping, now_ms()));
             match self.0.manner() {
                 Manner::Ignores => {}

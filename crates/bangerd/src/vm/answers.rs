@@ -45,10 +45,15 @@ pub(super) fn take(row: &VmRow, ask: Ask, state: VmState, plans: &mut Plans) -> 
         }
         Ask::End { request, grace, reply } => {
             let (verdict, report) = judge(&row.name, state, request);
+            // One that somebody else is stopping now has the time that this request gives.
+            let is_others = state == VmState::Stopping && !plans.ending && verdict.is_ok();
             // Also of one that is ending by itself: it shall stay so.
             plans.ending |= verdict.is_ok();
             let _ = reply.send(verdict);
-            plans.waiting_for_end.push(report?);
+            if report.is_none() && !is_others {
+                return None;
+            }
+            plans.waiting_for_end.extend(report);
             plans.keep |= request == Request::Restart;
             Some(if request == Request::Kill { How::Kill } else { How::Stop(grace) })
         }

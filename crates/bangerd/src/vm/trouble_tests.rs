@@ -137,13 +137,33 @@ fn a_stop_that_its_shim_hangs_in_is_seen_through_by_the_next_daemon() {
         let daemon = world.daemon().await;
         let made = make(&daemon, request("web", true)).await.expect("make");
         world.machine.winds_down(made.dir.as_ref());
-        world.machine.set_manner(Manner::Hangs);
+        world.machine.set_manner(Manner::Deaf);
     });
     super::tests::life(async {
         let daemon = world.daemon().await;
         let vm = find(&daemon, "web");
         stop(&vm).await.expect("it ends already");
         eventually("the end", || !vm.state().is_live()).await;
+        assert_eq!(world.machine.alive(), 0);
+    });
+}
+
+/// It still answers, but nothing comes of it.
+#[test]
+fn a_stop_that_a_shim_hangs_in_can_be_asked_for_again() {
+    let world = World::new();
+    life(async {
+        let daemon = world.daemon().await;
+        let made = make(&daemon, request("web", true)).await.expect("make");
+        world.machine.winds_down(made.dir.as_ref());
+    });
+    super::tests::life(async {
+        let daemon = world.daemon().await;
+        let vm = find(&daemon, "web");
+        let asked = tokio::time::Instant::now();
+        stop(&vm).await.expect("it ends already");
+        vm.ended().await;
+        assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
         assert_eq!(world.machine.alive(), 0);
     });
 }
