@@ -4,7 +4,8 @@
 //! What was reported as done is done, nothing half-made shows, and everything can be removed.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -83,12 +84,22 @@ async fn work(daemon: Arc<Daemon>, world: &World, mut dice: Dice, reported: Repo
     }
 }
 
-/// Works until the power is cut; what was reported by then.
-fn work_until_the_cut(world: &World, dice: &mut Dice) -> BTreeMap<&'static str, bool> {
+/// The database's log: what was committed and is not yet in its place.
+fn log_of(world: &World) -> PathBuf {
+    let mut log = OsString::from(world.dirs.database());
+    log.push("-wal");
+    PathBuf::from(log)
+}
+
+/// Works until the power is cut; what was reported by then, and the database's log.
+///
+/// Whoever closes a database clears its log away, and a power cut does not: the files are put back as
+/// they were while it was open.
+fn work_until_the_cut(world: &World, dice: &mut Dice) -> (BTreeMap<&'static str, bool>, Vec<u8>) {
     let reported = Reported::default();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    runtime.block_on(async {
+    let daemon = runtime.block_on(async {
         let daemon = world.daemon().await;
         let workers = [0, 1].map(|who| {
             let own = Dice(dice.roll(u64::MAX) | 1);
@@ -101,15 +112,22 @@ fn work_until_the_cut(world: &World, dice: &mut Dice) -> BTreeMap<&'static str, 
             () = second => {}
             () = cut => {}
         }
+        daemon
     });
     drop(runtime);
     world.machine.cut_power();
+    let (database, log) = (world.dirs.database(), log_of(world));
+    let [kept, logged] = [&database, &log].map(|file| std::fs::read(file).expect("it is open"));
+    drop(daemon);
+    assert!(!log.exists(), "nobody has the database open any more");
+    std::fs::write(&database, kept).expect("put back");
+    std::fs::write(&log, &logged).expect("put back");
     let reported = reported.lock().expect("not poisoned");
-    reported.clone()
+    (reported.clone(), logged)
 }
 
 /// Tears what nobody had synced: the shims' status files, and what SQLite was about to write.
-fn tear(world: &World, dice: &mut Dice) {
+fn tear(world: &World, mut log: Vec<u8>, dice: &mut Dice) {
     for entry in std::fs::read_dir(world.dirs.vms()).into_iter().flatten().flatten() {
         let file = entry.path().join(STATUS_FILE);
         let Ok(bytes) = std::fs::read(&file) else { continue };
@@ -121,13 +139,8 @@ fn tear(world: &World, dice: &mut Dice) {
             _ => {}
         }
     }
-    let mut log = world.dirs.database().into_os_string();
-    log.push("-wal");
-    if let Ok(mut log) = std::fs::OpenOptions::new().append(true).open(log) {
-        let torn: Vec<u8> =
-            (0..dice.roll(9_000)).map(|_| u8::try_from(dice.roll(256)).expect("a byte")).collect();
-        log.write_all(&torn).expect("tear");
-    }
+    log.extend((0..dice.roll(9_000)).map(|_| u8::try_from(dice.roll(256)).expect("a byte")));
+    std::fs::write(log_of(world), log).expect("tear");
 }
 
 async fn remove_all(daemon: &Arc<Daemon>) {
@@ -142,13 +155,16 @@ async fn remove_all(daemon: &Arc<Daemon>) {
 #[test]
 fn a_power_cut_at_any_moment_loses_nothing_that_was_reported() {
     let base = u64::from_le_bytes(random::bytes()) >> 16;
+    let mut results = 0;
     for number in 0..CUTS {
         let seed = base + number;
         let context = format!("seed {seed}");
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let world = World::new();
-        let reported = work_until_the_cut(&world, &mut dice);
-        tear(&world, &mut dice);
+        let (reported, log) = work_until_the_cut(&world, &mut dice);
+        assert!(!log.is_empty(), "{context}: there is something to tear");
+        results += reported.len();
+        tear(&world, log, &mut dice);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         runtime.block_on(async {
@@ -166,6 +182,8 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_reported() {
             crate::testing::eventually(&context, || world.is_clean()).await;
         });
     }
+    println!("{results} results were reported before {CUTS} cuts");
+    assert!(results > 0, "something was done before the cuts");
 }
 
 #[test]
@@ -174,13 +192,10 @@ fn a_log_of_the_database_that_ends_anywhere_is_no_obstacle() {
     for seed in base..base + CUTS / 3 {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let world = World::new();
-        work_until_the_cut(&world, &mut dice);
-        let mut log = world.dirs.database().into_os_string();
-        log.push("-wal");
-        if let Ok(bytes) = std::fs::read(&log) {
-            let length = usize::try_from(dice.roll(bytes.len() as u64 + 1)).expect("small");
-            std::fs::write(&log, &bytes[..length]).expect("shorten");
-        }
+        let (_, log) = work_until_the_cut(&world, &mut dice);
+        assert!(!log.is_empty(), "seed {seed}: there is something to cut");
+        let length = usize::try_from(dice.roll(log.len() as u64 + 1)).expect("small");
+        std::fs::write(log_of(&world), &log[..length]).expect("shorten");
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         runtime.block_on(async {

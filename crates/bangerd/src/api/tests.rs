@@ -366,5 +366,5 @@ async fn a_thousand_vms_are_listed_at_once() {
     let took = begin.elapsed();
     assert_eq!(vms.len(), 1000);
     // A debug build on a busy machine; `bench` has the figure that counts.
-    assert!(took < Duration::from_millis(500), "{took:?}");
+    assert!(took < Duration::from_millis(1500), "{took:?}");
 }
