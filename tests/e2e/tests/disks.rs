@@ -43,6 +43,9 @@ fn an_io_error_is_repaired_and_said(host: &Host, vm: &str) {
     assert!(warnings.contains("root.cow was marked invalid"), "{warnings}");
 }
 
+/// The image's own device, below the root disk (`banger-agent`, `boot/root.rs`).
+const IMAGE_IN_GUEST: &str = "/dev/vda";
+
 /// "the image is never modified by any VM (digest checked)", and two machines of one image share no
 /// writes: not even where root in the guest writes to the image's own device.
 #[test]
@@ -54,14 +57,17 @@ fn machines_of_one_image_share_no_writes() {
         let busy = format!(
             "echo {vm} > /etc/mine; echo {vm} >> /etc/hostname; rm -rf /usr/share/doc; \
              find /etc -xdev -type f -exec touch {{}} +; \
+             test $(blockdev --getro {IMAGE_IN_GUEST}) = 1 || exit 8; \
              for device in /dev/vd?; do \
                case $(blockdev --getro $device) in 1) ;; *) continue ;; esac; \
                dd if=/dev/urandom of=$device bs=4096 count=64 conv=fsync && exit 9; \
                blockdev --setrw $device; \
                dd if=/dev/urandom of=$device bs=4096 count=64 conv=fsync && exit 10; \
+               echo $device refused; \
              done; sync"
         );
-        host.banger(["exec", vm, "--", "sh", "-c", &busy]).run().assert_ok();
+        let tried = host.banger(["exec", vm, "--", "sh", "-c", &busy]).run().assert_ok();
+        tried.assert_stdout_has(&format!("{IMAGE_IN_GUEST} refused"));
     }
     for vm in &vms {
         let read = host.banger(["exec", vm, "--", "cat", "/etc/mine"]).run().assert_ok();

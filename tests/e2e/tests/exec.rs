@@ -95,7 +95,8 @@ fn a_timeout_ends_everything_the_command_started() {
     let vm = host.running_vm("limits");
     let script = "setsid sleep 1000 & sleep 1000";
     host.banger(["exec", "--timeout", "2s", &vm, "--", "sh", "-c", script]).run().assert_code(124);
-    assert!(!runs_in_guest(&host, &vm, "sleep"), "what called setsid is gone too");
+    let all_gone = || (!runs_in_guest(&host, &vm, "sleep")).then_some(());
+    wait::until("what called setsid is gone too", SOON, all_gone);
     host.finish();
 }
 
@@ -171,6 +172,7 @@ fn an_exec_goes_on_while_the_daemon_restarts() {
     let vm = host.running_vm("steady");
     let mut cli = host.banger(["exec", &vm, "--", "cat"]).spawn();
     cli.send(b"before ");
+    wait::until("it runs, and answers", SOON, || (cli.stdout_so_far() == b"before ").then_some(()));
     host.kill_dash_nine(host.daemon_pid().expect("a daemon runs"));
     assert_eq!(host.vm_names(), [vm], "a new daemon finds the machine");
     cli.send(b"after");
@@ -216,7 +218,7 @@ fn a_killed_daemon_costs_a_running_exec_nothing() {
     );
     for (median, longest) in [without, again] {
         assert!(median < 3 * with.0 + Duration::from_millis(50), "{median:?}, before {with:?}");
-        assert!(longest < Duration::from_secs(2), "{longest:?}");
+        assert!(longest < Duration::from_secs(6), "{longest:?}");
     }
     terminal.send("\u{4}");
     assert_eq!(terminal.wait_exit(SOON).code, 0);

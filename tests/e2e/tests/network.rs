@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 
-use banger_testkit::{Host, skip};
+use banger_e2e::SOON;
+use banger_testkit::{Host, skip, wait};
 
 /// A server that says one word to whoever connects.
 fn serve(listener: TcpListener, word: &'static str) {
@@ -107,8 +108,16 @@ fn machines_do_not_see_each_other() {
     let host = Host::new();
     let one = host.running_vm("one");
     let two = host.running_vm("two");
-    let serve = "nohup python3 -m http.server 8000 >/dev/null 2>&1 &";
-    host.banger(["exec", &one, "--", "sh", "-c", serve]).run().assert_ok();
+    let serve = "import socket\ns = socket.create_server(('', 8000))\n\
+                 while True: s.accept()[0].sendall(b'caught')";
+    let serve = format!("nohup python3 -c \"{serve}\" >/dev/null 2>&1 &");
+    host.banger(["exec", &one, "--", "sh", "-c", &serve]).run().assert_ok();
+    for own in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(172, 30, 0, 2)] {
+        let itself = SocketAddr::new(own.into(), 8000);
+        wait::until("it hears itself", SOON, || {
+            (heard_in_guest(&host, &one, itself) == "caught").then_some(())
+        });
+    }
     for last in [1, 2, 3] {
         let target = SocketAddr::new(Ipv4Addr::new(172, 30, 0, last).into(), 8000);
         let heard = heard_in_guest(&host, &two, target);

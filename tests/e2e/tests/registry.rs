@@ -68,7 +68,7 @@ fn nothing_is_fetched_twice() {
     proxy.forget();
     let again = host.banger(["image", "pull", &app]).run().assert_ok();
     assert_eq!(proxy.count("GET", "/blobs/"), 0, "{:?}", proxy.requests());
-    assert!(again.took < Duration::from_secs(2), "{again}");
+    assert!(again.took < Duration::from_secs(6), "{again}");
     assert_eq!(LocalImage::of(&host, &app).digest(), digest);
     // Of an image with the same base only what is new comes.
     pull(&host, &proxy.reference("child:1"));
@@ -170,7 +170,9 @@ fn a_registry_with_hiccups_is_asked_again() {
     proxy.fault(When::get("/blobs/").after(1).once(), Fault::Truncate(100_000));
     pull(&host, &proxy.reference("app:1"));
     LocalImage::of(&host, &proxy.reference("app:1")).assert_clean();
-    assert!(proxy.bytes("/blobs/") < 2_500_000, "what had come was kept");
+    // 1.8 MB, and 0.1 MB that a registry gave for a whole layer; what came before the break came once.
+    let came = proxy.bytes("/blobs/");
+    assert!((1_800_000..2_000_000).contains(&came), "what had come was kept: {came}");
     host.finish();
 }
 
