@@ -205,10 +205,10 @@ impl Host {
     /// Waits until a VM is in a state.
     ///
     /// # Panics
-    /// If that takes longer than a minute.
+    /// If that takes longer than two minutes: a boot among others' may take one.
     pub fn wait_for_state(&self, vm: &str, state: &str) {
         let what = format!("{vm} is {state}");
-        wait::until(&what, Duration::from_secs(60), || {
+        wait::until(&what, Duration::from_secs(120), || {
             (self.state(vm).as_deref() == Some(state)).then_some(())
         });
     }
@@ -243,6 +243,16 @@ impl Host {
         };
         let found = Leftovers::of(&self.base).processes;
         found.into_iter().filter(|(_, line)| is_named(line)).map(|(pid, _)| pid).collect()
+    }
+
+    /// Waits until no process of that program is left: one that ends lets go of its locks, for which
+    /// a command waits, a moment before it is gone.
+    ///
+    /// # Panics
+    /// If one stays.
+    pub fn wait_until_gone(&self, program: &str) {
+        let what = format!("no {program} is left");
+        wait::until(&what, TEARDOWN, || self.processes_named(program).is_empty().then_some(()));
     }
 
     /// Sends SIGKILL to a process of this host, and waits until it is gone or a zombie.

@@ -67,6 +67,14 @@ pub fn runs_in_guest(host: &Host, vm: &str, program: &str) -> bool {
     }
 }
 
+/// Removes a directory that a daemon may be putting files into.
+///
+/// # Panics
+/// If it stays.
+pub fn remove_whole(dir: &Path) {
+    wait::until("the directory is gone", SOON, || std::fs::remove_dir_all(dir).ok());
+}
+
 /// Waits until a file is in the guest.
 ///
 /// # Panics

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use banger_e2e::static_program;
+use banger_e2e::{remove_whole, static_program};
 use banger_testkit::{Account, Host, Seed, skip};
 
 /// Long enough on a busy machine, and far from the half minute that a start may take.
@@ -148,13 +148,13 @@ fn an_emptied_runtime_directory_is_made_again() {
     let vm = host.running_vm("rooted");
     let daemon = host.daemon_pid().expect("a daemon runs");
     let exec = || host.banger(["exec", &vm, "--", "echo", "works"]).run().assert_ok();
-    std::fs::remove_dir_all(&host.runtime).expect("it is there");
+    remove_whole(&host.runtime);
     exec().assert_stdout("works\n");
     assert_eq!(host.daemon_pid(), Some(daemon), "the same daemon");
     assert_eq!(host.processes_named("bangerd").len(), 1, "and no other");
 
     host.kill_dash_nine(daemon);
-    std::fs::remove_dir_all(&host.runtime).expect("it is there");
+    remove_whole(&host.runtime);
     exec().assert_stdout("works\n");
     host.banger(["stop", &vm]).run().assert_ok();
     assert_eq!(host.state(&vm).as_deref(), Some("stopped"));

@@ -34,6 +34,7 @@ fn doctor_fix_removes_what_is_left_and_keeps_what_may_be_data() {
     host.banger(["create", "--name", "kept"]).run().assert_ok();
     let kept = host.vm_dir("kept");
     host.banger(["daemon", "stop"]).run().assert_ok();
+    host.wait_until_gone("bangerd");
     let plant = format!(
         "cd {data}
          mkdir -p vms/{STRANGER}/run vms/00000000bbbb vms/.deleting-00000000cccc vms/notes
@@ -99,7 +100,7 @@ fn doctor_fix_ends_machines_that_no_database_knows() {
     assert!(of(&polite).contains(&"stopped"), "its guest's data is saved: {done:#?}");
     assert!(of(&bare).contains(&"killed"), "nobody can ask it any more: {done:#?}");
     for program in ["banger-shim", "qemu-system-x86_64", "pasta", "pasta.avx2"] {
-        assert!(host.processes_named(program).is_empty(), "{program}");
+        host.wait_until_gone(program);
     }
     let id = polite.file_name().expect("an id");
     assert!(host.data.join("set-aside").join(id).join("root.cow").exists());

@@ -16,7 +16,7 @@ fn a_shell_in_a_terminal() {
     terminal.send("echo size=$(stty size) term=$TERM\r");
     terminal.wait_for("size=30 100 term=xterm-256color", SOON);
     terminal.resize(40, 120);
-    terminal.send("sleep 1; echo now=$(stty size)\r");
+    terminal.send("until [ \"$(stty size)\" = '40 120' ]; do :; done; echo now=$(stty size)\r");
     terminal.wait_for("now=40 120", SOON);
     terminal.send("sleep 1000\r");
     wait::until("sleep runs", SOON, || {
