@@ -19,7 +19,7 @@ fn vms_outlive_the_daemon() {
     assert_eq!(host.state(&vm).as_deref(), Some("running"));
     assert_eq!(boot_id(), before, "the same boot");
     host.banger(["daemon", "stop"]).run().assert_ok();
-    assert_eq!(host.daemon_pid(), None);
+    host.wait_until_gone("bangerd");
     assert_eq!(boot_id(), before);
     host.banger(["stop", &vm]).run().assert_ok();
     assert_eq!(
@@ -47,7 +47,7 @@ fn a_killed_shim_takes_everything_along() {
         );
     }
     for program in ["banger-shim", "qemu-system-x86_64", "pasta"] {
-        wait::until(program, SOON, || host.processes_named(program).is_empty().then_some(()));
+        host.wait_until_gone(program);
     }
     host.wait_for_state(&vm, "failed");
     assert_eq!(host.show(&vm)["status"]["end"]["cause"], "shim_gone");
@@ -72,14 +72,15 @@ fn a_killed_vmm_is_a_failure_with_a_reason() {
     host.finish();
 }
 
-/// How often a guest is starved until it finds no timer.
-const ATTEMPTS: u32 = 5;
+/// How often a guest is starved until it finds no timer: each boot is met as likely as not.
+const ATTEMPTS: u32 = 8;
 
 /// A kernel that is starved just while it measures its timer finds none, and would hang.
 #[test]
 fn a_guest_without_a_timer_is_booted_again() {
     let host = Host::new();
     host.banger(["create", "--name", "starved"]).run().assert_ok();
+    let mut has_timer_of_kvm = false;
     let met = (0..ATTEMPTS).any(|_| {
         let starting = host.banger(["start", "starved"]).timeout(2 * BOOT).spawn();
         let vmm = || host.processes_named("qemu-system-x86_64").first().copied();
@@ -87,15 +88,16 @@ fn a_guest_without_a_timer_is_booted_again() {
         starting.wait().assert_ok();
         let exec = ["exec", "starved", "--", "echo", "up"];
         host.banger(exec).run().assert_ok().assert_stdout("up\n");
-        if host.show("starved")["status"]["engine"]["accelerator"] == "kvm" {
-            return true;
-        }
+        has_timer_of_kvm = host.show("starved")["status"]["engine"]["accelerator"] == "kvm";
         let log = std::fs::read_to_string(host.vm_dir("starved").join("shim.log"));
         host.banger(["kill", "starved"]).run().assert_ok();
-        log.expect("a VM has this log").contains("found no timer")
+        has_timer_of_kvm || log.expect("a VM has this log").contains("found no timer")
     });
     assert!(met, "none of {ATTEMPTS} boots was starved at the right moment");
     host.finish();
+    if has_timer_of_kvm {
+        banger_testkit::skip("with KVM a guest measures no timer");
+    }
 }
 
 /// "lock against two at once"; "Two processes asking at once do the work once."
@@ -113,6 +115,9 @@ fn two_at_once_start_one_daemon_and_pull_once() {
     let versions =
         kernels.filter(|entry| entry.file_name().to_string_lossy().starts_with("sha256-"));
     assert_eq!(versions.count(), 1, "one kernel");
+    let pulled = ["events", "--since", "1h", "--no-follow", "-q", "--filter", "type=kernel.pulled"];
+    let told = host.banger(pulled).run().assert_ok().stdout_text();
+    assert_eq!(told.lines().count(), 1, "fetched once: {told}");
     host.finish();
 }
 
@@ -163,24 +168,4 @@ fn answer_as_the_daemon_of_the_future(listener: &UnixListener) {
             _ => return,
         }
     }
-}
-
-/// "a VM that is being removed": a daemon killed right after `rm` began goes on at its next start.
-#[test]
-fn a_removal_is_finished_after_a_crash() {
-    let host = Host::new();
-    for round in 0..3 {
-        let vm = host.running_vm(&format!("leaving-{round}"));
-        let removing = host.banger(["rm", "-f", &vm]).spawn();
-        host.kill_dash_nine(host.daemon_pid().expect("a daemon runs"));
-        let output = removing.wait();
-        // Whatever the CLI was told, the machine is there as a whole or gone as a whole.
-        let names = host.vm_names();
-        if names.contains(&vm) {
-            host.banger(["rm", "-f", &vm]).run().assert_ok();
-        } else {
-            assert!(names.is_empty(), "{names:?} after {output}");
-        }
-    }
-    host.finish();
 }
