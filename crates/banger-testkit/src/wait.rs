@@ -1,4 +1,4 @@
-//! Waiting for something to become true, with a bound. The only place in tests that sleeps.
+//! Waiting for something to become true, with a bound. No end-to-end test waits asleep but here.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -341,10 +341,9 @@ async fn an_interrupt_ends_the_wait_for_a_reader_after_the_command() {
         server.start().await;
         server.send(ServerFrame::Stdout(b"x")).await;
         server.exit(0).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        for _ in 0..3 {
-            let _ = signals.send(SessionSignal::Number(2));
-        }
+        // It hangs up when it has heard of the command's end.
+        while server.next().await.is_some() {}
+        let _ = signals.send(SessionSignal::Number(2));
     });
     assert_eq!(outcome.await.expect("it ends"), Outcome::HungUp(130));
 }

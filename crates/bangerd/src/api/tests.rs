@@ -1,6 +1,7 @@
 //! The API over a real socket, on a simulated machine.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -144,12 +145,11 @@ async fn a_vm_through_its_whole_life() {
 async fn waiting_ends_with_the_vm() {
     let served = Served::new().await;
     let vm = served.make("web", true).await;
-    let end = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        served.world.machine.end(Path::new(&vm.dir), EndCause::MainExited);
-    };
-    let (ended, ()) = tokio::join!(served.get::<Vm>("/v1/vms/web/wait"), end);
-    assert_eq!(ended.expect("wait").status.state, VmState::Stopped);
+    let mut waiting = pin!(served.get::<Vm>("/v1/vms/web/wait"));
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut waiting).await;
+    assert!(early.is_err(), "it runs, and there is no answer: {early:?}");
+    served.world.machine.end(Path::new(&vm.dir), EndCause::MainExited);
+    assert_eq!(waiting.await.expect("wait").status.state, VmState::Stopped);
 }
 
 #[tokio::test]

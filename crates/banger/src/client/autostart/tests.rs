@@ -129,9 +129,12 @@ async fn a_program_that_cannot_be_executed_is_an_error() {
 async fn a_daemon_on_its_way_is_waited_for_and_not_doubled() {
     let place = place(MARK_AND_LIVE);
     let _alive = OfdLock::try_acquire(&place.dirs.daemon_lock()).expect("a lock").expect("free");
-    let runtime = place.dirs.runtime.clone();
+    let (runtime, turn) = (place.dirs.runtime.clone(), place.dirs.daemon_start_lock());
     let serving = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Whoever waits for the daemon holds this one.
+        while OfdLock::try_acquire(&turn).expect("a lock").is_some() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         let listener = banger_host::connect::listen_async(&runtime, "api.sock").expect("bind");
         loop {
             let _ = listener.accept().await;
