@@ -114,6 +114,7 @@ fn a_full_and_a_read_only_disk_are_told_and_got_over() {
     banger(&["exec", "two", "--", "true"]).run().assert_ok();
     small.fill();
     banger(&["logs", "--console", "two"]).run().assert_ok();
+    banger(&["exec", "two", "--", "echo", "works"]).run().assert_ok().assert_stdout("works\n");
     // What cannot be written down is still done.
     let stopped = banger(&["stop", "two"]).run();
     assert!([0, 125].contains(&stopped.code), "{stopped}");

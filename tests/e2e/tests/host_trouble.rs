@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_e2e::{remove_whole, static_program};
-use banger_testkit::{Account, Host, Seed, skip};
+use banger_testkit::{Account, Host, Output, Seed, skip};
 
 /// Long enough on a busy machine, and far from the half minute that a start may take.
 const AT_ONCE: Duration = Duration::from_secs(12);
@@ -83,22 +83,34 @@ fn long_and_odd_paths_work() {
     host.finish();
 }
 
+/// That a command came to its end, or was refused with one of these words and a hint; what it said.
+fn works_or_is_told(done: &Output, words: &[&str]) -> String {
+    let text = done.stderr_text();
+    assert!(!text.contains("panicked"), "{done}");
+    match done.code {
+        0 => assert_eq!(done.stdout_text(), "works\n", "{done}"),
+        125 => {
+            assert!(words.iter().any(|word| text.contains(word)), "{done}");
+            assert!(text.contains("hint: "), "{done}");
+        }
+        _ => panic!("{done}"),
+    }
+    text
+}
+
 /// "fd limit for daemon and shim"
 #[test]
 fn few_descriptors_give_a_clear_error_or_a_machine() {
     let host = Host::new();
     let banger = host.programs().join("bin/banger").display().to_string();
+    let mut told = false;
     for limit in [12, 16, 24, 32] {
         let script = format!("ulimit -n {limit}; exec {banger} run --rm -- echo works");
         let done = host.program(Path::new("/bin/sh"), ["-c", &script]).run();
-        let text = done.stderr_text();
-        match done.code {
-            0 => assert_eq!(done.stdout_text(), "works\n", "{limit}: {done}"),
-            125 => assert!(text.contains("Too many open files"), "{limit}: {done}"),
-            _ => panic!("{limit}: {done}"),
-        }
+        told |= works_or_is_told(&done, &["Too many open files"]).contains("(ulimit -n)");
         host.banger(["daemon", "stop"]).run().assert_ok();
     }
+    assert!(told, "the lowest is too low, and it is said which to raise");
     host.banger(["run", "--rm", "--", "true"]).run().assert_ok();
     assert_eq!(host.vm_names(), [""; 0], "nothing is left of those that failed");
     host.finish();
@@ -115,20 +127,16 @@ fn few_processes_give_a_clear_error_or_a_machine() {
     let banger = host.programs().join("bin/banger").display().to_string();
     // The user's other processes count, too.
     let others = threads_of(host.account.uid);
+    let mut told = false;
     for more in [1, 2, 4, 8, 12, 16] {
         let limit = format!("--nproc={}", others + more);
         let limited = [&limit, &banger, "run", "--rm", "--", "echo", "works"];
         let done = host.program(Path::new("/usr/bin/prlimit"), limited).run();
-        let text = done.stderr_text();
         let words = ["Resource temporarily unavailable", "EAGAIN"];
-        match done.code {
-            0 => assert_eq!(done.stdout_text(), "works\n", "{limit}: {done}"),
-            125 => assert!(words.iter().any(|word| text.contains(word)), "{limit}: {done}"),
-            _ => panic!("{limit}: {done}"),
-        }
-        assert!(!text.contains("panicked"), "{limit}: {done}");
+        told |= works_or_is_told(&done, &words).contains("(ulimit -u)");
         host.banger(["daemon", "stop"]).run().assert_ok();
     }
+    assert!(told, "the lowest is too low, and it is said which to raise");
     host.banger(["run", "--rm", "--", "true"]).run().assert_ok();
     assert_eq!(host.vm_names(), [""; 0], "nothing is left of those that failed");
     host.finish();

@@ -1,10 +1,11 @@
 //! "Hostile guest: an agent that … answers garbage, floods logs and output": what it does to the
 //! machine around it. Each single lie is tried in `crates/banger-shim/src/hostile_tests.rs`.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use banger_e2e::{BOOT, SOON, lib_dir_with_agent, static_program_with};
-use banger_testkit::{Host, wait};
+use banger_testkit::{Host, ImageGuard, wait};
 
 /// Most memory of a shim or a daemon, whatever a guest does. They take 10 to 20 MiB.
 const MOST_MEMORY_KIB: u64 = 128 << 10;
@@ -26,6 +27,27 @@ fn commands_a_terminal(text: &str) -> bool {
     text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t'))
 }
 
+/// All files and directories of the state but what is in a VM's own, and what the daemon keeps of the
+/// agent that it starts there.
+fn elsewhere(host: &Host, vm: &str) -> BTreeSet<PathBuf> {
+    let (own, made) = (host.vm_dir(vm), host.data.join("cache"));
+    let mut found = BTreeSet::new();
+    let mut dirs = vec![host.data.clone(), host.runtime.clone(), host.config()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().expect("it is there"));
+            if path == own || path == made {
+                continue;
+            }
+            if kind.is_dir() {
+                dirs.push(path.clone());
+            }
+            found.insert(path);
+        }
+    }
+    found
+}
+
 /// Puts another agent where the daemon takes it from for the next machine.
 fn replace_agent(host: &Host, lib: &Path, agent: &Path) {
     let (new, there) = (lib.join("new"), lib.join("banger-agent"));
@@ -42,6 +64,7 @@ fn a_guest_of_garbage_fails_alone() {
     let start = ["run", "-d", "-q", "--name", "neighbour"];
     host.banger(start).env("BANGER_LIB_DIR", &lib).run().assert_ok();
     let daemon = host.daemon_pid();
+    let images = ImageGuard::of(&host.data);
     for (mode, reason) in
         [(1, "the guest sent 4 MiB of something else"), (2, "the guest could not be configured")]
     {
@@ -49,6 +72,7 @@ fn a_guest_of_garbage_fails_alone() {
         let agent = static_program_with(&host, "hostile_agent", &format!("MODE={mode}"));
         replace_agent(&host, &lib, &agent);
         host.banger(["create", "--name", &vm]).run().assert_ok();
+        let before = elsewhere(&host, &vm);
         let mut starting = host.banger(["start", &vm]).timeout(2 * BOOT).spawn();
         let mut peak = 0;
         wait::until("the start ends", 2 * BOOT, || {
@@ -70,6 +94,9 @@ fn a_guest_of_garbage_fails_alone() {
             .map(|log| log.len())
             .sum();
         assert!(logs < 9 << 20, "{logs} bytes of logs");
+        let after = elsewhere(&host, &vm);
+        assert_eq!(before, after, "nothing is written elsewhere");
+        images.assert_unchanged(&host.data);
         host.banger(["exec", "neighbour", "--", "true"]).run().assert_ok();
     }
     assert_eq!(host.daemon_pid(), daemon, "the same daemon");

@@ -16,6 +16,8 @@ use banger_api::error::{ErrorCode, Problem};
 use banger_api::shim::EngineSpec;
 use banger_api::vm::{Accelerator, EngineChoice};
 
+use crate::process::limit_hint;
+
 /// Name of the cache file in the cache directory.
 const CACHE_FILE: &str = "engine-qemu.json";
 /// Raised when what [`examine`] finds out changes.
@@ -62,7 +64,10 @@ impl EngineError {
             Self::Missing { package, .. } => {
                 problem.hint(format!("sudo apt-get install {package}"))
             }
-            _ => problem.hint("banger doctor"),
+            Self::Examine { source, .. } => {
+                problem.hint(limit_hint(source).unwrap_or("banger doctor"))
+            }
+            Self::Answer { .. } => problem.hint("banger doctor"),
         }
     }
 }
@@ -250,6 +255,13 @@ mod tests {
         let error = output(Path::new("/bin/sh"), &["-c", words]).expect_err("killed");
         let text = error.to_string();
         assert!(text.contains("no threads") && text.contains("signal: 9"), "{text}");
+    }
+
+    #[test]
+    fn a_limit_that_kept_a_program_from_being_asked_is_told() {
+        let source = io::Error::from_raw_os_error(libc::EMFILE);
+        let error = EngineError::Examine { path: PathBuf::from("/usr/bin/qemu"), source };
+        assert!(error.problem().hint.is_some_and(|hint| hint.contains("ulimit -n")));
     }
 
     #[test]
