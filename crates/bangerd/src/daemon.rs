@@ -59,8 +59,8 @@ pub struct Daemon {
     pub events: Arc<Events>,
     /// Told when some VM may expire sooner than was known: a new one, or one that was changed.
     pub expiries: Notify,
-    /// Shared by whoever finds an image and a kernel and then writes the row that uses them; held
-    /// alone by whoever finds them unused and then removes them.
+    /// Shared by whoever finds an image and a kernel and then writes the row that uses them, until a
+    /// new VM has its task; held alone by whoever finds them unused and then removes them.
     pub artifacts_in_use: RwLock<()>,
     store: Arc<Store>,
     vms: Mutex<BTreeMap<Id, Arc<VmHandle>>>,

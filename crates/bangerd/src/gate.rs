@@ -53,6 +53,8 @@ pub mod trap {
         Crash,
         /// It fails.
         Fail(Failing),
+        /// It waits until it is told to go on.
+        Hold(Arc<Notify>),
         /// It goes on, but right before something happens to the world.
         Strike(Box<dyn Fn() + Send + Sync>),
     }
@@ -62,6 +64,7 @@ pub mod trap {
             f.write_str(match self {
                 Self::Crash => "Crash",
                 Self::Fail(_) => "Fail",
+                Self::Hold(_) => "Hold",
                 Self::Strike(_) => "Strike",
             })
         }
@@ -111,6 +114,10 @@ pub mod trap {
                 Effect::Fail(error) => {
                     let error = std::io::Error::from_raw_os_error(error.errno());
                     Err(failed(format!("the step {step} failed"), &error))
+                }
+                Effect::Hold(go_on) => {
+                    go_on.notified().await;
+                    Ok(())
                 }
                 Effect::Strike(strike) => {
                     strike();

@@ -16,6 +16,7 @@ use banger_core::id::Id;
 use banger_core::lifecycle::{Desired, fresh};
 use banger_core::{name, spec};
 use banger_host::{clock, cow, files, random};
+use tokio::sync::RwLockReadGuard;
 
 use super::{Outcome, Phase, VmHandle, remove_traces};
 use crate::artifacts;
@@ -70,8 +71,17 @@ impl Creation {
     /// # Errors
     /// Of the first step that fails.
     pub async fn run(self, operation: Handle) -> Result<OperationResult, Problem> {
-        let row = self.insert_row(&operation).await?;
-        match self.make(row.clone(), &operation).await {
+        let (row, in_use) = self.insert_row(&operation).await?;
+        let made = match self.make(row.clone(), &operation).await {
+            Ok(vm) => {
+                // Whoever removes everything finds it from here on, and need not wait for its start.
+                drop(in_use);
+                self.finish(vm, &operation).await
+            }
+            // What is undone is nobody else's to remove either.
+            Err(problem) => Err(problem),
+        };
+        match made {
             Ok(vm) => Ok(OperationResult::Vm(Box::new(vm.snapshot()))),
             Err(problem) => {
                 self.undo(row).await;
@@ -80,17 +90,21 @@ impl Creation {
         }
     }
 
-    /// Finds or fetches image and kernel, and writes down that there shall be a VM.
-    async fn insert_row(&self, operation: &Handle) -> Result<VmRow, Problem> {
+    /// Finds or fetches image and kernel, and writes down that there shall be a VM. Until the VM has
+    /// its task the lock must be held: a reset would take its directory for a stranger's.
+    async fn insert_row(
+        &self,
+        operation: &Handle,
+    ) -> Result<(VmRow, RwLockReadGuard<'_, ()>), Problem> {
         artifacts::ensure(&self.daemon, &self.request, operation).await?;
         operation.check_cancelled()?;
-        let _in_use = self.daemon.artifacts_in_use.read().await;
+        let in_use = self.daemon.artifacts_in_use.read().await;
         let (image, kernel) = artifacts::find(&self.daemon, &self.request.spec).await?;
         let row = self.row(&image, &kernel)?;
         self.daemon.gate.pass(step::CREATE_ROW).await?;
         let insert = row.clone();
         self.daemon.store(move |store| store.insert(&insert)).await?;
-        Ok(row)
+        Ok((row, in_use))
     }
 
     fn row(&self, image: &LocalImage, kernel: &LocalKernel) -> Result<VmRow, Problem> {
@@ -123,13 +137,21 @@ impl Creation {
         operation.progress(Progress::stage("vm.create", "creating the VM"));
         self.make_files(&row).await?;
         operation.check_cancelled()?;
-        let (id, created) = (row.id.clone(), fresh(VmState::Created, row.created_at_ms));
+        let created = fresh(VmState::Created, row.created_at_ms);
         self.daemon.events.tell(News::vm(EventType::VmCreated, &row));
-        let vm = self.daemon.add(row, Phase::Ended(created));
+        Ok(self.daemon.add(row, Phase::Ended(created)))
+    }
+
+    async fn finish(
+        &self,
+        vm: Arc<VmHandle>,
+        operation: &Handle,
+    ) -> Result<Arc<VmHandle>, Problem> {
         if let Some(start) = &self.request.start {
             start_first_time(&vm, start.clone(), operation).await?;
         }
         self.daemon.gate.pass(step::CREATE_FINISH).await?;
+        let id = vm.id.clone();
         self.daemon.store(move |store| store.finish_creation(&id)).await?;
         operation.check_cancelled()?;
         Ok(vm)

@@ -2,18 +2,24 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::shim::{LAUNCH_FILE, LaunchSpec};
+use banger_api::step;
 use banger_api::vm::{EndCause, OwnerPolicy, StartVm, StopVm, VmState};
 use banger_api::{ErrorCode, Problem};
 use banger_core::lifecycle::Request;
+use tokio::sync::Notify;
 
 use super::{Outcome, VmHandle};
 use crate::daemon::Daemon;
+use crate::gate::trap::{Effect, Trap};
 use crate::host::simulated::Manner;
-use crate::testing::{World, begin, eventually, list, make, outcome, request};
+use crate::system;
+use crate::testing::{
+    PATIENCE, World, begin, eventually, holds_within, list, make, outcome, request,
+};
 
 /// Runs a daemon's life; when it is over everything the daemon was doing stops, as by `kill -9`.
 pub(super) fn life<F: Future>(future: F) -> F::Output {
@@ -344,6 +350,34 @@ async fn nothing_is_begun_that_cannot_end_well() {
     assert_eq!(full.code, ErrorCode::HostDiskFull);
     assert!(world.is_clean());
     assert_eq!(list(&daemon), []);
+}
+
+#[test]
+fn a_reset_waits_for_a_vm_that_is_being_made_and_removes_it() {
+    for step in [step::CREATE_ROW, step::CREATE_DIRECTORY, step::CREATE_DISK] {
+        life(async {
+            let world = World::new();
+            let go_on = Arc::new(Notify::new());
+            let trap = Trap::at(step, Effect::Hold(Arc::clone(&go_on)));
+            let daemon = world.daemon_with(trap.gate()).await;
+            let creation = begin(&daemon, request("web", false)).await.expect("begin");
+            trap.reached.notified().await;
+            let (all, is_over) = (Arc::clone(&daemon), Arc::new(AtomicBool::new(false)));
+            let over = Arc::clone(&is_over);
+            let reset = daemon.operations.start("reset", |operation| async move {
+                let done = system::reset(all, operation).await;
+                over.store(true, Ordering::SeqCst);
+                done
+            });
+            // The clock of this test stands still as long as anybody has something to do.
+            assert!(!holds_within(PATIENCE, || is_over.load(Ordering::SeqCst)).await, "{step}");
+            go_on.notify_one();
+            outcome(&daemon, &creation).await.expect("it was made");
+            outcome(&daemon, &reset).await.expect("reset");
+            assert_eq!(list(&daemon), [], "{step}");
+            assert!(world.is_clean(), "{step}");
+        });
+    }
 }
 
 #[tokio::test]
