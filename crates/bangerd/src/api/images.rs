@@ -14,7 +14,6 @@ use banger_api::image::{
     RegisterImage, RegisterSource, Upload,
 };
 use banger_api::operation::Operation;
-use banger_api::vm::VmState;
 use banger_api::{ErrorCode, Problem};
 use banger_host::files;
 use futures_util::StreamExt;
@@ -119,14 +118,18 @@ pub(super) async fn register(
     };
     let file = daemon.uploads.take(id)?;
     request.source = RegisterSource::Path { path: uploads::path_of(&file) };
-    let job = Job::RegisterImage(request);
-    let all = Arc::clone(&daemon);
-    Ok(Accepted(daemon.operations.start(job.description(), |operation| async move {
-        let registered = jobs::join(&all, job, &operation).await;
-        // Until here it must stay open.
-        drop(file);
-        registered
-    })))
+    // It must stay open.
+    Ok(Accepted(start_with(&daemon, Job::RegisterImage(request), file)))
+}
+
+/// Begins a job that needs something to be kept until it is done.
+fn start_with(daemon: &Arc<Daemon>, job: Job, kept: impl Send + 'static) -> Operation {
+    let all = Arc::clone(daemon);
+    daemon.operations.start(job.description(), |operation| async move {
+        let done = jobs::join(&all, job, &operation).await;
+        drop(kept);
+        done
+    })
 }
 
 /// Makes an image of a stopped VM's disk.
@@ -137,24 +140,16 @@ pub(super) async fn promote(
     Body(request): Body<PromoteVm>,
 ) -> Result<Accepted, Failure> {
     let vm = daemon.find(&request.vm)?;
-    let name = vm.name.clone();
-    if !matches!(vm.state(), VmState::Stopped | VmState::Failed | VmState::Created) {
-        return Err(Failure(
-            Problem::new(ErrorCode::VmWrongState, format!("{name} is {}", vm.state()))
-                .cause("only the disk of a VM that does not run can become an image")
-                .hint(format!("banger stop {name}")),
-        ));
-    }
+    let lent = vm.lend_root().await?;
     artifacts::check_space(&daemon).await?;
-    crate::vm::settle_root(&daemon, &vm.row()).await?;
     let promotion = Promotion {
-        vm: name,
+        vm: vm.name.clone(),
         name: request.name,
-        image_digest: vm.row().image_digest.clone(),
+        image_digest: lent.row.image_digest.clone(),
         vm_dir: daemon.vm_dir(&vm.id),
-        disk_bytes: vm.row().disk_bytes,
+        disk_bytes: lent.row.disk_bytes,
     };
-    Ok(Accepted(jobs::start(&daemon, Job::PromoteVm(promotion))))
+    Ok(Accepted(start_with(&daemon, Job::PromoteVm(promotion), lent)))
 }
 
 /// Sends an image to a registry.
@@ -246,3 +241,6 @@ async fn find(daemon: &Arc<Daemon>, name: String) -> Result<Image, Problem> {
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;

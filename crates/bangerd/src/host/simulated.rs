@@ -63,6 +63,8 @@ pub struct Simulation {
     pub pulls: AtomicUsize,
     /// Long work other than pulls.
     pub jobs: Mutex<Vec<Job>>,
+    /// Which waits until it is cancelled.
+    pub slow_jobs: AtomicBool,
     /// A pull waits until it is cancelled.
     pub slow_pulls: AtomicBool,
     pub used_bytes: AtomicU64,

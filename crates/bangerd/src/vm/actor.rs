@@ -23,7 +23,7 @@ use banger_api::shim::STATUS_FILE;
 use banger_api::vm::{StartVm, StopVm, VmState, VmStatus};
 use banger_core::lifecycle::{Desired, Remains, fresh, last_word, settle};
 use banger_host::clock;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{RwLock, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -149,6 +149,8 @@ pub(super) struct Actor {
     asks: mpsc::Receiver<Ask>,
     hidden: Arc<AtomicBool>,
     pub(super) runs: Runs,
+    /// Shared by those who have its root disk; see [`super::lend`].
+    pub(super) root: Arc<RwLock<()>>,
 }
 
 impl Actor {
@@ -162,7 +164,7 @@ impl Actor {
         let row = Arc::clone(&rows.borrow());
         let dir = daemon.vm_dir(&row.id);
         let runs = Runs::new(&row, &status.borrow());
-        Self { daemon, row, rows, dir, status, asks, hidden, runs }
+        Self { daemon, row, rows, dir, status, asks, hidden, runs, root: Arc::default() }
     }
 
     /// Runs until the VM is removed, or the daemon ends.
@@ -227,6 +229,7 @@ impl Actor {
                         return Some(Phase::Removing(plans));
                     }
                 }
+                Ask::LendRoot { reply } => drop(reply.send(self.lend_root().await)),
                 Ask::Change { .. } => {}
             }
         }
@@ -389,11 +392,9 @@ impl Actor {
                     plans.waiting_for_removal.push(report);
                     let _ = reply.send(Ok(Outcome::Accepted(work)));
                 }
-                Ask::Look => {}
-                // Whoever asks for the end gets more than that; a start finds no VM.
+                // Whoever asks for the end gets more than that; the others find no VM.
                 Ask::End { reply, .. } => drop(reply.send(Ok(Outcome::AlreadySo))),
-                Ask::Start { reply, .. } => drop(reply),
-                Ask::Change { reply, .. } => drop(reply),
+                Ask::Look | Ask::Start { .. } | Ask::Change { .. } | Ask::LendRoot { .. } => {}
             }
         };
         if outcome.is_ok() {

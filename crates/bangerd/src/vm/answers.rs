@@ -5,6 +5,7 @@ use banger_core::lifecycle::{Decision, Request, decide};
 
 use super::actor::Plans;
 use super::end::How;
+use super::lend::not_ended;
 use super::{Ask, Outcome, Removal, Report, Verdict};
 use crate::store::VmRow;
 
@@ -37,7 +38,8 @@ pub(super) fn judge_removal(
 /// Answers a request while something is alive. Some if an end has to begin now.
 pub(super) fn take(row: &VmRow, ask: Ask, state: VmState, plans: &mut Plans) -> Option<How> {
     match ask {
-        Ask::Look => None,
+        // A change is answered before.
+        Ask::Look | Ask::Change { .. } => None,
         Ask::Start { reply, .. } => {
             let (verdict, _) = judge(&row.name, state, Request::Start);
             let _ = reply.send(verdict);
@@ -57,9 +59,8 @@ pub(super) fn take(row: &VmRow, ask: Ask, state: VmState, plans: &mut Plans) -> 
             plans.keep |= request == Request::Restart;
             Some(if request == Request::Kill { How::Kill } else { How::Stop(grace) })
         }
-        // Answered before: whoever waits for it would wait for ever.
-        Ask::Change { reply, .. } => {
-            drop(reply);
+        Ask::LendRoot { reply } => {
+            let _ = reply.send(Err(not_ended(row, state)));
             None
         }
         Ask::Remove { removal, reply } => {

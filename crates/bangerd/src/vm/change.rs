@@ -63,6 +63,7 @@ impl Actor {
             disks::remove_work_disk(&self.daemon, &self.row.id).await?;
         }
         if image.is_some() {
+            self.check_not_lent()?;
             // What an earlier change has left is dealt with first, or it could be taken for this one's.
             disks::settle_root(&self.daemon, &self.row).await?;
             self.daemon.gate.pass(step::SET_NEW_ROOT).await?;
@@ -83,7 +84,7 @@ impl Actor {
         }
         if image.is_some() {
             self.daemon.gate.pass(step::SET_ROOT).await?;
-            disks::settle_root(&self.daemon, &self.row).await?;
+            disks::place_new_root(&self.daemon, &self.row).await?;
         }
         // Also if the row says so already: its removal may have failed before.
         if wanted.work_disk_bytes == Some(0) && !state.is_live() {

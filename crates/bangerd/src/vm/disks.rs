@@ -8,8 +8,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use banger_api::Problem;
 use banger_api::shim::{COW_FILE, WORK_FILE};
+use banger_api::{ErrorCode, Problem};
 use banger_core::change::Settings;
 use banger_core::id::Id;
 use banger_host::{cow, files};
@@ -84,7 +84,26 @@ pub(super) async fn forget_new_root(
 ///
 /// # Errors
 /// Of the file system; it can be repeated.
-pub async fn settle_root(daemon: &Daemon, row: &VmRow) -> Result<(), Problem> {
+pub(super) async fn settle_root(daemon: &Daemon, row: &VmRow) -> Result<(), Problem> {
+    settled(daemon, row).await.map(drop)
+}
+
+/// The same, right after the row was written that wants a new root disk.
+///
+/// # Errors
+/// Of the file system, also if there is no such disk: the old one belongs to another image.
+pub(super) async fn place_new_root(daemon: &Daemon, row: &VmRow) -> Result<(), Problem> {
+    if settled(daemon, row).await? {
+        return Ok(());
+    }
+    let (name, image) = (&row.name, &row.spec.image);
+    Err(Problem::new(ErrorCode::Internal, "cannot put the VM's new root disk in its place")
+        .cause("it is no longer there")
+        .hint(format!("banger set {name} --image {image}")))
+}
+
+/// Whether there was a new root disk for the image of the row.
+async fn settled(daemon: &Daemon, row: &VmRow) -> Result<bool, Problem> {
     let (dir, wanted) = (daemon.vm_dir(&row.id), new_root_name(&row.image_digest));
     blocking(move || {
         settle(&dir, &wanted)
@@ -99,18 +118,20 @@ fn new_root_name(image_digest: &str) -> String {
     format!("{NEW_ROOT}{hex}")
 }
 
-fn settle(dir: &Path, wanted: &str) -> io::Result<()> {
+fn settle(dir: &Path, wanted: &str) -> io::Result<bool> {
+    let mut placed = false;
     for entry in std::fs::read_dir(dir)? {
         let name = entry?.file_name();
         let Some(name) = name.to_str().filter(|name| name.starts_with(NEW_ROOT)) else { continue };
         if name == wanted {
             std::fs::rename(dir.join(name), dir.join(COW_FILE))?;
+            placed = true;
         } else {
             remove_if_there(&dir.join(name))?;
         }
         files::sync_dir(dir)?;
     }
-    Ok(())
+    Ok(placed)
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

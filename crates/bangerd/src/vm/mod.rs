@@ -15,6 +15,7 @@ mod end;
 mod exhaustive_tests;
 pub mod expiry;
 mod launch;
+mod lend;
 pub mod logs;
 #[cfg(test)]
 mod model_tests;
@@ -48,9 +49,9 @@ use crate::store::VmRow;
 pub use actor::Phase;
 pub use attach::read_status;
 pub use change::Wanted;
-pub use disks::settle_root;
 pub(crate) use end::is_locked;
 pub use launch::{last_environment, read_launch_file};
+pub use lend::LentRoot;
 pub use remove::{clear_leftovers, remove_traces};
 
 /// How many requests may wait for a VM's task; it takes them at once.
@@ -210,6 +211,14 @@ impl VmHandle {
         self.ask(|reply| Ask::Change { wanted: Box::new(wanted), reply }).await
     }
 
+    /// Asks for its root disk, to make an image of it.
+    ///
+    /// # Errors
+    /// As for [`VmHandle::start`].
+    pub async fn lend_root(&self) -> Result<LentRoot, Problem> {
+        self.ask(|reply| Ask::LendRoot { reply }).await
+    }
+
     async fn ask<T>(
         &self,
         make: impl FnOnce(oneshot::Sender<Result<T, Problem>>) -> Ask,
@@ -273,6 +282,9 @@ enum Ask {
     Change {
         wanted: Box<Wanted>,
         reply: oneshot::Sender<Result<Vec<Change>, Problem>>,
+    },
+    LendRoot {
+        reply: oneshot::Sender<Result<LentRoot, Problem>>,
     },
     /// Compare what is observed with what is taken for true.
     Look,

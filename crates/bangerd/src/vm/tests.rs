@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::shim::{LAUNCH_FILE, LaunchSpec};
@@ -17,9 +18,7 @@ use crate::daemon::Daemon;
 use crate::gate::trap::{Effect, Trap};
 use crate::host::simulated::Manner;
 use crate::system;
-use crate::testing::{
-    PATIENCE, World, begin, eventually, holds_within, list, make, outcome, request,
-};
+use crate::testing::{World, begin, eventually, holds_within, list, make, outcome, request};
 
 /// Runs a daemon's life; when it is over everything the daemon was doing stops, as by `kill -9`.
 pub(super) fn life<F: Future>(future: F) -> F::Output {
@@ -370,7 +369,8 @@ fn a_reset_waits_for_a_vm_that_is_being_made_and_removes_it() {
                 done
             });
             // The clock of this test stands still as long as anybody has something to do.
-            assert!(!holds_within(PATIENCE, || is_over.load(Ordering::SeqCst)).await, "{step}");
+            let is_over = || is_over.load(Ordering::SeqCst);
+            assert!(!holds_within(Duration::from_secs(1), is_over).await, "{step}");
             go_on.notify_one();
             outcome(&daemon, &creation).await.expect("it was made");
             outcome(&daemon, &reset).await.expect("reset");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use banger_api::image::{CatalogImage, Image, ImageConfig, PruneImages, PrunedImage, PrunedImages};
@@ -47,16 +47,22 @@ pub(super) fn kernel(version: usize) -> Kernel {
 impl Seen {
     fn pull(&self, name: &str, report: &Report<'_>) -> Result<usize, Problem> {
         (report.progress)(Progress::stage("pull", name));
-        let deadline = Instant::now() + PATIENCE;
-        while self.0.slow_pulls.load(Ordering::SeqCst) {
-            assert!(Instant::now() < deadline, "nobody lets the slow pull of {name} go on");
-            if report.cancel.is_cancelled() {
-                return Err(Problem::new(ErrorCode::Cancelled, "cancelled"));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        wait_while(&self.0.slow_pulls, name, report)?;
         Ok(self.0.pulls.fetch_add(1, Ordering::SeqCst) + 1)
     }
+}
+
+/// Takes its time until it is told otherwise, or cancelled.
+fn wait_while(slow: &AtomicBool, what: &str, report: &Report<'_>) -> Result<(), Problem> {
+    let deadline = Instant::now() + PATIENCE;
+    while slow.load(Ordering::SeqCst) {
+        assert!(Instant::now() < deadline, "nobody lets the slow work on {what} go on");
+        if report.cancel.is_cancelled() {
+            return Err(Problem::new(ErrorCode::Cancelled, "cancelled"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 impl Artifacts for Seen {
@@ -122,6 +128,7 @@ impl Artifacts for Seen {
                 Ok(OperationResult::Kernel(kernel))
             }
             other => {
+                wait_while(&self.0.slow_jobs, &other.description(), &report)?;
                 self.0.jobs.lock().unwrap().push(other.clone());
                 Ok(OperationResult::Nothing)
             }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use banger_api::ErrorCode;
 use banger_api::change::{Applies, SetVm};
@@ -17,7 +17,7 @@ use banger_host::cow;
 use crate::daemon::Daemon;
 use crate::gate::trap::{Effect, Trap};
 use crate::testing::{World, make, request};
-use crate::vm::{Outcome, VmHandle, Wanted};
+use crate::vm::{Outcome, VmHandle, Wanted, disks};
 
 const GIB: u64 = 1 << 30;
 
@@ -257,11 +257,28 @@ async fn a_change_that_fails_changes_nothing() {
     let vm = find(&daemon);
     std::fs::write(dir(&vm).join(COW_FILE), "data").expect("write");
     vm.change(image(&daemon, "sha256:image1")).await.expect_err("the test says so");
-    crate::vm::settle_root(&daemon, &vm.row()).await.expect("nothing to settle");
+    disks::settle_root(&daemon, &vm.row()).await.expect("nothing to settle");
     assert!(is_ours(&dir(&vm).join(COW_FILE)), "the old disk stays");
     assert_eq!(roots(&dir(&vm)), [COW_FILE]);
     let absurd = SetVm { memory_mib: Some(u32::MAX), ..SetVm::default() };
     assert_eq!(vm.change(set(absurd)).await.expect_err("absurd").code, ErrorCode::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_new_root_disk_that_went_meanwhile_is_missed() {
+    let world = World::new();
+    let at = Arc::new(OnceLock::<PathBuf>::new());
+    let new = Arc::clone(&at);
+    let strike = move || std::fs::remove_file(new.get().expect("known")).expect("it was made");
+    let trap = Trap::at(step::SET_ROOT, Effect::Strike(Box::new(strike)));
+    let daemon = world.daemon_with(trap.gate()).await;
+    world.machine.add_image("other", "sha256:other");
+    make(&daemon, request("web", false)).await.expect("make");
+    let vm = find(&daemon);
+    at.set(dir(&vm).join("root.cow.new-other")).expect("once");
+    let problem = vm.change(image(&daemon, "sha256:other")).await.expect_err("it is gone");
+    assert_eq!(problem.hint.as_deref(), Some("banger set web --image other"));
+    vm.change(image(&daemon, "sha256:other")).await.expect("it can be repeated");
 }
 
 #[test]
@@ -292,7 +309,7 @@ fn a_root_disk_is_replaced_whole_or_not_at_all_and_never_under_another_image() {
             let daemon = world.daemon().await;
             let vm = find(&daemon);
             let at = step.name();
-            crate::vm::settle_root(&daemon, &vm.row()).await.expect(at);
+            disks::settle_root(&daemon, &vm.row()).await.expect(at);
             assert_eq!(roots(&place), [COW_FILE], "{step}");
             let is_old = is_ours(&place.join(COW_FILE));
             let wants_old = vm.row().image_digest == "sha256:image1";
