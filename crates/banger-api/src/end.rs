@@ -36,7 +36,8 @@ pub enum EndCause {
     MainExited,
     /// The client that owned the VM hung up.
     OwnerGone,
-    /// The shim was told to end by a signal, as by a host that shuts down; it stopped the VM cleanly.
+    /// The shim was told to end by a signal, as by a host that shuts down; it stopped the VM cleanly,
+    /// unless the reason says that the guest could not be asked.
     Terminated,
     /// The guest powered itself off.
     GuestPowerOff,

@@ -4,6 +4,9 @@
 //! vm.disk ─ vm.network ─ vm.vmm ─┬─ vm.boot ─ vm.configure ─ ready
 //!                                └─ vm.uplink (meanwhile)
 //! ```
+//!
+//! Once the guest is configured it may write to its disks: what comes after that is waited for by
+//! [`await_up`], beside which orders are obeyed.
 
 use std::fs::File;
 use std::future::Future;
@@ -63,6 +66,8 @@ pub(crate) struct Machine {
     pub(crate) words: Recording,
     /// The guest's agent.
     pub(crate) guest: Guest,
+    /// When the time for its boot is over.
+    pub(crate) boot_deadline: Instant,
 }
 
 /// A VMM that runs, with a guest that does not answer yet.
@@ -72,11 +77,35 @@ struct Booting {
     words: Recording,
 }
 
-/// Brings the VM up for the first time.
+impl Booting {
+    /// Why the VMM ended before its guest was up.
+    async fn early_end(self) -> LaunchError {
+        let Self { mut vmm, console, words } = self;
+        let status = vmm.wait().await;
+        let (tail, words) = (console.finish().await, words.finish().await);
+        match tail.panic() {
+            Some(line) => LaunchError::Panic { line: line.to_owned() },
+            None if status.as_ref().is_ok_and(std::process::ExitStatus::success) => {
+                LaunchError::PoweredOff
+            }
+            None => LaunchError::VmmEnded { reason: power::describe_vmm_end(status, &words) },
+        }
+    }
+}
+
+impl Machine {
+    /// Why the VMM ended before the VM was up.
+    pub(crate) async fn early_end(self) -> LaunchError {
+        let Self { vmm, console, words, .. } = self;
+        Booting { vmm, console, words }.early_end().await
+    }
+}
+
+/// Starts the VM for the first time, and waits until its guest answers.
 pub(crate) async fn launch(
     vm: &Vm,
     reporter: &mut Reporter,
-) -> Result<(Host, Machine), LaunchError> {
+) -> Result<(Host, Machine, Uplink), LaunchError> {
     reporter.step(step::VM_DISK, "checking the disk").await?;
     check_disk(vm)?;
     reporter.step(step::VM_NETWORK, "making the network").await?;
@@ -91,12 +120,10 @@ pub(crate) async fn launch(
     };
     reporter.step(step::VM_BOOT, message).await?;
     let machine = boot(vm, &host, booting).await?;
-    await_uplink(vm, uplink).await;
-    fault::reach(step::VM_READY).await.map_err(crate::failure::host("tell that the VM runs"))?;
-    Ok((host, machine))
+    Ok((host, machine, uplink))
 }
 
-/// Brings the guest up again, after it rebooted.
+/// Starts the guest again that rebooted, and waits until it answers.
 pub(crate) async fn relaunch(vm: &Vm, host: &Host) -> Result<Machine, LaunchError> {
     check_disk(vm)?;
     boot(vm, host, start_vmm(vm, host)?).await
@@ -145,6 +172,25 @@ fn start_vmm(vm: &Vm, machine: &Host) -> Result<Booting, LaunchError> {
     })
 }
 
+/// Waits until the VM is up, whose guest answers: until its services run, and at the first boot for the
+/// uplink. Does not notice the VMM's end.
+pub(crate) async fn await_up(
+    vm: &Vm,
+    guest: &Guest,
+    deadline: Instant,
+    uplink: Option<Uplink>,
+) -> Result<(), LaunchError> {
+    if vm.spec.init == InitMode::System {
+        let left = deadline.saturating_duration_since(Instant::now());
+        await_services(vm, guest, system_limit(vm.spec.engine.accelerator, left)).await;
+    }
+    if let Some(uplink) = uplink {
+        await_uplink(vm, uplink).await;
+        fault::reach(step::VM_READY).await.map_err(host("tell that the VM runs"))?;
+    }
+    Ok(())
+}
+
 /// Waits for the guest, and boots it again if its kernel found no timer: it would hang.
 ///
 /// An emulated kernel compares its timer with its clock for a tenth of a second. If the host lets its
@@ -182,22 +228,14 @@ async fn bring_up(
         Some(Err(error)) => {
             // What broke often broke because the VMM ended, which then says more.
             return match tokio::time::timeout(LAST_WORDS, booting.vmm.wait()).await {
-                Ok(_) => Err(early_end(booting).await),
+                Ok(_) => Err(booting.early_end().await),
                 Err(_) => Err(error),
             };
         }
-        None => return Err(early_end(booting).await),
+        None => return Err(booting.early_end().await),
     };
-    if vm.spec.init == InitMode::System {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let limit = system_limit(vm.spec.engine.accelerator, left);
-        tokio::select! {
-            () = await_services(vm, &guest, limit) => {}
-            _ = booting.vmm.wait() => return Err(early_end(booting).await),
-        }
-    }
     let Booting { vmm, console, words } = booting;
-    Ok(Machine { vmm, qmp, events, console, words, guest })
+    Ok(Machine { vmm, qmp, events, console, words, guest, boot_deadline: deadline })
 }
 
 /// Waits until the image's own init has started everything. A guest whose services take longer, or
@@ -268,21 +306,8 @@ async fn identify(vm: &Vm, guest: &Guest) -> Result<(), LaunchError> {
     Ok(())
 }
 
-/// Why a VMM ended before its guest was up.
-async fn early_end(booting: Booting) -> LaunchError {
-    let Booting { mut vmm, console, words } = booting;
-    let status = vmm.wait().await;
-    let (tail, words) = (console.finish().await, words.finish().await);
-    match tail.panic() {
-        Some(line) => LaunchError::Panic { line: line.to_owned() },
-        None if status.as_ref().is_ok_and(std::process::ExitStatus::success) => {
-            LaunchError::PoweredOff
-        }
-        None => LaunchError::VmmEnded { reason: power::describe_vmm_end(status, &words) },
-    }
-}
-
-type Uplink = oneshot::Receiver<Result<std::process::Child, network::NetworkError>>;
+/// The uplink that is being made.
+pub(crate) type Uplink = oneshot::Receiver<Result<std::process::Child, network::NetworkError>>;
 
 fn start_uplink(host: &Host) -> Result<Uplink, LaunchError> {
     let namespace = host.network.namespace.clone();

@@ -50,6 +50,11 @@ const REGAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Grace of a stop that nobody gave one.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
+/// Why a VM ended whose shim got SIGTERM.
+const TOLD_TO_END: &str = "its supervisor was told to end, as when the host shuts down";
+/// How a VM ended whose guest could not be asked yet.
+const KILLED_IN_BOOT: &str = "killed while it booted again";
+
 /// What asks a program to end that nobody named a signal for.
 const SIGTERM: i32 = 15;
 /// What ends a program without asking.
@@ -72,7 +77,7 @@ pub(crate) enum Order {
 
 impl Order {
     /// The end that comes of it.
-    pub(crate) fn end(self) -> VmEnd {
+    fn end(self) -> VmEnd {
         let (cause, main) = match self {
             Self::Kill => (EndCause::Killed, None),
             Self::Stop(_) => (EndCause::Stopped, None),
@@ -81,6 +86,21 @@ impl Order {
             Self::OwnerGone(None) => (EndCause::OwnerGone, None),
         };
         VmEnd { cause, reason: reason(cause, main), main, console_tail: Vec::new() }
+    }
+
+    /// The end that comes of it while the guest boots again, and cannot be asked to go down.
+    pub(crate) fn end_in_boot(self) -> VmEnd {
+        let mut end = self.end();
+        match self {
+            Self::Stop(_) => {
+                end.cause = EndCause::Killed;
+                end.reason = KILLED_IN_BOOT.to_owned();
+            }
+            // The cause stays: it was nobody's wish, so a restart policy goes on.
+            Self::Terminate(_) => end.reason = format!("{TOLD_TO_END}; {KILLED_IN_BOOT}"),
+            Self::Kill | Self::MainEnded(_) | Self::OwnerGone(_) => {}
+        }
+        end
     }
 
     /// How long the guest may take to go down; None if nobody waits for it.
@@ -133,7 +153,9 @@ pub(crate) async fn watch(
     loop {
         let machine = &mut watch.machine;
         tokio::select! {
-            Some(order) = orders.recv() => return watch.obey(order, orders).await,
+            Some(order) = orders.recv() => {
+                return Outcome::Ended(obey(vm, watch.machine, order, orders).await);
+            }
             status = machine.vmm.wait() => return watch.judge(status).await,
             Some(event) = machine.events.recv() => watch.note(event),
             () = machine.guest.closed(), if watch.regaining.is_none() => watch.regain_guest(),
@@ -157,66 +179,6 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    async fn obey(mut self, order: Order, orders: &mut mpsc::Receiver<Order>) -> Outcome {
-        let mut end = order.end();
-        if let Some(grace) = order.grace(self.vm.spec.owner) {
-            match self.shut_down(grace, orders).await {
-                Farewell::Clean => {}
-                Farewell::Incomplete(problem) => self.vm.board.warn(problem),
-                Farewell::TimedOut => {
-                    end.cause = EndCause::StopTimedOut;
-                    end.reason = reason(EndCause::StopTimedOut, None);
-                }
-            }
-            if end.main.is_none() {
-                end.main = self.vm.main_pid.last_word().await;
-            }
-        }
-        if let Err(error) = fault::reach(step::SHIM_POWER_OFF).await {
-            tracing::error!(%error, "the VMM may not be killed");
-        }
-        // Nothing is lost: either the guest has synced and unmounted, or that was not wanted.
-        if let Err(error) = self.machine.vmm.kill() {
-            tracing::error!(%error, "cannot kill the VMM");
-        }
-        let _ = self.machine.vmm.wait().await;
-        Outcome::Ended(end)
-    }
-
-    /// Asks the guest to go down.
-    async fn shut_down(&mut self, grace: Duration, orders: &mut mpsc::Receiver<Order>) -> Farewell {
-        self.vm.board.enter(VmState::Stopping);
-        // Processes that ignore SIGTERM must leave time for the sync.
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) / 4 * 3;
-        let main = self.vm.main_pid.get().and_then(|pid| stop_main(&self.vm.spec, pid));
-        let request = Shutdown { action: ShutdownAction::PowerOff, grace_ms, main };
-        let limit = grace.saturating_add(ANSWER_GRACE);
-        let told = async {
-            fault::reach(step::SHIM_SHUT_DOWN)
-                .await
-                .map_err(|error| HttpError::Body(error.to_string()))?;
-            configure::tell(&self.machine.guest, "/v1/shutdown", &request, limit).await
-        };
-        let (deadline, vmm) = (tokio::time::sleep(limit), &mut self.machine.vmm);
-        let answered = tokio::select! {
-            told = told => told,
-            _ = vmm.wait() => Ok(()),
-            () = told_to_kill(orders) => return Farewell::TimedOut,
-        };
-        match answered {
-            Ok(()) => Farewell::Clean,
-            Err(HttpError::Problem(problem)) => {
-                Farewell::Incomplete(exec::plain(problem).to_string())
-            }
-            // An agent that hung up may be on its way down already.
-            Err(_) => tokio::select! {
-                _ = vmm.wait() => Farewell::Clean,
-                () = deadline => Farewell::TimedOut,
-                () = told_to_kill(orders) => Farewell::TimedOut,
-            },
-        }
-    }
-
     /// Why the VMM ended by itself.
     async fn judge(self, status: std::io::Result<ExitStatus>) -> Outcome {
         let Self { vm, machine, shutdown_reason, .. } = self;
@@ -313,6 +275,75 @@ impl Watch<'_> {
     }
 }
 
+/// Ends a machine whose guest answers, as it was told to.
+pub(crate) async fn obey(
+    vm: &Vm,
+    mut machine: Machine,
+    order: Order,
+    orders: &mut mpsc::Receiver<Order>,
+) -> VmEnd {
+    let mut end = order.end();
+    if let Some(grace) = order.grace(vm.spec.owner) {
+        match shut_down(vm, &mut machine, grace, orders).await {
+            Farewell::Clean => {}
+            Farewell::Incomplete(problem) => vm.board.warn(problem),
+            Farewell::TimedOut => {
+                end.cause = EndCause::StopTimedOut;
+                end.reason = reason(EndCause::StopTimedOut, None);
+            }
+        }
+        if end.main.is_none() {
+            end.main = vm.main_pid.last_word().await;
+        }
+    }
+    if let Err(error) = fault::reach(step::SHIM_POWER_OFF).await {
+        tracing::error!(%error, "the VMM may not be killed");
+    }
+    // Nothing is lost: either the guest has synced and unmounted, or that was not wanted.
+    if let Err(error) = machine.vmm.kill() {
+        tracing::error!(%error, "cannot kill the VMM");
+    }
+    let _ = machine.vmm.wait().await;
+    end
+}
+
+/// Asks the guest to go down.
+async fn shut_down(
+    vm: &Vm,
+    machine: &mut Machine,
+    grace: Duration,
+    orders: &mut mpsc::Receiver<Order>,
+) -> Farewell {
+    vm.board.enter(VmState::Stopping);
+    // Processes that ignore SIGTERM must leave time for the sync.
+    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) / 4 * 3;
+    let main = vm.main_pid.get().and_then(|pid| stop_main(&vm.spec, pid));
+    let request = Shutdown { action: ShutdownAction::PowerOff, grace_ms, main };
+    let limit = grace.saturating_add(ANSWER_GRACE);
+    let told = async {
+        fault::reach(step::SHIM_SHUT_DOWN)
+            .await
+            .map_err(|error| HttpError::Body(error.to_string()))?;
+        configure::tell(&machine.guest, "/v1/shutdown", &request, limit).await
+    };
+    let (deadline, vmm) = (tokio::time::sleep(limit), &mut machine.vmm);
+    let answered = tokio::select! {
+        told = told => told,
+        _ = vmm.wait() => Ok(()),
+        () = told_to_kill(orders) => return Farewell::TimedOut,
+    };
+    match answered {
+        Ok(()) => Farewell::Clean,
+        Err(HttpError::Problem(problem)) => Farewell::Incomplete(exec::plain(problem).to_string()),
+        // An agent that hung up may be on its way down already.
+        Err(_) => tokio::select! {
+            _ = vmm.wait() => Farewell::Clean,
+            () = deadline => Farewell::TimedOut,
+            () = told_to_kill(orders) => Farewell::TimedOut,
+        },
+    }
+}
+
 /// How the main process is asked to end. None if it gets SIGTERM along with all others.
 fn stop_main(spec: &LaunchSpec, pid: u32) -> Option<StopMain> {
     let named = spec.stop_signal.as_deref().and_then(|name| match signal::parse(name) {
@@ -369,10 +400,7 @@ pub(crate) fn reason(cause: EndCause, main: Option<ExecEnd>) -> String {
         (EndCause::StopTimedOut, _) => {
             "killed: the guest did not stop within its grace period".to_owned()
         }
-        (EndCause::Terminated, _) => {
-            "its supervisor was told to end, as when the host shuts down; stopped cleanly"
-                .to_owned()
-        }
+        (EndCause::Terminated, _) => format!("{TOLD_TO_END}; stopped cleanly"),
         (EndCause::OwnerGone, _) => "the client that started it is gone".to_owned(),
         _ => "stopped by request".to_owned(),
     }
@@ -427,6 +455,25 @@ mod tests {
             let (found, reason) = vmm_end(status, &Tail::default(), out_of_memory);
             assert_eq!(found, cause, "{reason}");
             assert!(reason.contains(part), "{reason}");
+        }
+    }
+
+    #[test]
+    fn an_end_without_a_guest_that_could_be_asked_is_not_called_clean() {
+        let grace = Duration::from_secs(10);
+        // Order, cause, part of the reason.
+        let table = [
+            (Order::Stop(grace), EndCause::Killed, "killed while it booted again"),
+            (Order::Terminate(grace), EndCause::Terminated, "killed while it booted again"),
+            (Order::Kill, EndCause::Killed, "killed by request"),
+            (Order::OwnerGone(None), EndCause::OwnerGone, "is gone"),
+            (Order::MainEnded(ExecEnd::Exited(3)), EndCause::MainExited, "exited with 3"),
+        ];
+        for (order, cause, part) in table {
+            let end = order.end_in_boot();
+            assert_eq!(end.cause, cause, "{order:?}");
+            assert!(end.reason.contains(part), "{}", end.reason);
+            assert!(!end.reason.contains("cleanly"), "{}", end.reason);
         }
     }
 

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::board::Board;
 use crate::failure::{LaunchError, host};
 use crate::guest::Guest;
-use crate::launch::{self, Host, Machine};
+use crate::launch::{self, Host, Machine, Uplink};
 use crate::main_process::MainPid;
 use crate::ownership::Ownership;
 use crate::power::{self, Order, Outcome};
@@ -144,13 +144,17 @@ async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
     let mut reporter = Reporter::new();
     let began = Instant::now();
     let launched = tokio::select! {
-        launched = launch::launch(vm, &mut reporter) => Some(launched),
-        _ = orders.recv() => None,
+        launched = launch::launch(vm, &mut reporter) => launched,
+        _ = orders.recv() => return cancel(vm, &mut reporter, cancelled()),
     };
-    let (mut host, machine) = match launched {
-        Some(Ok(up)) => up,
-        Some(Err(error)) => return fail(vm, &mut reporter, &error),
-        None => return cancel(vm, &mut reporter),
+    let (mut host, machine, uplink) = match launched {
+        Ok(launched) => launched,
+        Err(error) => return fail(vm, &mut reporter, &error),
+    };
+    let machine = match come_up(vm, machine, Some(uplink), orders).await {
+        Ok(machine) => machine,
+        Err(Early::Failed(error)) => return fail(vm, &mut reporter, &error),
+        Err(Early::Told(end)) => return cancel(vm, &mut reporter, end),
     };
     vm.guest.send_replace(Some(machine.guest.clone()));
     vm.board.up(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
@@ -177,15 +181,48 @@ async fn watch_through_reboots(
         vm.board.enter(VmState::Starting);
         let again = tokio::select! {
             again = launch::relaunch(vm, host) => again,
-            Some(order) = orders.recv() => return order.end(),
+            Some(order) = orders.recv() => return order.end_in_boot(),
         };
-        match again {
+        let up = match again {
+            Ok(machine) => come_up(vm, machine, None, orders).await,
+            Err(error) => Err(Early::Failed(error)),
+        };
+        match up {
             Ok(up) => {
                 vm.guest.send_replace(Some(up.guest.clone()));
                 vm.board.enter(VmState::Running);
                 machine = up;
             }
-            Err(error) => return launch_failed(&error),
+            Err(Early::Failed(error)) => return launch_failed(&error),
+            Err(Early::Told(end)) => return end,
+        }
+    }
+}
+
+/// Why a VM did not come up.
+#[derive(Debug)]
+enum Early {
+    /// Something broke.
+    Failed(LaunchError),
+    /// It was told to end, and has.
+    Told(VmEnd),
+}
+
+/// Waits until a VM is up whose guest answers. It may write already, so it is ended like one that is up.
+async fn come_up(
+    vm: &Vm,
+    mut machine: Machine,
+    uplink: Option<Uplink>,
+    orders: &mut mpsc::Receiver<Order>,
+) -> Result<Machine, Early> {
+    let (guest, deadline) = (machine.guest.clone(), machine.boot_deadline);
+    tokio::select! {
+        up = launch::await_up(vm, &guest, deadline, uplink) => {
+            up.map(|()| machine).map_err(Early::Failed)
+        }
+        _ = machine.vmm.wait() => Err(Early::Failed(machine.early_end().await)),
+        Some(order) = orders.recv() => {
+            Err(Early::Told(power::obey(vm, machine, order, orders).await))
         }
     }
 }
@@ -207,10 +244,14 @@ fn launch_failed(error: &LaunchError) -> VmEnd {
     VmEnd { cause: EndCause::LaunchFailed, reason, main: None, console_tail: Vec::new() }
 }
 
-fn cancel(vm: &Vm, reporter: &mut Reporter) {
-    let cause = EndCause::Killed;
+fn cancelled() -> VmEnd {
     let reason = "cancelled while it started".to_owned();
-    vm.board.end(VmEnd { cause, reason: reason.clone(), main: None, console_tail: Vec::new() });
+    VmEnd { cause: EndCause::Killed, reason, main: None, console_tail: Vec::new() }
+}
+
+fn cancel(vm: &Vm, reporter: &mut Reporter, end: VmEnd) {
+    let reason = end.reason.clone();
+    vm.board.end(end);
     let problem =
         Problem::new(ErrorCode::Cancelled, format!("VM {} was not started", vm.spec.name));
     reporter.say(&LaunchEvent::Failed { problem: problem.cause(reason) });
@@ -261,5 +302,88 @@ impl Reporter {
         if output.write_all(&line).and_then(|()| output.flush()).is_err() {
             self.output = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use banger_api::shim::{CONSOLE_FILE, VMM_LOG_FILE};
+    use banger_host::process::Watched;
+    use banger_host::qemu::qmp::Qmp;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::console::{Recording, new_log};
+    use crate::testing;
+
+    const UNMOUNTED_BADLY: &str =
+        r#"{"code":"internal","title":"the guest's disks are synced but still in use"}"#;
+
+    /// A machine whose guest answers. In the VMM's place is a program that does nothing, and ends with the
+    /// test if nobody ends it.
+    #[expect(clippy::disallowed_methods, reason = "a program to be the VMM")]
+    async fn machine(vm: &Vm, guest: Guest) -> Machine {
+        let idle = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a program");
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        theirs.write_all(b"{\"QMP\":{}}\n{\"return\":{}}\n").await.expect("greeted");
+        let (qmp, events) = Qmp::connect(ours).await.expect("QMP");
+        let silent = |name| {
+            let (pipe, _) = std::io::pipe().expect("a pipe");
+            let log = new_log(&vm.dir, name, 1 << 20).expect("a log");
+            Recording::start(pipe.into(), log).expect("recorded")
+        };
+        Machine {
+            vmm: Watched::new(idle).expect("watched"),
+            qmp,
+            events,
+            console: silent(CONSOLE_FILE),
+            words: silent(VMM_LOG_FILE),
+            guest,
+            boot_deadline: Instant::now() + Duration::from_secs(600),
+        }
+    }
+
+    /// A guest whose services never come up, and which is told this.
+    async fn told(order: Order) -> (VmEnd, Vec<String>) {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (vm, mut orders) = testing::vm(dir.path(), testing::launch_spec("system", ""));
+        let answers =
+            &[("/v1/await-system", testing::NEVER, ""), ("/v1/shutdown", 500, UNMOUNTED_BADLY)];
+        let machine = machine(&vm, testing::guest(answers).await).await;
+        vm.orders.send(order).await.expect("taken");
+        match come_up(&vm, machine, None, &mut orders).await {
+            Err(Early::Told(end)) => (end, vm.board.now().warnings),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_whose_services_still_start_is_asked_to_go_down() {
+        let grace = Duration::from_secs(60);
+        for (order, cause) in [
+            (Order::Stop(grace), EndCause::Stopped),
+            (Order::Terminate(grace), EndCause::Terminated),
+        ] {
+            let (end, warnings) = told(order).await;
+            assert_eq!(end.cause, cause);
+            assert_eq!(warnings.len(), 1, "{order:?}: the guest's own word: {warnings:?}");
+            assert!(warnings[0].contains("synced but still in use"), "{warnings:?}");
+        }
+        let (end, warnings) = told(Order::Kill).await;
+        assert_eq!((end.cause, warnings), (EndCause::Killed, Vec::new()), "not asked");
+    }
+
+    #[tokio::test]
+    async fn a_vmm_that_ends_before_the_services_are_up_is_noticed() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (vm, mut orders) = testing::vm(dir.path(), testing::launch_spec("system", ""));
+        let guest = testing::guest(&[("/v1/await-system", testing::NEVER, "")]).await;
+        let mut machine = machine(&vm, guest).await;
+        machine.vmm.kill().expect("killed");
+        let up = come_up(&vm, machine, None, &mut orders).await;
+        assert!(matches!(up, Err(Early::Failed(LaunchError::VmmEnded { .. }))), "{up:?}");
     }
 }

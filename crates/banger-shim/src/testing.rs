@@ -1,15 +1,27 @@
-//! What several tests need: a launch specification, and an agent that says what it is told to.
+//! What several tests need: a launch specification, an agent that says what it is told to, and what
+//! the parts of a shim share.
+
+use std::future::poll_fn;
+use std::path::Path;
+use std::sync::Arc;
 
 use banger_api::agent::{NONCE_LEN, PREAMBLE};
 use banger_api::shim::LaunchSpec;
+use banger_api::vm::EngineInUse;
+use banger_host::oom::OomWatch;
 use serde_json::json;
-use std::future::poll_fn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 use yamux::{Connection, Mode};
 
+use crate::board::Board;
 use crate::guest::Guest;
+use crate::main_process::MainPid;
+use crate::ownership::Ownership;
+use crate::power::Order;
+use crate::supervise::Vm;
 
 /// What to launch, with this first process and stop signal.
 pub(crate) fn launch_spec(init: &str, stop_signal: &str) -> LaunchSpec {
@@ -25,6 +37,9 @@ pub(crate) fn launch_spec(init: &str, stop_signal: &str) -> LaunchSpec {
     });
     serde_json::from_value(json).expect("a launch spec")
 }
+
+/// The status of an answer that never comes.
+pub(crate) const NEVER: u16 = 0;
 
 /// A guest whose agent gives the body of the first route in `answers` that a request is for, with
 /// its status.
@@ -56,6 +71,9 @@ async fn answer(
     let path = request.split(' ').nth(1).expect("a path");
     let known = answers.iter().find(|(route, ..)| *route == path);
     let (_, status, body) = known.expect("a route of this test");
+    if *status == NEVER {
+        std::future::pending::<()>().await;
+    }
     let kind = if *status < 400 { "application/json" } else { "application/problem+json" };
     let answer = format!(
         "HTTP/1.1 {status} x\r\ncontent-type: {kind}\r\nconnection: close\r\n\
@@ -64,4 +82,26 @@ async fn answer(
     );
     stream.write_all(answer.as_bytes()).await.expect("answered");
     stream.shutdown().await.expect("closed");
+}
+
+/// A VM in a directory, and the orders that it gets.
+pub(crate) fn vm(dir: &Path, spec: LaunchSpec) -> (Vm, mpsc::Receiver<Order>) {
+    let engine = EngineInUse {
+        name: spec.engine.name.clone(),
+        version: spec.engine.version.clone(),
+        accelerator: spec.engine.accelerator,
+    };
+    let (orders, received) = mpsc::channel(16);
+    let vm = Vm {
+        board: Arc::new(Board::new(dir, engine, spec.resources())),
+        ownership: Ownership::new(false),
+        spec,
+        dir: dir.to_owned(),
+        guest: watch::Sender::new(None),
+        orders,
+        main_pid: MainPid::default(),
+        logged: Notify::new(),
+        oom: OomWatch::of_this_process(),
+    };
+    (vm, received)
 }
