@@ -50,13 +50,16 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     // One process per file is the rule everywhere, and here its threads take turns, so a fixed name
-    // is right: what a killed writer left behind is overwritten instead of piling up.
+    // is right: what a killed writer left behind is replaced instead of piling up.
     name.push(".tmp");
     let temporary = dir.join(name);
     let _turn = Turn::take(&temporary);
-    // Writable first: a killed writer's file is written again.
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    // A killed writer's file may be one already that nobody can write any more.
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     file.set_permissions(PermissionsExt::from_mode(mode))?;
     if durable {
@@ -164,6 +167,18 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_writer_left_is_no_obstacle_and_not_written_to() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("file.tmp"), "half").expect("write");
+        std::fs::hard_link(path("file.tmp"), path("other")).expect("link");
+        publish(&path("file"), b"whole").expect("publish");
+        assert_eq!(std::fs::read(path("file")).expect("read"), b"whole");
+        assert_eq!(std::fs::read(path("other")).expect("read"), b"half");
+        assert!(!path("file.tmp").exists());
+    }
 
     #[test]
     fn a_file_grows_and_never_shrinks() {

@@ -1,5 +1,7 @@
 //! Why a VM did not come up.
 
+use std::error::Error;
+
 use banger_api::error::{ErrorCode, Problem};
 use banger_host::cow::CowError;
 use banger_host::http::HttpError;
@@ -135,6 +137,9 @@ impl LaunchError {
     }
 
     fn hint(&self, vm: &str) -> Option<String> {
+        if let Some(hint) = self.limit() {
+            return Some(hint.to_owned());
+        }
         match self {
             Self::Refused(Problem { hint: Some(hint), .. }) => Some(hint.clone()),
             Self::Network(NetworkError::Missing { package, .. }) => {
@@ -153,8 +158,29 @@ impl LaunchError {
             }
             Self::NoTimer => Some(format!("banger start {vm}")),
             Self::NoSystemInit { .. } => Some("use --init agent".to_owned()),
-            Self::Host { source, .. } => limit_hint(source).map(str::to_owned),
-            Self::Protocol { .. } | Self::NoWorkDisk { .. } => None,
+            Self::Host { .. } | Self::Protocol { .. } | Self::NoWorkDisk { .. } => None,
+        }
+    }
+
+    /// What raises the limit of the host that was reached, if that is why.
+    fn limit(&self) -> Option<&'static str> {
+        let sources = std::iter::successors(self.source(), |error| (*error).source());
+        sources.filter_map(|error| limit_hint(error.downcast_ref()?)).next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_was_reached_is_named_whatever_reached_it() {
+        // EMFILE
+        let full = || std::io::Error::from_raw_os_error(24);
+        let disk = LaunchError::Disk(CowError::Io { path: "root.cow".into(), source: full() });
+        for error in [disk, host("open the log")(full())] {
+            let hint = error.problem("web").hint.expect("a hint");
+            assert!(hint.contains("ulimit -n"), "{hint}");
         }
     }
 }

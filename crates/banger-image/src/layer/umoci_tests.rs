@@ -178,6 +178,12 @@ fn is_blocked(tree: &Tree, member: &Member, limits: &Limits) -> bool {
     if member.flag != b'1' {
         return false;
     }
+    // They remove first what stands in the link's place, and with it the way to its target.
+    let below = |to: &[&[u8]], from: &[&[u8]]| to.starts_with(from);
+    let (to, from) = (components(&member.link, limits), components(&member.name, limits));
+    if to.is_ok_and(|to| from.is_ok_and(|from| below(&to, &from))) {
+        return true;
+    }
     let target = place(&member.link);
     let node = target.iter().flatten().find_map(|(parent, name)| tree.child(*parent, name));
     let is_told = |id| matches!(tree.node(id).kind, Kind::File(_) | Kind::Symlink(_));

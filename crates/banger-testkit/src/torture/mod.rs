@@ -190,7 +190,10 @@ impl Bench {
             command.signal(Signal::SIGKILL);
             panic!("{case}: the step was not reached: {}", command.wait());
         }
-        let verdict = if case.is_own() { Verdict::Held } else { self.strike(case, &command) };
+        let verdict = match case.is_own() {
+            true => Verdict::Held,
+            false => self.strike(case, &mut command),
+        };
         let patience = match case.what {
             What::Stall => HANG,
             _ => self.doing.patience(),
@@ -213,7 +216,7 @@ impl Bench {
     }
 
     /// Breaks somebody while somebody else's step is held.
-    fn strike(&self, case: Case, command: &Running) -> Verdict {
+    fn strike(&self, case: Case, command: &mut Running) -> Verdict {
         let signal = match case.what {
             What::Crash => Signal::SIGKILL,
             What::Fail => Signal::SIGTERM,
@@ -225,8 +228,12 @@ impl Bench {
             Who::Vmm => self.signal_all("qemu-system-x86_64", signal),
             Who::Pasta => self.signal_all("pasta", signal),
             Who::Cli => {
-                command.signal(signal);
-                true
+                // It need not wait for a daemon that goes on by itself.
+                let lives = command.is_running();
+                if lives {
+                    command.signal(signal);
+                }
+                lives
             }
             Who::Agent => false,
         };

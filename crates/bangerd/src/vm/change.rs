@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use banger_api::change::{Change, SetVm};
+use banger_api::event::EventType;
 use banger_api::image::Image;
 use banger_api::{ErrorCode, Problem, step};
 use banger_core::change::{Circumstances, Images, Settings, plan};
 use banger_host::clock;
 
-use super::Ask;
 use super::actor::Actor;
 use super::disks;
+use super::{Ask, Removal};
 use crate::daemon::blocking;
 use crate::events::News;
 
@@ -29,11 +30,23 @@ impl Actor {
     /// Answers a request to change the VM; gives back any other. Not to be cut off: the row and
     /// what is told of it would part.
     pub(super) async fn answer_change(&mut self, ask: Ask, going: bool) -> Option<Ask> {
-        let Ask::Change { wanted, reply } = ask else { return Some(ask) };
+        let Ask::Change { wanted, reply } = ask else {
+            self.announce(&ask);
+            return Some(ask);
+        };
         let outcome = if going { Err(self.is_going()) } else { self.change(*wanted).await };
         // Nobody may be listening any more.
         let _ = reply.send(outcome);
         None
+    }
+
+    /// Tells that the VM's time to live is over, before anything comes of that.
+    fn announce(&self, ask: &Ask) {
+        let Ask::Remove { removal: Removal::Expired { at_ms }, .. } = ask else { return };
+        if self.row.expires_at_ms == Some(*at_ms) {
+            tracing::info!(vm = %self.row.name, "its time to live is over");
+            self.daemon.events.tell(News::vm(EventType::VmExpired, &self.row));
+        }
     }
 
     /// Why one that is being removed takes no more requests.

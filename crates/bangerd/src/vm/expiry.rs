@@ -7,14 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use banger_api::event::EventType;
 use banger_api::{ErrorCode, Problem};
 use banger_core::expiry::{Clocks, Deadline};
 use banger_core::id::Id;
 
 use super::{Outcome, VmHandle};
 use crate::daemon::Daemon;
-use crate::events::News;
 
 /// Longest pause between two looks: timers stand still while the host sleeps.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -74,7 +72,7 @@ async fn let_go(
     at_ms: u64,
     going: Arc<Mutex<BTreeSet<Id>>>,
 ) {
-    if let Err(problem) = expire(&daemon, &vm, at_ms).await {
+    if let Err(problem) = expire(&vm, at_ms).await {
         tracing::warn!(vm = %vm.name, "it has expired and cannot be removed: {problem}");
         tokio::time::sleep(AGAIN).await;
     }
@@ -82,13 +80,9 @@ async fn let_go(
     daemon.expiries.notify_one();
 }
 
-async fn expire(daemon: &Daemon, vm: &VmHandle, at_ms: u64) -> Result<(), Problem> {
+async fn expire(vm: &VmHandle, at_ms: u64) -> Result<(), Problem> {
     match vm.expire(at_ms).await {
-        Ok(Outcome::Accepted(work)) => {
-            tracing::info!(vm = %vm.name, "its time to live is over");
-            daemon.events.tell(News::vm(EventType::VmExpired, &vm.row()));
-            work.finished().await
-        }
+        Ok(Outcome::Accepted(work)) => work.finished().await,
         // It has been given more.
         Ok(Outcome::AlreadySo) => Ok(()),
         // It went by itself.
