@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use banger_api::shim::WORK_FILE;
+use banger_api::shim::{LOCK_FILE, WORK_FILE};
 use banger_api::step::{self, Operation, Step};
+use banger_host::lock::is_locked;
 use nix::sys::signal::Signal;
 
 use super::{Bench, Case, END};
@@ -138,8 +139,14 @@ impl Bench {
                 let keep = "echo kept > /root/note; sync /root/note /root";
                 self.host.banger(["exec", "web", "--", "sh", "-c", keep]).run().assert_ok();
             }
-            Doing::Begin => self.end_beside_a_vm(&["bangerd"]),
-            Doing::Settle => self.end_beside_a_vm(&["bangerd", "banger-shim"]),
+            Doing::Begin => drop(self.end_beside_a_vm()),
+            Doing::Settle => {
+                let lock = self.end_beside_a_vm().join(LOCK_FILE);
+                self.signal_all("banger-shim", Signal::SIGKILL);
+                // The kernel takes a moment for the rest of it, which holds the lock as well.
+                let free = || matches!(is_locked(&lock), Ok(false)).then_some(());
+                wait::until("nothing of the VM is alive", END, free);
+            }
             Doing::Migrate => self.put(&self.host.data.join("banger.db"), FIRST_DATABASE),
             Doing::Register => self.make_tree(),
             Doing::RemoveImage | Doing::Push => {
@@ -310,14 +317,13 @@ impl Bench {
         }
     }
 
-    /// Those processes end at once, and with a shim all of its VM.
-    fn end_beside_a_vm(&self, names: &[&str]) {
+    /// The daemon ends at once beside a VM that runs, whose directory comes back.
+    fn end_beside_a_vm(&self) -> PathBuf {
         self.host.running_vm("web");
-        for name in names {
-            self.signal_all(name, Signal::SIGKILL);
-            let gone = || self.host.processes_named(name).is_empty().then_some(());
-            wait::until(name, END, gone);
-        }
+        let dir = self.host.vm_dir("web");
+        self.signal_all("bangerd", Signal::SIGKILL);
+        self.host.wait_until_gone("bangerd");
+        dir
     }
 
     fn forget_the_initramfs(&self) {

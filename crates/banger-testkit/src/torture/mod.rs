@@ -187,7 +187,9 @@ impl Bench {
             self.is_sprung(case) || ended
         });
         if !self.is_sprung(case) {
-            command.signal(Signal::SIGKILL);
+            if command.is_running() {
+                command.signal(Signal::SIGKILL);
+            }
             panic!("{case}: the step was not reached: {}", command.wait());
         }
         let verdict = match case.is_own() {
