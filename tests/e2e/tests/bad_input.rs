@@ -4,7 +4,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use banger_e2e::{BOOT, lib_dir_with_agent, static_program};
+use banger_e2e::{BOOT, configure, lib_dir_with_agent, static_program};
 use banger_testkit::{Host, Seed};
 
 /// What is typed, and what the error must have in it.
@@ -140,6 +140,7 @@ fn a_panic_at_boot_is_said() {
 #[test]
 fn a_guest_that_never_answers_is_a_failure() {
     let host = Host::new();
+    configure(&host, "config.toml", "boot_timeout_s = 20\n");
     let agent = static_program(&host, "silent_agent");
     let lib = lib_dir_with_agent(&host, &agent);
     let output = host
