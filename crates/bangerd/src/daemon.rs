@@ -213,17 +213,13 @@ where
 {
     let (tell, told) = oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
-    let begun = std::thread::Builder::new().name("lengthy".to_owned()).spawn(move || {
+    let thread = std::thread::Builder::new().name("lengthy".to_owned());
+    let begun = thread.spawn(move || {
         let _context = runtime.enter();
         // Whoever asked may have gone.
         let _ = tell.send(work());
     });
-    if let Err(error) = begun {
-        let problem = Problem::new(ErrorCode::Internal, "the daemon cannot start a thread");
-        return Err(problem
-            .cause(format!("{error}: the limit of processes is reached"))
-            .hint("end other processes, or raise the limit (ulimit -u) and banger daemon stop"));
-    }
+    begun.map_err(|error| failed("the daemon cannot start a thread", &error))?;
     told.await.unwrap_or_else(|error| {
         Err(Problem::new(ErrorCode::Internal, "a part of the daemon broke off").because(&error))
     })

@@ -27,8 +27,8 @@ pub struct Wanted {
 }
 
 impl Actor {
-    /// Answers a request to change the VM; gives back any other. Not to be cut off: the row and
-    /// what is told of it would part.
+    /// Answers a request to change the VM; gives back any other, and announces it if it is news. Not
+    /// to be cut off: the row and what is told of it would part.
     pub(super) async fn answer_change(&mut self, ask: Ask, going: bool) -> Option<Ask> {
         let Ask::Change { wanted, reply } = ask else {
             self.announce(&ask);

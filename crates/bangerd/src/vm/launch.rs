@@ -185,11 +185,13 @@ impl Launch {
         tokio::pin!(deadline);
         let give_up = loop {
             let event = tokio::select! {
+                biased;
+                // First: one that was killed for it has died, too, but not by itself.
+                () = self.cancel.cancelled() => break cancelled(),
                 event = self.hear(&mut events) => match event {
                     Ok(event) => event,
                     Err(problem) => break problem,
                 },
-                () = self.cancel.cancelled() => break cancelled(),
                 () = &mut deadline => break self.hung(),
             };
             match event {

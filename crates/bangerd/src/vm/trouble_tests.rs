@@ -2,6 +2,7 @@
 //! simulated machine.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use banger_api::ErrorCode;
@@ -16,7 +17,7 @@ use super::{Outcome, Wanted};
 use crate::daemon::Daemon;
 use crate::gate::trap::{Effect, Trap};
 use crate::host::simulated::Manner;
-use crate::reconcile::look;
+use crate::reconcile::{keep_looking, look};
 use crate::store::{Store, VmRow};
 use crate::testing::{World, begin, eventually, list, make, outcome, request};
 
@@ -130,20 +131,24 @@ fn a_vm_found_at_its_very_end_is_not_taken_for_one_that_runs() {
     });
 }
 
-#[test]
-fn a_stop_that_its_shim_hangs_in_is_seen_through_by_the_next_daemon() {
+/// A VM whose shim has begun to stop it, and gets no further.
+fn stopping() -> World {
     let world = World::new();
     life(async {
         let daemon = world.daemon().await;
         let made = make(&daemon, request("web", true)).await.expect("make");
         world.machine.winds_down(made.dir.as_ref());
-        world.machine.set_manner(Manner::Deaf);
     });
+    world
+}
+
+#[test]
+fn a_stop_that_its_shim_hangs_in_is_seen_through_by_the_next_daemon() {
+    let world = stopping();
+    world.machine.set_manner(Manner::Deaf);
     super::tests::life(async {
         let daemon = world.daemon().await;
-        let vm = find(&daemon, "web");
-        stop(&vm).await.expect("it ends already");
-        eventually("the end", || !vm.state().is_live()).await;
+        find(&daemon, "web").ended().await;
         assert_eq!(world.machine.alive(), 0);
     });
 }
@@ -151,12 +156,7 @@ fn a_stop_that_its_shim_hangs_in_is_seen_through_by_the_next_daemon() {
 /// It still answers, but nothing comes of it.
 #[test]
 fn a_stop_that_a_shim_hangs_in_can_be_asked_for_again() {
-    let world = World::new();
-    life(async {
-        let daemon = world.daemon().await;
-        let made = make(&daemon, request("web", true)).await.expect("make");
-        world.machine.winds_down(made.dir.as_ref());
-    });
+    let world = stopping();
     super::tests::life(async {
         let daemon = world.daemon().await;
         let vm = find(&daemon, "web");
@@ -165,6 +165,21 @@ fn a_stop_that_a_shim_hangs_in_can_be_asked_for_again() {
         vm.ended().await;
         assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
         assert_eq!(world.machine.alive(), 0);
+    });
+}
+
+/// Nobody has to ask: a daemon looks by itself, every now and then.
+#[test]
+fn a_removal_that_failed_is_tried_again() {
+    let world = World::new();
+    let trap = Trap::at(step::REMOVE_RENAME, full());
+    super::tests::life(async {
+        let daemon = world.daemon_with(trap.gate()).await;
+        make(&daemon, request("web", false)).await.expect("make");
+        finish(find(&daemon, "web").remove(false).await).await.expect_err("it cannot be removed");
+        tokio::spawn(keep_looking(Arc::clone(&daemon)));
+        eventually("the removal", || daemon.handles().is_empty()).await;
+        assert!(world.is_clean());
     });
 }
 
