@@ -269,11 +269,13 @@ impl Blobs {
         }
     }
 
-    fn remove_leftovers(&self) -> Result<(), LibraryError> {
+    /// Remove what killed processes were adding. True if something is still being added.
+    pub(crate) fn remove_leftovers(&self) -> Result<bool, LibraryError> {
+        let mut others = false;
         for name in self.names()?.iter().filter(|name| name.starts_with(TEMPORARY)) {
-            remove_unlocked(&self.dir.join(name))?;
+            others |= !remove_unlocked(&self.dir.join(name))?;
         }
-        Ok(())
+        Ok(others)
     }
 
     fn names(&self) -> Result<Vec<String>, LibraryError> {

@@ -61,6 +61,17 @@ impl Library {
         })
     }
 
+    /// Remove what killed builds and pulls have left. True if there is more that is still in use: by
+    /// work under way, or by a process that was killed and has not yet let go of its files.
+    ///
+    /// # Errors
+    /// Of the first thing that cannot be removed.
+    pub fn remove_leftovers(&self) -> Result<bool, LibraryError> {
+        let images = self.images.remove_leftovers()?;
+        let kernels = self.kernels.remove_leftovers()?;
+        Ok(self.blobs.remove_leftovers()? || images || kernels)
+    }
+
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
     }

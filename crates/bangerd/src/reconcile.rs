@@ -16,7 +16,7 @@ use banger_core::lifecycle::{Adoption, Desired, Found, Remains, Traces, plan_ado
 use banger_core::restart::{Run, after};
 use banger_host::clock;
 
-use crate::daemon::{Daemon, blocking, failed};
+use crate::daemon::{Daemon, blocking, failed, lengthy};
 use crate::events::News;
 use crate::store::VmRow;
 use crate::vm::{Phase, clear_leftovers, is_locked, read_launch_file, read_status};
@@ -32,6 +32,25 @@ struct Observed {
 
 /// How often a running daemon compares what it takes for true with what is.
 const LOOK: Duration = Duration::from_secs(15);
+
+/// How long it is until what a killed daemon was making is looked at again.
+const AFTERMATH: Duration = Duration::from_secs(1);
+
+/// Removes what a killed daemon was making and still held when this one began: the kernel ends a
+/// process in its own time, and lets go of its files one after the other.
+pub async fn clear_up(daemon: Arc<Daemon>) {
+    loop {
+        tokio::time::sleep(AFTERMATH).await;
+        let artifacts = Arc::clone(&daemon.host.artifacts);
+        match lengthy(move || artifacts.remove_leftovers()).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(problem) => {
+                return tracing::warn!("leftovers stay until the next start: {problem}");
+            }
+        }
+    }
+}
 
 /// Has every VM's task look, every now and then, as long as the daemon lives.
 pub async fn keep_looking(daemon: Arc<Daemon>) {

@@ -176,6 +176,7 @@ async fn open(dirs: &StateDirs, ends: Ends) -> Result<Arc<Daemon>, Problem> {
     daemon.events.tell(News::daemon_started());
     reconcile(&daemon).await?;
     tokio::spawn(reconcile::keep_looking(Arc::clone(&daemon)));
+    tokio::spawn(reconcile::clear_up(Arc::clone(&daemon)));
     tokio::spawn(expiry::watch(Arc::clone(&daemon)));
     Ok(daemon)
 }

@@ -55,8 +55,13 @@ impl Store {
     pub(crate) fn open(dir: &Path) -> Result<Self, LibraryError> {
         let store = Self { dir: dir.to_owned() };
         create_private_dir(&store.names_dir()).map_err(LibraryError::io("create", dir))?;
-        work::remove_leftovers(&store.dir)?;
+        store.remove_leftovers()?;
         Ok(store)
+    }
+
+    /// Remove what killed processes left. True if there is work that is nobody's leftover yet.
+    pub(crate) fn remove_leftovers(&self) -> Result<bool, LibraryError> {
+        work::remove_leftovers(&self.dir)
     }
 
     fn names_dir(&self) -> PathBuf {

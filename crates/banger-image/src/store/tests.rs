@@ -96,7 +96,7 @@ fn leftovers_of_the_dead_are_removed_and_work_of_the_living_is_not() {
     fs::write(store.dir().join("tmp-dead.lock"), "").expect("a file");
     fs::write(store.dir().join("tmp-unborn.lock"), "").expect("a file");
     fs::create_dir_all(store.dir().join("tmp-removed")).expect("a directory");
-    Store::open(store.dir()).expect("it opens");
+    assert!(store.remove_leftovers().expect("it clears up"), "somebody works");
     let alive = living.path().file_name().expect("a name").to_string_lossy().into_owned();
     let mut want = vec![".lock".to_owned(), "by-name".to_owned()];
     want.push(digest('a').replace(':', "-"));
@@ -104,6 +104,9 @@ fn leftovers_of_the_dead_are_removed_and_work_of_the_living_is_not() {
     assert_eq!(names(store.dir()), want);
     assert!(living.path().join("half").is_file());
     drop(living);
+    assert!(!store.remove_leftovers().expect("it clears up"), "nobody works");
+    assert_eq!(names(store.dir()), want[..3]);
+    fs::create_dir_all(store.dir().join("tmp-removed")).expect("a directory");
     Store::open(store.dir()).expect("it opens");
     assert_eq!(names(store.dir()), want[..3]);
 }

@@ -14,8 +14,7 @@ use crate::error::LibraryError;
 use crate::stage::pass;
 
 /// A directory to work in. It is locked for as long as this value lives; what is still in it
-/// afterwards is removed by [`WorkDir::remove`] or, if that never came, when the store is opened
-/// the next time.
+/// afterwards is removed by [`WorkDir::remove`] or, if that never came, by [`remove_leftovers`].
 #[derive(Debug)]
 pub(crate) struct WorkDir {
     path: PathBuf,
@@ -55,15 +54,17 @@ impl WorkDir {
     }
 }
 
-/// Remove the work of processes that are no more.
-pub(super) fn remove_leftovers(store: &Path) -> Result<(), LibraryError> {
+/// Remove the work of processes that are no more. True if there is other work: of the living, or of
+/// a process that was killed and has not yet let go of its files.
+pub(super) fn remove_leftovers(store: &Path) -> Result<bool, LibraryError> {
     let beginning = store.join(".lock");
-    // Somebody begins work or cleans up at this moment: then the next opening will do.
+    // Somebody begins work or cleans up at this moment: then the next time will do.
     let Some(_beginning) =
         OfdLock::try_acquire(&beginning).map_err(LibraryError::io("lock", &beginning))?
     else {
-        return Ok(());
+        return Ok(true);
     };
+    let mut others = false;
     for entry in fs::read_dir(store).map_err(LibraryError::io("list", store))? {
         let path = entry.map_err(LibraryError::io("list", store))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -72,11 +73,13 @@ pub(super) fn remove_leftovers(store: &Path) -> Result<(), LibraryError> {
         }
         let work = path.with_extension("");
         let lock = lock_of(&work);
-        if !is_locked(&lock).map_err(LibraryError::io("read", &lock))? {
+        if is_locked(&lock).map_err(LibraryError::io("read", &lock))? {
+            others = true;
+        } else {
             remove_work(&work)?;
         }
     }
-    Ok(())
+    Ok(others)
 }
 
 /// Remove a work directory, its lock last, so that it is never seen unlocked while it is in use.

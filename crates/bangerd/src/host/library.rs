@@ -81,6 +81,10 @@ impl Artifacts for RealArtifacts {
         self.library.clear_cache().map_err(Problem::from)
     }
 
+    fn remove_leftovers(&self) -> Result<bool, Problem> {
+        self.library.remove_leftovers().map_err(Problem::from)
+    }
+
     fn perform(&self, job: &Job, report: Report<'_>) -> Result<OperationResult, Problem> {
         let Report { progress: sink, cancel } = report;
         let progress = &mut |progress| sink(progress);

@@ -115,6 +115,13 @@ impl Artifacts for Seen {
         Ok(())
     }
 
+    fn remove_leftovers(&self) -> Result<bool, Problem> {
+        let held = &self.0.held_leftovers;
+        Ok(held
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok())
+    }
+
     fn perform(&self, job: &Job, report: Report<'_>) -> Result<OperationResult, Problem> {
         match job {
             Job::PullImage(request) => {
