@@ -3,20 +3,25 @@
 //! The full product takes hours. It can be cut into shards and into slices of time, and goes on
 //! where it stopped: what came of a case stands in `target/torture/results.tsv`, a line each. They
 //! go into the table in docs/reliability.md, which keeps the rest and says how many there are.
+//! Beside what each case checks in its own directories, the whole machine is compared before and
+//! after all of them.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use banger_api::step::{self, Who};
 use banger_testkit::torture::{self, Case, Verdict, WAYS};
 
 use crate::failure::{ChoreFailure, capture, on_file};
-use crate::tree;
+use crate::{leaks, tree};
 
 const DOCUMENT: &str = "docs/reliability.md";
 const BEGIN: &str = "<!-- torture -->";
+/// How long what the last cases ended may take to go.
+const LEAVING: Duration = Duration::from_secs(60);
 const END: &str = "<!-- /torture -->";
 
 /// Which cases to run.
@@ -34,6 +39,9 @@ pub struct Selection {
     /// Begin no case after so many minutes.
     #[arg(long)]
     minutes: Option<u64>,
+    /// So many parts beside each other.
+    #[arg(long, conflicts_with = "shard")]
+    jobs: Option<usize>,
 }
 
 fn shard(text: &str) -> Result<(usize, usize), String> {
@@ -47,8 +55,43 @@ fn shard(text: &str) -> Result<(usize, usize), String> {
 /// Runs the selected cases and writes the table.
 ///
 /// # Errors
-/// If a case broke a promise, or a file cannot be written.
+/// If a case broke a promise, anything is left on the machine, or a file cannot be written.
 pub fn run(selection: &Selection) -> Result<(), ChoreFailure> {
+    if selection.shard.is_some() {
+        return run_here(selection);
+    }
+    let before = Results::file().with_file_name("machine");
+    Results::make_dir()?;
+    leaks::snapshot(&before)?;
+    let outcome = match selection.jobs {
+        None | Some(0 | 1) => run_here(selection),
+        Some(jobs) => run_beside(jobs, selection),
+    };
+    let left = leaks::compare(&before, LEAVING);
+    outcome.and(left)
+}
+
+/// Runs all parts beside each other, each by this program.
+fn run_beside(jobs: usize, selection: &Selection) -> Result<(), ChoreFailure> {
+    let program = std::env::current_exe().map_err(on_file("find", Path::new("this program")))?;
+    let mut parts = Vec::new();
+    for number in 1..=jobs {
+        let mut part = Command::new(&program);
+        part.arg("torture").args(selection.arguments());
+        part.arg("--shard").arg(format!("{number}/{jobs}"));
+        parts.push(part.spawn().map_err(on_file("start", &program))?);
+    }
+    let mut all_held = true;
+    for mut part in parts {
+        all_held &= part.wait().map_err(on_file("wait for", &program))?.success();
+    }
+    match all_held {
+        true => Ok(()),
+        false => Err(ChoreFailure::Found("cases broke a promise".to_owned())),
+    }
+}
+
+fn run_here(selection: &Selection) -> Result<(), ChoreFailure> {
     let mut results = Results::read()?;
     let deadline =
         selection.minutes.map(|minutes| Instant::now() + Duration::from_secs(minutes * 60));
@@ -74,6 +117,21 @@ pub fn run(selection: &Selection) -> Result<(), ChoreFailure> {
 }
 
 impl Selection {
+    /// The arguments that select the same, but for the part.
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if self.resume {
+            arguments.push("--resume".to_owned());
+        }
+        if let Some(only) = &self.only {
+            arguments.push(format!("--only={only}"));
+        }
+        if let Some(minutes) = self.minutes {
+            arguments.push(format!("--minutes={minutes}"));
+        }
+        arguments
+    }
+
     fn cases(&self, results: &Results) -> Vec<Case> {
         let (index, count) = self.shard.unwrap_or((1, 1));
         let wanted =
@@ -143,10 +201,19 @@ struct Results {
 }
 
 impl Results {
-    fn read() -> Result<Self, ChoreFailure> {
-        let file = tree::root().join("target/torture/results.tsv");
+    fn file() -> PathBuf {
+        tree::root().join("target/torture/results.tsv")
+    }
+
+    fn make_dir() -> Result<(), ChoreFailure> {
+        let file = Self::file();
         let dir = file.parent().expect("it is in a directory");
-        std::fs::create_dir_all(dir).map_err(on_file("create", dir))?;
+        std::fs::create_dir_all(dir).map_err(on_file("create", dir))
+    }
+
+    fn read() -> Result<Self, ChoreFailure> {
+        let file = Self::file();
+        Self::make_dir()?;
         let document = tree::root().join(DOCUMENT);
         let text = std::fs::read_to_string(&document).map_err(on_file("read", &document))?;
         let mut by_name = parse_table(&text);
@@ -188,7 +255,7 @@ impl Results {
     }
 
     fn summary(&self) -> Result<String, ChoreFailure> {
-        let date = capture(std::process::Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
+        let date = capture(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (held, nobody) = (self.count(Outcome::Held), self.count(Outcome::Nobody));
         Ok(format!(
@@ -285,6 +352,7 @@ mod tests {
             resume: false,
             only: None,
             minutes: None,
+            jobs: None,
         };
         let parts = ["1/3", "2/3", "3/3"].map(|text| select(text).cases(&none));
         assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), torture::cases().len());

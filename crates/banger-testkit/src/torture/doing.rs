@@ -19,9 +19,9 @@ use crate::wait;
 pub(super) const DONE: &str = "done\n";
 /// How long what is fetched from Debian's archive may take.
 const FETCH: Duration = Duration::from_secs(300);
-/// A database that the first release wrote.
 /// How long the kernel may take to end a process, and the next daemon to clear up after it.
 const AFTERMATH: Duration = Duration::from_secs(60);
+/// A database that the first release wrote.
 const FIRST_DATABASE: &[u8] = include_bytes!("../../../bangerd/src/store/fixtures/v1.db");
 /// Its VM that stays: the others were being made or removed, or went with a command that has ended.
 const FIRST_VMS: [&str; 1] = ["plain"];
@@ -33,6 +33,10 @@ pub(super) enum Doing {
     Run,
     /// The same, and the initramfs is made anew.
     RunUncached,
+    /// A VM that has data is started again.
+    Start,
+    /// A command in a VM that runs.
+    Exec,
     Stop,
     /// A VM gets another image and more processors.
     Set,
@@ -65,6 +69,8 @@ pub(super) enum Doing {
 #[derive(Default)]
 pub(super) struct Props {
     registry: Option<(TestRegistry, SigningKey)>,
+    /// When the VM's run began that nobody may end.
+    running_since: Option<u64>,
 }
 
 impl Doing {
@@ -72,7 +78,9 @@ impl Doing {
     pub(super) fn of(step: Step) -> Self {
         match step.operation() {
             _ if step == step::INITRAMFS_WRITE => Self::RunUncached,
-            Operation::Create | Operation::Start | Operation::Exec => Self::Run,
+            Operation::Create => Self::Run,
+            Operation::Start => Self::Start,
+            Operation::Exec => Self::Exec,
             Operation::Stop => Self::Stop,
             Operation::Set => Self::Set,
             Operation::Remove if step == step::CLI_REMOVE => Self::Run,
@@ -100,8 +108,13 @@ impl Doing {
 
     /// Whether a VM, and so its processes, has a part in it.
     pub(super) fn has_a_vm(self) -> bool {
-        use Doing::{Begin, Remove, Run, RunUncached, Set, Stop};
-        matches!(self, Run | RunUncached | Stop | Set | Remove | Begin)
+        use Doing::{Begin, Exec, Remove, Run, RunUncached, Set, Start, Stop};
+        matches!(self, Run | RunUncached | Start | Exec | Stop | Set | Remove | Begin)
+    }
+
+    /// Whether it runs a command in a VM.
+    pub(super) fn is_a_command(self) -> bool {
+        matches!(self, Self::Run | Self::RunUncached | Self::Exec)
     }
 
     /// How long it may take.
@@ -136,14 +149,25 @@ impl Bench {
                 let create = ["create", "-q", "--name", "web", "--work-disk", "128M"];
                 self.host.banger(create).run().assert_ok();
             }
-            Doing::Stop | Doing::Remove => {
-                self.host.running_vm("web");
-                let keep = "echo kept > /root/note; sync /root/note /root";
-                self.host.banger(["exec", "web", "--", "sh", "-c", keep]).run().assert_ok();
+            Doing::Stop | Doing::Remove => self.vm_with_a_note(),
+            Doing::Start => {
+                self.vm_with_a_note();
+                self.host.banger(["stop", "web"]).run().assert_ok();
             }
-            Doing::Begin => drop(self.end_beside_a_vm()),
+            // Nothing is executed in it: its agent may have been told to break at that.
+            Doing::Exec => {
+                self.host.running_vm("web");
+                self.props.running_since = Some(self.running_since());
+            }
+            Doing::Begin => {
+                self.host.running_vm("web");
+                self.props.running_since = Some(self.running_since());
+                self.end_the_daemon();
+            }
             Doing::Settle => {
-                let lock = self.end_beside_a_vm().join(LOCK_FILE);
+                self.host.running_vm("web");
+                let lock = self.host.vm_dir("web").join(LOCK_FILE);
+                self.end_the_daemon();
                 self.signal_all("banger-shim", Signal::SIGKILL);
                 // The kernel takes a moment for the rest of it, which holds the lock as well.
                 let free = || matches!(is_locked(&lock), Ok(false)).then_some(());
@@ -178,6 +202,8 @@ impl Bench {
             Doing::Run | Doing::RunUncached => {
                 words(&["run", "--rm", "-q", "--name", "web", "--", "echo", "done"])
             }
+            Doing::Start => words(&["start", "-q", "web"]),
+            Doing::Exec => words(&["exec", "web", "--", "echo", "done"]),
             Doing::Stop => words(&["stop", "web"]),
             // All that takes a step of its own.
             Doing::Set => words(&[
@@ -230,6 +256,11 @@ impl Bench {
                 let state = self.host.state("web").expect("it is there");
                 assert_ne!(state, "running", "{case}");
             }
+            Doing::Start if case.spares_the_vm() => {
+                assert_eq!(self.host.state("web").as_deref(), Some("running"), "{case}");
+                self.check_note();
+            }
+            Doing::Push => self.check_pushed(case),
             Doing::Set => self.check_set(case),
             Doing::RemoveImage => assert!(!self.is_listed("image", "little"), "{case}"),
             doing => {
@@ -237,6 +268,19 @@ impl Bench {
                     assert!(self.is_listed(kind, &name), "{case}: {name}");
                 }
             }
+        }
+    }
+
+    /// What nobody touched is as it was, whatever the command came to; what died is known to be dead.
+    pub(super) fn check_untouched(&self, case: Case) {
+        match self.doing {
+            Doing::Exec | Doing::Begin if case.spares_the_vm() => {
+                assert_eq!(Some(self.running_since()), self.props.running_since, "{case}");
+            }
+            Doing::Settle => {
+                assert_eq!(self.host.state("web").as_deref(), Some("failed"), "{case}");
+            }
+            _ => {}
         }
     }
 
@@ -250,13 +294,17 @@ impl Bench {
                 }
                 self.operation().run().assert_ok().assert_stdout(DONE);
             }
-            Doing::Stop | Doing::Begin | Doing::Settle => {
+            Doing::Start | Doing::Exec | Doing::Stop | Doing::Begin | Doing::Settle => {
                 assert_eq!(names, ["web"], "{case}: the VM is there");
+                if self.doing == Doing::Exec && case.spares_the_vm() {
+                    self.operation().run().assert_ok().assert_stdout(DONE);
+                }
                 self.host.banger(["stop", "web"]).run().assert_ok();
                 self.host.banger(["start", "-q", "web"]).run().assert_ok();
-                if self.doing == Doing::Stop {
-                    let read = ["exec", "web", "--", "cat", "/root/note"];
-                    self.host.banger(read).run().assert_ok().assert_stdout("kept\n");
+                match self.doing {
+                    Doing::Start | Doing::Stop => self.check_note(),
+                    Doing::Exec => drop(self.operation().run().assert_ok().assert_stdout(DONE)),
+                    _ => {}
                 }
             }
             Doing::Migrate => assert_eq!(names, FIRST_VMS, "{case}: nothing is lost"),
@@ -301,6 +349,14 @@ impl Bench {
         listed.stdout_text().lines().any(|line| line == name)
     }
 
+    /// What was pushed can be had from the registry.
+    fn check_pushed(&self, case: Case) {
+        let (registry, _) = self.props.registry.as_ref().expect("it was prepared");
+        let manifest = "application/vnd.oci.image.manifest.v1+json";
+        let found = registry.server.get("app/manifests/pushed", manifest);
+        assert!(found.is_some(), "{case}: the registry has it");
+    }
+
     fn check_set(&self, case: Case) {
         let spec = &self.host.show("web")["spec"];
         assert_eq!(spec["cpus"], 1, "{case}: {spec}");
@@ -322,13 +378,29 @@ impl Bench {
         }
     }
 
-    /// The daemon ends at once beside a VM that runs, whose directory comes back.
-    fn end_beside_a_vm(&self) -> PathBuf {
+    /// A VM that runs, and has written something that it must not lose.
+    fn vm_with_a_note(&self) {
         self.host.running_vm("web");
-        let dir = self.host.vm_dir("web");
+        let keep = "echo kept > /root/note; sync /root/note /root";
+        self.host.banger(["exec", "web", "--", "sh", "-c", keep]).run().assert_ok();
+    }
+
+    fn check_note(&self) {
+        let read = ["exec", "web", "--", "cat", "/root/note"];
+        self.host.banger(read).run().assert_ok().assert_stdout("kept\n");
+    }
+
+    /// When the VM's present run began, in milliseconds since 1970.
+    fn running_since(&self) -> u64 {
+        let status = &self.host.show("web")["status"];
+        assert_eq!(status["state"], "running", "{status}");
+        status["since_ms"].as_u64().expect("a number")
+    }
+
+    /// The daemon ends at once, beside whatever runs.
+    fn end_the_daemon(&self) {
         self.signal_all("bangerd", Signal::SIGKILL);
         self.host.wait_until_gone("bangerd");
-        dir
     }
 
     fn forget_the_initramfs(&self) {

@@ -12,17 +12,20 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use banger_api::shim::SHIM_LOG_FILE;
 use banger_api::step::{self, Effect, Failing, Process, Step, Who};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::host::Host;
-use crate::invocation::Running;
+use crate::invocation::{Output, Running};
 use crate::wait;
 use doing::{DONE, Doing, Props};
 
 /// How long a command may take that need not hang, and a step to be reached.
 const END: Duration = Duration::from_secs(120);
+/// The exit code of what is banger's own failure.
+const BANGERS_OWN: i32 = 125;
 /// How long a command is watched that has every right to hang.
 const HANG: Duration = Duration::from_secs(2);
 
@@ -111,11 +114,15 @@ impl Case {
         }
     }
 
+    /// Whether it breaks none of the processes that make up a VM.
+    fn spares_the_vm(self) -> bool {
+        [Who::Daemon, Who::Cli].contains(&self.who)
+    }
+
     /// Whether this can happen at all: a VM's processes are there only if a VM is; the agent is out
     /// of reach but at its own steps, and its steps cannot be held from outside.
     fn can_happen(self) -> bool {
-        let is_of_a_vm = ![Who::Daemon, Who::Cli].contains(&self.who);
-        let lives = !is_of_a_vm || Doing::of(self.step).has_a_vm();
+        let lives = self.spares_the_vm() || Doing::of(self.step).has_a_vm();
         let in_reach = self.who != Who::Agent && self.step.process() != Process::Agent;
         self.is_own() || (lives && in_reach)
     }
@@ -136,6 +143,7 @@ pub fn run(case: Case) -> Verdict {
     if reported {
         bench.check_reported(case);
     }
+    bench.check_untouched(case);
     bench.check_and_repeat(case);
     bench.wait_for_removals();
     bench.host.finish();
@@ -172,7 +180,7 @@ impl Bench {
     /// Also says whether the command has reported success.
     fn break_it(&mut self, case: Case) -> (Verdict, bool) {
         // The agent learns at its boot what shall happen to it.
-        let early = case.step.process() == Process::Agent;
+        let early = case.step.process() == Process::Agent && self.doing != Doing::Start;
         if early {
             self.arm(case);
         }
@@ -200,14 +208,19 @@ impl Bench {
             What::Stall => HANG,
             _ => self.doing.patience(),
         };
-        wait::eventually(patience, || !command.is_running());
-        if command.is_running() {
+        let ended = wait::eventually(patience, || !command.is_running());
+        if !ended {
             command.signal(Signal::SIGKILL);
         }
         let output = command.wait();
-        if output.code == 0 && [Doing::Run, Doing::RunUncached].contains(&self.doing) {
+        assert!(ended || case.what == What::Stall, "{case}: the command hung: {output}");
+        if output.code == 0 && self.doing.is_a_command() {
             assert_eq!(output.stdout_text(), DONE, "{case}: what is reported as done was done");
         }
+        if output.code == BANGERS_OWN {
+            assert!(output.stderr_text().contains("error: "), "{case}: it says nothing: {output}");
+        }
+        self.check_nobody_panicked(case, &output);
         // A daemon that is stopped answers nobody.
         let is_deaf = (case.who, case.what) == (Who::Daemon, What::Stall);
         let reported = output.code == 0;
@@ -215,6 +228,20 @@ impl Bench {
             self.check_reported(case);
         }
         (verdict, reported)
+    }
+
+    /// To fail is to say so, never to fall over.
+    fn check_nobody_panicked(&self, case: Case, output: &Output) {
+        let mut said = vec![output.stderr_text()];
+        let vms = std::fs::read_dir(self.host.data.join("vms")).into_iter().flatten().flatten();
+        let logs = vms.map(|vm| vm.path().join(SHIM_LOG_FILE));
+        for log in logs.chain([self.host.data.join("daemon.log")]) {
+            let bytes = std::fs::read(&log).unwrap_or_default();
+            said.push(String::from_utf8_lossy(&bytes).into_owned());
+        }
+        for text in said {
+            assert!(!text.contains("panicked at"), "{case}: {text}");
+        }
     }
 
     /// Breaks somebody while somebody else's step is held.
