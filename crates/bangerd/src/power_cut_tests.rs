@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use banger_api::shim::{COW_FILE, STATUS_FILE};
-use banger_api::vm::{EndCause, RestartPolicy, StartVm, StopVm};
+use banger_api::vm::{EndCause, RestartPolicy, StartVm, StopVm, Vm, VmState};
 use banger_core::lifecycle::Request;
 use banger_host::random;
 
@@ -37,14 +37,25 @@ impl Dice {
     }
 }
 
-/// What was reported of each name: whether there is a VM. Nothing while something is under way.
-type Reported = Arc<Mutex<BTreeMap<&'static str, bool>>>;
+/// What was reported of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Report {
+    /// There is no such VM.
+    Gone,
+    /// There is one.
+    There,
+    /// There is one, and it was stopped or killed: it stays so until it is started.
+    Ended,
+}
+
+/// What was reported of each name. Nothing while something is under way.
+type Reported = Arc<Mutex<BTreeMap<&'static str, Report>>>;
 
 async fn work(daemon: Arc<Daemon>, world: &World, mut dice: Dice, reported: Reported, who: usize) {
-    let report = |name, exists: Option<bool>| {
+    let report = |name, what: Option<Report>| {
         let mut reported = reported.lock().expect("not poisoned");
-        match exists {
-            Some(exists) => reported.insert(name, exists),
+        match what {
+            Some(what) => reported.insert(name, what),
             None => reported.remove(name),
         };
     };
@@ -62,24 +73,33 @@ async fn work(daemon: Arc<Daemon>, world: &World, mut dice: Dice, reported: Repo
                 request.spec.restart = RestartPolicy::Always;
             }
             make(&daemon, request).await.expect("made");
-            report(name, Some(true));
+            report(name, Some(Report::There));
             continue;
         };
+        let stop = StopVm { grace_ms: 5 };
         match dice.roll(6) {
             0 => {
                 report(name, None);
                 finish(vm.remove(true).await).await.expect("removed");
-                report(name, Some(false));
+                report(name, Some(Report::Gone));
             }
-            1 => drop(finish(vm.end(Request::Stop, StopVm { grace_ms: 5 }).await).await),
-            2 => drop(finish(vm.end(Request::Kill, StopVm::default()).await).await),
+            ending @ (1 | 2) => {
+                report(name, Some(Report::There));
+                let request = if ending == 1 { Request::Stop } else { Request::Kill };
+                if finish(vm.end(request, stop).await).await.is_ok() {
+                    report(name, Some(Report::Ended));
+                }
+            }
             3 => {
                 let dir = vm.snapshot().dir;
                 if world.machine.is_alive(dir.as_ref()) {
                     world.machine.end(dir.as_ref(), EndCause::GuestPanic);
                 }
             }
-            _ => drop(finish(vm.start(StartVm::default()).await).await),
+            _ => {
+                report(name, Some(Report::There));
+                drop(finish(vm.start(StartVm::default()).await).await);
+            }
         }
     }
 }
@@ -95,7 +115,7 @@ fn log_of(world: &World) -> PathBuf {
 ///
 /// Whoever closes a database clears its log away, and a power cut does not: the files are put back as
 /// they were while it was open.
-fn work_until_the_cut(world: &World, dice: &mut Dice) -> (BTreeMap<&'static str, bool>, Vec<u8>) {
+fn work_until_the_cut(world: &World, dice: &mut Dice) -> (BTreeMap<&'static str, Report>, Vec<u8>) {
     let reported = Reported::default();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
@@ -143,6 +163,16 @@ fn tear(world: &World, mut log: Vec<u8>, dice: &mut Dice) {
     std::fs::write(log_of(world), log).expect("tear");
 }
 
+/// A VM is whole, and what is said to run does: after a power cut, only what was started since.
+fn check_shown(world: &World, vm: &Vm, context: &str) {
+    let dir = Path::new(&vm.dir);
+    assert!(dir.join(COW_FILE).exists(), "{context}: {} is whole", vm.name);
+    match vm.status.state {
+        VmState::Running => assert!(world.machine.is_alive(dir), "{context}: {vm:?}"),
+        state => assert!(vm.spec.restart == RestartPolicy::Always || !state.is_live(), "{vm:?}"),
+    }
+}
+
 async fn remove_all(daemon: &Arc<Daemon>) {
     for vm in daemon.handles() {
         match vm.remove(true).await {
@@ -170,13 +200,14 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_reported() {
         runtime.block_on(async {
             let daemon = world.daemon().await;
             let shown = list(&daemon);
-            for vm in &shown {
-                let disk = std::path::Path::new(&vm.dir).join(COW_FILE);
-                assert!(disk.exists(), "{context}: {} is whole", vm.name);
-            }
-            for (name, exists) in &reported {
-                let found = shown.iter().any(|vm| vm.name == *name);
-                assert_eq!(found, *exists, "{context}: {name}, as reported");
+            shown.iter().for_each(|vm| check_shown(&world, vm, &context));
+            for (name, report) in &reported {
+                let found = shown.iter().find(|vm| vm.name == *name);
+                assert_eq!(found.is_some(), *report != Report::Gone, "{context}: {name}");
+                if let (Some(vm), Report::Ended) = (found, report) {
+                    assert!(!vm.status.state.is_live(), "{context}: it was ended: {vm:?}");
+                    assert_eq!(vm.status.next_start_ms, None, "{context}: {name} stays so");
+                }
             }
             remove_all(&daemon).await;
             crate::testing::eventually(&context, || world.is_clean()).await;
@@ -202,7 +233,7 @@ fn a_log_of_the_database_that_ends_anywhere_is_no_obstacle() {
             let daemon = world.daemon().await;
             // Rows that were lost leave directories that nobody shows; no row is without its disk.
             for vm in list(&daemon) {
-                let dir = std::path::Path::new(&vm.dir);
+                let dir = Path::new(&vm.dir);
                 assert!(dir.join(COW_FILE).exists() || !dir.exists(), "seed {seed}: {}", vm.name);
             }
             remove_all(&daemon).await;

@@ -72,9 +72,12 @@ pub fn look(daemon: &Daemon) {
 pub async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Problem> {
     let rows = daemon.store(crate::store::Store::all).await?;
     daemon.gate.pass(step::DAEMON_OBSERVE).await?;
+    let now_ms = clock::now_ms();
     let observed = observe(daemon, rows).await?;
-    for vm in observed {
-        take_up(daemon, vm).await?;
+    let found: Vec<_> = observed.into_iter().map(|vm| plan(vm, now_ms)).collect();
+    record(daemon, &found).await;
+    for (row, plan) in found {
+        take_up(daemon, row, plan);
     }
     Ok(())
 }
@@ -120,41 +123,42 @@ fn warn_of(strangers: &[PathBuf]) {
     }
 }
 
-async fn take_up(daemon: &Arc<Daemon>, vm: Observed) -> Result<(), Problem> {
+/// What becomes of a VM in the database.
+#[derive(Debug)]
+enum Plan {
+    /// It runs: its shim is watched again.
+    Watch(Option<VmStatus>),
+    /// It is removed, once what is alive of it has ended.
+    EndAndRemove(Option<VmStatus>),
+    /// It is removed.
+    Remove,
+    /// It has ended.
+    Settle(VmStatus),
+}
+
+fn plan(vm: Observed, now_ms: u64) -> (VmRow, Plan) {
     let Observed { row, locked, written, traces } = vm;
-    let plan = plan_adoption(Found {
+    let adoption = plan_adoption(Found {
         locked,
         deleting: row.deleting,
         unfinished: row.unfinished,
         remove_on_exit: row.spec.remove_on_exit,
         desired: row.desired,
     });
-    if plan != Adoption::Settle {
-        tracing::info!(vm = %row.name, id = %row.id, ?plan, "found");
+    if adoption != Adoption::Settle {
+        tracing::info!(vm = %row.name, id = %row.id, plan = ?adoption, "found");
     }
-    if plan == Adoption::Remove {
-        free_name(daemon, &row).await;
-    }
-    let phase = match plan {
-        Adoption::Watch => Phase::found_alive(written, false),
-        Adoption::Remove if locked => Phase::found_alive(written, true),
-        Adoption::Remove => Phase::found_to_remove(),
-        Adoption::Settle => Phase::Ended(settle_row(daemon, &row, written, traces).await),
+    let plan = match adoption {
+        Adoption::Watch => Plan::Watch(written),
+        Adoption::Remove if locked => Plan::EndAndRemove(written),
+        Adoption::Remove => Plan::Remove,
+        Adoption::Settle => Plan::Settle(settled(&row, written, traces, now_ms)),
     };
-    if plan == Adoption::Watch {
-        daemon.events.tell(News::vm(EventType::VmAdopted, &row));
-    }
-    daemon.add(row, phase).look();
-    Ok(())
+    (row, plan)
 }
 
-/// The state of a VM that no shim runs; recorded if the former daemon could not.
-async fn settle_row(
-    daemon: &Arc<Daemon>,
-    row: &VmRow,
-    written: Option<VmStatus>,
-    traces: Traces,
-) -> VmStatus {
+/// The state of a VM that no shim runs.
+fn settled(row: &VmRow, written: Option<VmStatus>, traces: Traces, now_ms: u64) -> VmStatus {
     let remains = Remains {
         desired: row.desired,
         recorded: row.last.clone(),
@@ -162,37 +166,64 @@ async fn settle_row(
         created_at_ms: row.created_at_ms,
         traces,
     };
-    let mut status = settle(remains, clock::now_ms());
+    let status = settle(remains, now_ms);
     let is_new = row.last.as_ref() != Some(&status);
     if row.desired == Desired::Running && is_new {
         let run = Run { policy: row.spec.restart, asked: false, restarts: 0, ran_ms: None };
-        status = after(run, status, clock::now_ms());
-    }
-    if row.desired == Desired::Running {
-        let (id, record) = (row.id.clone(), status.clone());
-        let recorded = async {
-            daemon.gate.pass(step::DAEMON_SETTLE).await?;
-            daemon.store(move |store| store.record_end(&id, &record)).await
-        };
-        // It is found out again by the next daemon. A full disk, say, must not keep this one from
-        // serving: removing things is the cure.
-        if let Err(problem) = recorded.await {
-            tracing::error!(vm = %row.name, "how it ended cannot be recorded: {problem}");
-        }
+        return after(run, status, now_ms);
     }
     status
 }
 
-/// Lets the name of a VM that will be removed be used again at once: nobody sees that VM any more,
-/// and its processes may take a moment to end.
-async fn free_name(daemon: &Arc<Daemon>, row: &VmRow) {
-    let id = row.id.clone();
-    let marked = async {
-        daemon.gate.pass(step::REMOVE_MARK).await?;
-        daemon.store(move |store| store.mark_deleting(&id)).await
+/// Writes down what the former daemon could not, of all VMs at once: how they ended, and whose name is
+/// free. After a power cut that may be every VM there is.
+///
+/// What cannot be written is found out again by the next daemon, and done again by the removal. A full
+/// disk, say, must not keep this one from serving: removing things is the cure.
+async fn record(daemon: &Arc<Daemon>, found: &[(VmRow, Plan)]) {
+    let ended = |(row, plan): &(VmRow, Plan)| match plan {
+        Plan::Settle(status) if row.desired == Desired::Running => {
+            Some((row.id.clone(), status.clone()))
+        }
+        _ => None,
     };
-    // The removal does it again.
-    if let Err(problem) = marked.await {
-        tracing::error!(vm = %row.name, "cannot be marked as being removed: {problem}");
+    let ends: Vec<(Id, VmStatus)> = found.iter().filter_map(ended).collect();
+    let goes = |plan: &Plan| matches!(plan, Plan::Remove | Plan::EndAndRemove(_));
+    let going: Vec<Id> =
+        found.iter().filter(|(_, plan)| goes(plan)).map(|(row, _)| row.id.clone()).collect();
+    if !ends.is_empty()
+        && let Err(problem) = record_ends(daemon, ends).await
+    {
+        tracing::error!("how VMs ended cannot be recorded: {problem}");
     }
+    if !going.is_empty()
+        && let Err(problem) = mark_deleting(daemon, going).await
+    {
+        tracing::error!("VMs cannot be marked as being removed: {problem}");
+    }
+}
+
+async fn record_ends(daemon: &Arc<Daemon>, ends: Vec<(Id, VmStatus)>) -> Result<(), Problem> {
+    daemon.gate.pass(step::DAEMON_SETTLE).await?;
+    daemon.store(move |store| store.record_ends(ends.iter().map(|(id, end)| (id, end)))).await
+}
+
+/// Lets the names of VMs that will be removed be used again at once: nobody sees those VMs any more,
+/// and their processes may take a moment to end.
+async fn mark_deleting(daemon: &Arc<Daemon>, ids: Vec<Id>) -> Result<(), Problem> {
+    daemon.gate.pass(step::REMOVE_MARK).await?;
+    daemon.store(move |store| store.mark_all_deleting(&ids)).await
+}
+
+fn take_up(daemon: &Arc<Daemon>, row: VmRow, plan: Plan) {
+    let phase = match plan {
+        Plan::Watch(written) => {
+            daemon.events.tell(News::vm(EventType::VmAdopted, &row));
+            Phase::found_alive(written, false)
+        }
+        Plan::EndAndRemove(written) => Phase::found_alive(written, true),
+        Plan::Remove => Phase::found_to_remove(),
+        Plan::Settle(status) => Phase::Ended(status),
+    };
+    daemon.add(row, phase).look();
 }

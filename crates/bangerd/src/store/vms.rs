@@ -155,9 +155,20 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn record_end(&self, id: &Id, last: &VmStatus) -> Result<(), StoreError> {
-        self.change(
+        self.record_ends([(id, last)])
+    }
+
+    /// Records how several VMs ended: of all of them, or of none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn record_ends<'a>(
+        &self,
+        ends: impl IntoIterator<Item = (&'a Id, &'a VmStatus)>,
+    ) -> Result<(), StoreError> {
+        self.change_each(
             "UPDATE vms SET desired = 'stopped', last = ?2 WHERE id = ?1",
-            params![id.as_str(), json(last)],
+            ends.into_iter().map(|(id, last)| (id.as_str(), json(last))),
         )
     }
 
@@ -166,7 +177,21 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn mark_deleting(&self, id: &Id) -> Result<(), StoreError> {
-        self.change("UPDATE vms SET deleting = 1 WHERE id = ?1", params![id.as_str()])
+        self.mark_all_deleting([id])
+    }
+
+    /// Records that the removals of several VMs have begun: of all of them, or of none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn mark_all_deleting<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a Id>,
+    ) -> Result<(), StoreError> {
+        self.change_each(
+            "UPDATE vms SET deleting = 1 WHERE id = ?1",
+            ids.into_iter().map(|id| [id.as_str()]),
+        )
     }
 
     /// Forgets a VM. A missing one is fine.
@@ -215,6 +240,23 @@ impl Store {
                 .collect::<Result<Vec<String>, _>>()
         };
         list(&self.connection()).map_err(sql("ask the database who uses it"))
+    }
+
+    /// The same change with each of these parameters, in one transaction.
+    fn change_each<P: rusqlite::Params>(
+        &self,
+        statement: &str,
+        all: impl Iterator<Item = P>,
+    ) -> Result<(), StoreError> {
+        let mut connection = self.connection();
+        let change = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            for params in all {
+                transaction.prepare_cached(statement)?.execute(params)?;
+            }
+            transaction.commit()
+        };
+        change().map_err(sql("change the VMs in the database"))
     }
 
     fn change(&self, statement: &str, params: &[&dyn rusqlite::ToSql]) -> Result<(), StoreError> {
@@ -329,6 +371,20 @@ mod tests {
         assert!(matches!(store.insert(&new), Err(StoreError::NameTaken(name)) if name == "web"));
         store.mark_deleting(&old.id).expect("mark");
         store.insert(&new).expect("insert");
+    }
+
+    #[test]
+    fn several_vms_change_together() {
+        let (_dir, store) = store();
+        let vms = [row("aaaaaaaaaaaa", "web"), row("bbbbbbbbbbbb", "db")];
+        vms.iter().for_each(|vm| store.insert(vm).expect("insert"));
+        let ends = [fresh(VmState::Stopped, 9), fresh(VmState::Failed, 10)];
+        store.record_ends(vms.iter().map(|vm| &vm.id).zip(&ends)).expect("ends");
+        store.mark_all_deleting(vms.iter().map(|vm| &vm.id)).expect("marks");
+        let found = store.all().expect("list");
+        assert!(found.iter().all(|vm| vm.deleting && vm.desired == Desired::Stopped));
+        assert_eq!(found.into_iter().map(|vm| vm.last.expect("an end")).collect::<Vec<_>>(), ends);
+        store.record_ends([]).expect("nothing to record");
     }
 
     #[test]

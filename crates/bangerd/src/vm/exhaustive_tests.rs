@@ -218,6 +218,8 @@ async fn check_what_was_reported(
             let state = find(daemon, "web").state();
             if case.doing == Doing::Create {
                 assert_eq!(state, VmState::Created, "{case:?}");
+            } else if consequence(case.who, case.what).is_none() {
+                assert_eq!(state, VmState::Running, "{case:?}");
             }
         }
         (Doing::Create | Doing::Run, _) => {
@@ -236,7 +238,10 @@ async fn check_what_was_reported(
             let set = is_set(daemon, case);
             assert!(set || !matches!(reported, Some(Ok(()))), "{case:?}: what was set is so");
         }
-        (Doing::Start | Doing::Stop | Doing::Begin, _) => {
+        (Doing::Begin, _) => {
+            assert_eq!(find(daemon, "web").state(), VmState::Failed, "{case:?}: it had died");
+        }
+        (Doing::Start | Doing::Stop, _) => {
             assert!(!absent(), "{case:?}: the VM is there");
         }
         // Its removal may have begun, and goes on.
