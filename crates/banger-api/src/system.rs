@@ -47,6 +47,9 @@ pub struct ResetPlan {
     pub images: Vec<String>,
     /// Names of all kernels.
     pub kernels: Vec<String>,
+    /// What `doctor --fix` has set aside: disks of VMs that are in no database.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set_aside: Vec<String>,
     /// Host disk that would be freed.
     pub bytes: u64,
 }

@@ -28,9 +28,10 @@ const OLDEST_QEMU: (u32, u32) = (7, 2);
 /// Judges a machine.
 #[must_use]
 pub fn judge(facts: &Facts) -> DoctorReport {
-    let checks: [fn(&Facts) -> Option<DoctorCheck>; 19] = [
+    let checks: [fn(&Facts) -> Option<DoctorCheck>; 20] = [
         host::architecture,
         host::installation,
+        host::settings,
         host::user_namespaces,
         host::id_ranges,
         programs::id_mappers,

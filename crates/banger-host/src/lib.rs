@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod command;
+pub mod config;
 pub mod connect;
 pub mod cow;
 pub mod daemon;

@@ -13,7 +13,7 @@ use nix::sys::socket::{
     self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt::PeerCredentials,
 };
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid};
 use tokio::net::unix::pipe;
 
 use banger_api::shim::{LOCK_FILE, RUN_DIR, SHIM_LOG_FILE, SHIM_SOCKET};
@@ -167,7 +167,11 @@ fn listening(vm_dir: &Path) -> io::Result<Option<OwnedFd>> {
 
 /// Ends a shim that has not come as far as its socket, or can be asked no more.
 fn kill_lock_holders(vm_dir: &Path) -> io::Result<bool> {
-    let lock = vm_dir.join(LOCK_FILE).canonicalize()?;
+    let lock = match vm_dir.join(LOCK_FILE).canonicalize() {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
     let mut was_there = false;
     for pid in programs_with_lock(SHIM_NAME, &lock) {
         let pidfd = match crate::process::pidfd_open(Pid::from_raw(pid)) {
@@ -190,32 +194,45 @@ pub fn adopt_orphans() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true).map_err(Into::into)
 }
 
-/// Collects orphaned shims that have ended, and says which and how. To be called on SIGCHLD.
+/// What [`reap`] found.
+#[derive(Debug, Default)]
+pub struct Reaped {
+    /// Shims that have ended, and how.
+    pub shims: Vec<(i32, ShimExit)>,
+    /// Somebody's own child has ended and is not collected yet; what is behind it cannot be seen until
+    /// it is.
+    pub is_blocked: bool,
+}
+
+/// Collects orphans that have ended: shims, saying which and how, and what a tool that was killed had
+/// started. To be called on SIGCHLD, and again after a moment where it is blocked.
 ///
-/// Other ended children are left to whoever waits for them.
-pub fn reap() -> Vec<(i32, ShimExit)> {
-    let mut ended = Vec::new();
+/// The children that this process started itself are left to whoever waits for them.
+pub fn reap() -> Reaped {
+    let mut reaped = Reaped::default();
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) =
         waitid(Id::All, flags)
     {
-        // A zombie keeps its name. Anything else is looked at again at the next SIGCHLD, when its
-        // own waiter has taken it away.
+        // A zombie keeps its name and its process group. Every tool leads a group of its own; what it
+        // starts does not.
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        if name.trim_end() != SHIM_NAME {
+        let is_shim = name.trim_end() == SHIM_NAME;
+        if !is_shim && getpgid(Some(pid)).is_ok_and(|group| group == pid) {
+            reaped.is_blocked = true;
             break;
         }
-        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => {
-                ended.push((pid.as_raw(), ShimExit::Exited(code)));
-            }
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                ended.push((pid.as_raw(), ShimExit::Signaled(signal as i32)));
-            }
-            _ => break,
+        let exit = match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, code)) => ShimExit::Exited(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => ShimExit::Signaled(signal as i32),
+            // Its waiter was faster.
+            _ => continue,
+        };
+        if is_shim {
+            reaped.shims.push((pid.as_raw(), exit));
         }
     }
-    ended
+    reaped
 }
 
 #[cfg(test)]
@@ -223,8 +240,17 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::os::unix::process::ExitStatusExt;
     use std::process::Child;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::time::{Duration, Instant};
 
     use super::*;
+
+    /// Held while there are children that [`reap`] could take from another test.
+    static CHILDREN: Mutex<()> = Mutex::new(());
+
+    fn alone() -> MutexGuard<'static, ()> {
+        CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// Something that has the shim's name and a VM's lock, and does nothing.
     #[expect(clippy::disallowed_methods, reason = "as a shim is started, which is no tool")]
@@ -246,14 +272,56 @@ mod tests {
 
     #[test]
     fn a_shim_that_never_came_to_its_socket_is_found_by_its_lock() {
+        let _alone = alone();
         let dir = tempfile::tempdir().expect("temporary directory");
         let shim = stuck_shim(dir.path());
         assert_killed(dir.path(), shim);
     }
 
+    /// Calls until it is so.
+    fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// What a tool had started, which was killed, is nobody's; what somebody started is waited for.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "children that are no tools")]
+    fn orphans_are_collected_and_children_are_left_to_their_waiters() {
+        let _alone = alone();
+        adopt_orphans().expect("a subreaper");
+        let mut tool = Command::new("/bin/sh");
+        tool.args(["-c", "/bin/cat <&3 3<&- & echo $!"]).process_group(0).stdout(Stdio::piped());
+        let (hold, held) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let fd = hold.as_raw_fd();
+        // SAFETY: the closure makes one system call.
+        unsafe {
+            tool.pre_exec(move || {
+                let copied = libc::dup2(fd, 3);
+                if copied == 3 { Ok(()) } else { Err(io::Error::last_os_error()) }
+            });
+        }
+        let output = tool.output().expect("it runs");
+        let orphan = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let exists = || Path::new("/proc").join(&orphan).exists();
+        assert!(exists(), "it waits for its input");
+        let mut child = Command::new("/bin/true").process_group(0).spawn().expect("it starts");
+        eventually("the child blocks the view", || reap().is_blocked);
+        assert!(child.wait().expect("it is still there").success());
+        drop((hold, held));
+        eventually("the orphan is collected", || {
+            assert!(reap().shims.is_empty());
+            !exists()
+        });
+    }
+
     /// Whoever asked it before is still in its queue: another one must not wait there.
     #[test]
     fn a_shim_that_takes_no_more_connections_is_found_by_its_lock() {
+        let _alone = alone();
         let dir = tempfile::tempdir().expect("temporary directory");
         let run = dir.path().join(RUN_DIR);
         std::fs::create_dir(&run).expect("create");

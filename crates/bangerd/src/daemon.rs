@@ -14,7 +14,6 @@ use banger_host::paths::StateDirs;
 use banger_host::process::limit_hint;
 use tokio::sync::{Notify, RwLock, oneshot};
 
-use crate::config::Config;
 use crate::events::Events;
 use crate::gate::Gate;
 use crate::host::Host;
@@ -22,6 +21,7 @@ use crate::operations::{Operations, Shared};
 use crate::store::{Store, StoreError, VmRow};
 use crate::uploads::Uploads;
 use crate::vm::{Phase, VmHandle};
+use banger_host::config::Config;
 
 /// What a daemon is made of.
 #[derive(Debug)]

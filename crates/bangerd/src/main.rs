@@ -6,7 +6,6 @@
 
 mod api;
 mod artifacts;
-mod config;
 mod daemon;
 mod events;
 mod gate;

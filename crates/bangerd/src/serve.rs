@@ -20,7 +20,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Front};
-use crate::config::{Config, ConfigError};
 use crate::daemon::{Daemon, Parts, failed};
 use crate::events::News;
 use crate::gate::Gate;
@@ -30,6 +29,7 @@ use crate::operations::Operations;
 use crate::reconcile::{self, reconcile};
 use crate::store::{Store, StoreError};
 use crate::vm::expiry;
+use banger_host::config::{Config, ConfigError};
 
 /// How long operations may take to clean up when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(5);

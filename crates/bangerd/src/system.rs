@@ -11,6 +11,7 @@ use banger_api::system::{DiskUse, DiskUseRow, ResetPlan};
 use banger_api::vm::{Pruned, VmState, VmStatus};
 use banger_core::id::Id;
 use banger_host::files;
+use banger_host::leftovers::state::SET_ASIDE;
 use futures_util::future::join_all;
 
 use crate::daemon::{Daemon, blocking, failed};
@@ -52,18 +53,24 @@ pub async fn disk_use(daemon: &Arc<Daemon>) -> Result<DiskUse, Problem> {
             bytes: layers.bytes,
             reclaimable_bytes: layers.unused_bytes,
         };
-        let cache = cache_entries(&daemon.dirs.cache())?
+        let cache = entries(&daemon.dirs.cache())?
             .into_iter()
-            .map(|entry| Ok(Holding { bytes: measure(&entry)?, in_use: false }));
+            .map(|entry| Ok(Holding { bytes: measure(&entry.path())?, in_use: false }));
+        let aside = entries(&daemon.dirs.data.join(SET_ASIDE))?
+            .into_iter()
+            .map(|entry| Ok(Holding { bytes: measure(&entry.path())?, in_use: true }));
+        let aside = row("set aside", aside)?;
         let free = daemon.host.machine.free_bytes(&daemon.dirs.data);
+        let mut rows = vec![
+            row("vms", vms)?,
+            row("images", images)?,
+            row("kernels", kernels)?,
+            layers,
+            row("cache", cache)?,
+        ];
+        rows.extend((aside.count > 0).then_some(aside));
         Ok(DiskUse {
-            rows: vec![
-                row("vms", vms)?,
-                row("images", images)?,
-                row("kernels", kernels)?,
-                layers,
-                row("cache", cache)?,
-            ],
+            rows,
             free_bytes: free
                 .map_err(|error| failed("cannot tell how much disk is free", &error))?,
         })
@@ -101,12 +108,18 @@ fn measure(path: &std::path::Path) -> Result<u64, Problem> {
         .map_err(|error| failed(format!("cannot measure {}", path.display()), &error))
 }
 
-fn cache_entries(cache: &std::path::Path) -> Result<Vec<PathBuf>, Problem> {
-    match std::fs::read_dir(cache) {
-        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+fn entries(dir: &std::path::Path) -> Result<Vec<std::fs::DirEntry>, Problem> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => Ok(entries.flatten().collect()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(failed("cannot list the cache", &error)),
+        Err(error) => Err(failed(format!("cannot list {}", dir.display()), &error)),
     }
+}
+
+/// The names of what is in a directory. One that is not there is empty.
+fn list(dir: &std::path::Path) -> Result<Vec<String>, Problem> {
+    let name = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    Ok(entries(dir)?.iter().map(name).collect())
 }
 
 /// Removes the VMs that have ended, or says which would go.
@@ -167,9 +180,10 @@ pub async fn plan_reset(daemon: &Arc<Daemon>) -> Result<ResetPlan, Problem> {
             vms: daemon.handles().iter().map(|vm| vm.name.clone()).collect(),
             images: artifacts.images()?.into_iter().map(|image| image.name).collect(),
             kernels: artifacts.kernels()?.into_iter().map(|kernel| kernel.name).collect(),
+            set_aside: list(&daemon.dirs.data.join(SET_ASIDE))?,
             bytes,
         };
-        for names in [&mut plan.vms, &mut plan.images, &mut plan.kernels] {
+        for names in [&mut plan.vms, &mut plan.images, &mut plan.kernels, &mut plan.set_aside] {
             names.sort();
         }
         Ok(plan)
@@ -240,7 +254,7 @@ fn remove_artifacts(daemon: &Daemon) -> Vec<Result<(), Problem>> {
     let all = PruneImages { all: true, dry_run: false };
     outcomes.push(artifacts.prune_images(all, &BTreeSet::new()).map(drop));
     outcomes.push(artifacts.clear_cache());
-    let aside = daemon.dirs.data.join(banger_host::leftovers::state::SET_ASIDE);
+    let aside = daemon.dirs.data.join(SET_ASIDE);
     let removed = files::remove_tree(&aside);
     outcomes.push(removed.map_err(|error| failed("cannot remove what was set aside", &error)));
     outcomes

@@ -10,7 +10,6 @@ use banger_api::vm::{CreateVm, StartVm, Vm};
 use banger_core::filter::Filter;
 use banger_host::paths::StateDirs;
 
-use crate::config::Config;
 use crate::daemon::{Daemon, Parts};
 use crate::gate::Gate;
 use crate::host::simulated::Simulation;
@@ -18,6 +17,7 @@ use crate::reconcile::reconcile;
 use crate::store::tests_support::{any_row, any_spec};
 use crate::store::{Store, VmRow};
 use crate::vm::create::Creation;
+use banger_host::config::Config;
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(180);

@@ -132,6 +132,9 @@ fn a_panic_at_boot_is_said() {
         .run()
         .assert_code(125);
     assert!(output.stderr_text().contains("panic"), "{output}");
+    // The VM is gone, and its console with it: what it said is told, and no hint leads there.
+    output.clone().assert_stderr_has("its console ended with:");
+    assert!(!output.stderr_text().contains("banger logs"), "{output}");
     assert!(host.vm_names().is_empty());
     host.finish();
 }

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use banger_e2e::{remove_whole, static_program};
-use banger_testkit::{Account, Host, Output, Seed, skip};
+use banger_e2e::{SOON, remove_whole, static_program};
+use banger_testkit::{Account, Host, Output, Seed, skip, wait};
 
 /// Long enough on a busy machine, and far from the half minute that a start may take.
 const AT_ONCE: Duration = Duration::from_secs(12);
@@ -167,6 +167,26 @@ fn an_emptied_runtime_directory_is_made_again() {
     exec().assert_stdout("works\n");
     host.banger(["stop", &vm]).run().assert_ok();
     assert_eq!(host.state(&vm).as_deref(), Some("stopped"));
+    host.finish();
+}
+
+/// A VM whose directory somebody removes runs on, says so, and can be ended.
+#[test]
+fn a_vm_without_its_directory_can_be_ended() {
+    let host = Host::new();
+    for verb in [&["stop", "lost"][..], &["kill", "lost"], &["rm", "-f", "lost"]] {
+        let vm = host.running_vm("lost");
+        remove_whole(&host.vm_dir(&vm));
+        wait::until("it is noticed", SOON, || {
+            let warnings = host.show(&vm)["status"]["warnings"].to_string();
+            warnings.contains("its directory is missing").then_some(())
+        });
+        assert_eq!(host.state(&vm).as_deref(), Some("running"));
+        host.banger(verb).timeout(SOON).run().assert_ok();
+        host.wait_until_gone("banger-shim");
+        host.banger(["rm", "-f", &vm]).run().assert_ok();
+        assert!(host.vm_names().is_empty());
+    }
     host.finish();
 }
 

@@ -62,8 +62,13 @@ fn a_limit_that_cannot_be_is_named() {
     assert_eq!(refused.code, 125, "{refused}");
     let text = refused.stderr_text();
     assert!(text.contains("logs.max_size_mib is 0; from 1 to 1024 are possible"), "{text}");
+    // Nor does it look as if all were well to those that only ask after the daemon.
+    let started = host.banger(["daemon", "start"]).run().assert_code(125);
+    started.assert_stderr_has("logs.max_size_mib is 0");
+    let doctor = host.banger(["doctor"]).run();
+    assert_ne!(doctor.code, 0, "{doctor}");
+    assert!(doctor.stdout_text().contains("logs.max_size_mib is 0"), "{doctor}");
     configure(&host, "config.toml", "[logs]\nmax_size_mib = 2\n");
-    host.banger(["daemon", "stop"]).run().assert_ok();
     host.banger(["ls"]).run().assert_ok();
     host.finish();
 }

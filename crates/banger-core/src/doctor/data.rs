@@ -13,6 +13,8 @@ pub struct Facts {
     pub user: String,
     /// A program of banger's own that is missing.
     pub missing_part: Option<String>,
+    /// Why the settings cannot be used.
+    pub settings: Result<(), String>,
     /// What happened when a user namespace with a mount, a network and a PID namespace was made.
     pub user_namespaces: Result<(), String>,
     /// AppArmor lets only confined programs have user namespaces.

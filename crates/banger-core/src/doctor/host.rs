@@ -24,6 +24,14 @@ pub(super) fn installation(facts: &Facts) -> Option<DoctorCheck> {
     })
 }
 
+pub(super) fn settings(facts: &Facts) -> Option<DoctorCheck> {
+    const NAME: &str = "settings";
+    Some(match &facts.settings {
+        Ok(()) => pass(NAME, "can be used"),
+        Err(why) => fail(NAME, why).fix("mend the file"),
+    })
+}
+
 pub(super) fn user_namespaces(facts: &Facts) -> Option<DoctorCheck> {
     const NAME: &str = "user-namespaces";
     let Err(error) = &facts.user_namespaces else {

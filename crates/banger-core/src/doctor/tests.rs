@@ -23,6 +23,7 @@ fn healthy() -> Facts {
         uid: 1000,
         user: "ann".to_owned(),
         missing_part: None,
+        settings: Ok(()),
         user_namespaces: Ok(()),
         apparmor_restricts_namespaces: false,
         unprivileged_namespaces: Some(true),
@@ -212,6 +213,7 @@ fn devices_disks_and_directories() {
 fn banger_itself() {
     insta::assert_snapshot!(with(|facts| facts.architecture = "aarch64".into()), @"Fail architecture: aarch64; VMs run on x86-64 only");
     insta::assert_snapshot!(with(|facts| facts.missing_part = Some("bangerd is missing".into())), @"Fail installation: bangerd is missing [script/quickstart]");
+    insta::assert_snapshot!(with(|facts| facts.settings = Err("/c/config.toml makes no sense: unknown field".into())), @"Fail settings: /c/config.toml makes no sense: unknown field [mend the file]");
     let up = |is_compatible| {
         with(|facts| {
             facts.daemon = DaemonFacts::Up { version: "0.2.0".to_owned(), is_compatible };

@@ -4,6 +4,7 @@ mod apt;
 mod id_ranges;
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +14,7 @@ use banger_core::doctor::{DaemonFacts, Device, Facts, Kvm, Space, Stored};
 use nix::unistd::{User, geteuid};
 
 use crate::command::{Cancel, Tool, find_program};
+use crate::config::Config;
 use crate::engine::kvm::{self, KvmUsability};
 use crate::files;
 use crate::paths::{Programs, StateDirs};
@@ -61,6 +63,7 @@ pub fn facts(known: Known<'_>) -> Facts {
     Facts {
         architecture: std::env::consts::ARCH.to_owned(),
         missing_part: Programs::locate().err().map(|error| error.to_string()),
+        settings: settings(&dirs.config),
         user_namespaces: try_namespaces(),
         apparmor_restricts_namespaces: switch("kernel/apparmor_restrict_unprivileged_userns")
             == Some(1),
@@ -86,6 +89,13 @@ pub fn facts(known: Known<'_>) -> Facts {
         user,
         uid,
     }
+}
+
+fn settings(config_dir: &Path) -> Result<(), String> {
+    Config::load(config_dir).map(drop).map_err(|error| match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    })
 }
 
 /// Makes the namespaces that a VM needs, with a program that has nothing to do in them.

@@ -54,7 +54,11 @@ pub async fn follow(
         tokio::select! {
             biased;
             signal = interrupts.next() => {
-                if interrupted.is_some() || !lease {
+                if interrupted.is_some() {
+                    return Err(Failure::signal(signal));
+                }
+                if !lease {
+                    stages.say("no longer waited for; what was asked for goes on");
                     return Err(Failure::signal(signal));
                 }
                 interrupted = Some(signal);
@@ -65,7 +69,9 @@ pub async fn follow(
                 }
             }
             event = lines.next_event() => {
-                match step(event?, (&mut stages, ui))? {
+                // A daemon that is killed cannot finish its sentence.
+                let event = event.map_err(|_| went_away())?;
+                match step(event, (&mut stages, ui))? {
                     Step::On => {}
                     Step::Done(result) => {
                         stages.finish();
@@ -100,11 +106,12 @@ fn step(event: Option<String>, (stages, ui): (&mut Stages, &Ui)) -> Result<Step,
     Ok(Step::On)
 }
 
-/// The daemon was stopped or killed; what it was doing is undone at its next start.
+/// The daemon was stopped or killed. A creation or a pull is undone at its next start; a VM that starts
+/// or stops does so without it.
 fn went_away() -> Failure {
     let title = "the daemon went away before the work was done";
     let problem = Problem::new(ErrorCode::DaemonUnavailable, title);
-    problem.hint("try again; banger daemon logs says more").into()
+    problem.hint("banger ls shows what came of it; then try again").into()
 }
 
 /// Only another daemon than the one that began the work does not know of it.

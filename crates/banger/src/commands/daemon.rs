@@ -5,6 +5,7 @@ mod service;
 use std::io;
 use std::time::Duration;
 
+use banger_api::system::VmIds;
 use banger_api::version::DaemonVersion;
 use banger_core::doctor::DaemonFacts;
 use banger_host::logs::LogReader;
@@ -63,7 +64,12 @@ struct Status {
 pub async fn run(command: DaemonCommand, ui: &Ui) -> Result<u8, Failure> {
     match command {
         DaemonCommand::Status => status(Client::running().await?, ui).await,
-        DaemonCommand::Start => status(Some(Client::ready(ui).await?), ui).await,
+        DaemonCommand::Start => {
+            let client = Client::ready(ui).await?;
+            // One that cannot do its work says why, and ends.
+            client.get::<VmIds>("/v1/system/vm-ids").await?;
+            status(Some(client), ui).await
+        }
         DaemonCommand::Stop => stop(ui).await,
         DaemonCommand::Enable => service::enable(ui).await,
         DaemonCommand::Disable => service::disable(ui),

@@ -99,10 +99,14 @@ fn fields(plan: &ResetPlan) -> Vec<(&'static str, String)> {
         [] => "none".to_owned(),
         names => names.join("\n"),
     };
-    vec![
+    let mut fields = vec![
         ("VMs", names(&plan.vms)),
         ("Images", names(&plan.images)),
         ("Kernels", names(&plan.kernels)),
-        ("Disk space", size::format(plan.bytes)),
-    ]
+    ];
+    if !plan.set_aside.is_empty() {
+        fields.push(("Set aside", names(&plan.set_aside)));
+    }
+    fields.push(("Disk space", size::format(plan.bytes)));
+    fields
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use banger_api::shim::{
     EngineSpec, JailUser, LOCK_FILE, LaunchEvent, RUN_DIR, SHIM_SOCKET, ShimHello,
@@ -13,8 +14,10 @@ use banger_api::{ErrorCode, Problem};
 use banger_core::expiry::Clocks;
 use banger_core::lifecycle::Traces;
 use banger_core::spec::HostCapacity;
+use banger_host::config::Config;
 use banger_host::http::{self, HttpError, Lines};
 use banger_host::paths::{Programs, StateDirs};
+use banger_host::shim::Reaped;
 use banger_host::supervisor::Ends;
 use banger_host::{clock, connect, engine, environment, files, lock, shim};
 use hyper::Method;
@@ -27,7 +30,6 @@ use tokio::sync::mpsc;
 use super::known_shims::KnownShims;
 use super::library::RealArtifacts;
 use super::{Host, Later, Machine, Shims};
-use crate::config::Config;
 
 /// How many messages of a shim wait to be read.
 const MESSAGES: usize = 64;
@@ -71,11 +73,21 @@ pub fn reap_shims() -> io::Result<Ends> {
     let found = ends.clone();
     tokio::spawn(async move {
         while ended.recv().await.is_some() {
-            found.add(shim::reap());
+            loop {
+                let Reaped { shims, is_blocked } = shim::reap();
+                found.add(shims);
+                if !is_blocked {
+                    break;
+                }
+                tokio::time::sleep(WAITERS_TURN).await;
+            }
         }
     });
     Ok(ends)
 }
+
+/// How long whoever waits for a child of its own is left to collect it.
+const WAITERS_TURN: Duration = Duration::from_millis(50);
 
 /// Shims, reached through their sockets.
 #[derive(Debug)]
@@ -199,10 +211,11 @@ impl Shims for RealShims {
     }
 
     fn kill_shim(&self, vm_dir: &Path) -> io::Result<bool> {
-        if shim::kill_shim(vm_dir)? {
-            return Ok(true);
+        match shim::kill_shim(vm_dir) {
+            Ok(true) => Ok(true),
+            // Whatever became of its directory, one that was talked to is known.
+            not_found => Ok(self.known.kill(vm_dir)? || not_found?),
         }
-        self.known.kill(vm_dir)
     }
 
     fn forget(&self, vm_dir: &Path) {

@@ -308,12 +308,11 @@ impl Actor {
                         tracing::warn!(vm = %self.row.name, "it is gone and nobody said so");
                         return Some(Phase::Ending(life.plans));
                     }
-                    let state = self.status.borrow().state;
-                    if let Some(how) = take(&self.row, ask, state, &mut life.plans) {
+                    let now = self.status.borrow().clone();
+                    if let Some(how) = take(&self.row, ask, now.state, &mut life.plans) {
                         self.begin_end(how, &life.plans);
-                        let now = self.status.borrow().clone();
-                        self.publish_live(now, true);
                     }
+                    self.publish_live(now, life.plans.ending);
                 }
             }
         }
@@ -440,7 +439,8 @@ impl Actor {
         blocking(move || Ok(read_status(&file))).await.ok().flatten()
     }
 
-    fn publish_live(&mut self, status: VmStatus, ending: bool) {
+    fn publish_live(&mut self, mut status: VmStatus, ending: bool) {
+        restart::mind_directory(&self.dir, restart::LOST_DIRECTORY, &mut status);
         let going = ending && matches!(status.state, VmState::Running | VmState::Paused);
         if going {
             let since_ms = clock::now_ms();

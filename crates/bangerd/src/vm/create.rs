@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use banger_api::event::EventType;
 use banger_api::operation::{OperationResult, Progress};
-use banger_api::shim::COW_FILE;
+use banger_api::shim::{CONSOLE_FILE, COW_FILE};
 use banger_api::step;
 use banger_api::vm::{CreateVm, StartVm, VmState};
 use banger_api::{ErrorCode, Problem};
@@ -18,6 +18,7 @@ use banger_core::{name, spec};
 use banger_host::{clock, cow, files, random};
 use tokio::sync::RwLockReadGuard;
 
+use super::launch::tail;
 use super::{Outcome, Phase, VmHandle, remove_traces};
 use crate::artifacts;
 use crate::daemon::{Daemon, NameReservation, blocking, failed};
@@ -84,10 +85,27 @@ impl Creation {
         match made {
             Ok(vm) => Ok(OperationResult::Vm(Box::new(vm.snapshot()))),
             Err(problem) => {
+                let problem = self.with_last_words(problem, &row).await;
                 self.undo(row).await;
                 Err(problem)
             }
         }
+    }
+
+    /// The same failure with what is worth knowing of a VM that goes with it: the end of its console.
+    /// No hint sends anybody to a VM that is no more.
+    async fn with_last_words(&self, mut problem: Problem, row: &VmRow) -> Problem {
+        let names_it = |hint: &String| hint.split(' ').any(|word| word == row.name);
+        if problem.hint.as_ref().is_some_and(names_it) {
+            let hint = "a VM that is to be looked at: banger create, then banger start";
+            problem = problem.hint(hint);
+        }
+        let console = self.daemon.vm_dir(&row.id).join(CONSOLE_FILE);
+        let lines = blocking(move || Ok(tail(&console))).await.unwrap_or_default();
+        if lines.is_empty() || problem.code == ErrorCode::Cancelled {
+            return problem;
+        }
+        problem.cause(format!("its console ended with:\n{}", lines.join("\n")))
     }
 
     /// Finds or fetches image and kernel, and writes down that there shall be a VM. Until the VM has

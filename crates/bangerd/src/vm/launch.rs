@@ -26,11 +26,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::disks;
 use super::end::{kill_until_unlocked, unlocked};
-use crate::config::read_certificates;
 use crate::daemon::{Daemon, blocking, failed};
 use crate::host::{LocalImage, LocalKernel};
 use crate::operations::cancelled;
 use crate::store::VmRow;
+use banger_host::config::read_certificates;
 
 /// How much longer than the guest's own limit a shim may take before it is taken for hung.
 const SLACK: Duration = Duration::from_secs(15);
@@ -323,7 +323,7 @@ fn write_launch_file(file: &Path, launch: &LaunchSpec) -> Result<(), Problem> {
 }
 
 /// The last lines of a log.
-fn tail(log: &Path) -> Vec<String> {
+pub(super) fn tail(log: &Path) -> Vec<String> {
     let read = || -> std::io::Result<String> {
         let mut file = std::fs::File::open(log)?;
         let length = file.metadata()?.len();

@@ -3,6 +3,7 @@
 //! Whether and when is decided in [`banger_core::restart`]. What was decided is part of the recorded
 //! status before anybody hears of it, so a daemon that starts goes on with the same pause.
 
+use std::path::Path;
 use std::time::Duration;
 
 use banger_api::event::EventType;
@@ -21,6 +22,10 @@ use crate::store::VmRow;
 
 /// Said of a VM whose directory somebody removed.
 const NO_DIRECTORY: &str = "its directory is missing, and its disk with it; it can only be removed";
+
+/// The same of one that runs.
+pub(super) const LOST_DIRECTORY: &str =
+    "its directory is missing: it runs on and can only be ended, and its disk goes with it";
 
 /// What is remembered of a VM's runs.
 #[derive(Debug)]
@@ -73,6 +78,20 @@ pub(super) async fn due(daemon: &Daemon, next_start_ms: Option<u64>) {
     if daemon.operations.is_closing() {
         std::future::pending::<()>().await;
     }
+}
+
+/// Warns of a directory that is missing, and no longer of one that is back. Whether anything changed.
+pub(super) fn mind_directory(dir: &Path, warning: &str, status: &mut VmStatus) -> bool {
+    let was_missing = status.warnings.iter().any(|it| it == warning);
+    match (dir.is_dir(), was_missing) {
+        (true, true) => status.warnings.retain(|it| it != warning),
+        (false, false) => {
+            tracing::warn!(dir = %dir.display(), "{warning}");
+            status.warnings.push(warning.to_owned());
+        }
+        _ => return false,
+    }
+    true
 }
 
 impl Actor {
@@ -131,16 +150,9 @@ impl Actor {
         if std::mem::take(&mut self.runs.removal_failed) {
             return Some(Phase::found_to_remove());
         }
-        let was_missing = status.warnings.iter().any(|warning| warning == NO_DIRECTORY);
-        match (self.dir.is_dir(), was_missing) {
-            (true, true) => status.warnings.retain(|warning| warning != NO_DIRECTORY),
-            (false, false) => {
-                tracing::warn!(vm = %self.row.name, "{NO_DIRECTORY}");
-                status.warnings.push(NO_DIRECTORY.to_owned());
-            }
-            _ => return None,
+        if mind_directory(&self.dir, NO_DIRECTORY, status) {
+            self.publish(status.clone());
         }
-        self.publish(status.clone());
         None
     }
 

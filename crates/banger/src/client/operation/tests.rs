@@ -98,13 +98,15 @@ async fn request_line(stream: &mut UnixStream) -> String {
     text.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned()
 }
 
-/// The events as a body that ends with the connection.
+/// The events as a body in chunks, as the daemon's. Its end never comes: the connection breaks.
 async fn send_events(mut stream: UnixStream, mut events: mpsc::UnboundedReceiver<OperationEvent>) {
-    let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    let head =
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     let _ = stream.write_all(head).await;
     while let Some(event) = events.recv().await {
         let json = serde_json::to_string(&event).expect("plain data");
-        let _ = stream.write_all(format!("data: {json}\n\n").as_bytes()).await;
+        let data = format!("data: {json}\n\n");
+        let _ = stream.write_all(format!("{:x}\r\n{data}\r\n", data.len()).as_bytes()).await;
     }
 }
 

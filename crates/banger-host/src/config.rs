@@ -115,7 +115,7 @@ impl From<ConfigError> for Problem {
     fn from(error: ConfigError) -> Self {
         Self::new(ErrorCode::InvalidArgument, "banger's settings cannot be used")
             .because(&error)
-            .hint("mend the file, then: banger daemon stop")
+            .hint("mend the file, then try again")
     }
 }
 
