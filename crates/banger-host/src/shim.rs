@@ -293,25 +293,20 @@ mod tests {
     fn orphans_are_collected_and_children_are_left_to_their_waiters() {
         let _alone = alone();
         adopt_orphans().expect("a subreaper");
+        let (input, held) = std::io::pipe().expect("a pipe");
+        let script = "exec 3<&0; /bin/cat <&3 >/dev/null & echo $!";
         let mut tool = Command::new("/bin/sh");
-        tool.args(["-c", "/bin/cat <&3 3<&- & echo $!"]).process_group(0).stdout(Stdio::piped());
-        let (hold, held) = std::os::unix::net::UnixStream::pair().expect("a pair");
-        let fd = hold.as_raw_fd();
-        // SAFETY: the closure makes one system call.
-        unsafe {
-            tool.pre_exec(move || {
-                let copied = libc::dup2(fd, 3);
-                if copied == 3 { Ok(()) } else { Err(io::Error::last_os_error()) }
-            });
-        }
+        tool.args(["-c", script]).process_group(0).stdin(input);
         let output = tool.output().expect("it runs");
+        // It holds the end of the pipe that it was started with.
+        drop(tool);
         let orphan = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let exists = || Path::new("/proc").join(&orphan).exists();
         assert!(exists(), "it waits for its input");
         let mut child = Command::new("/bin/true").process_group(0).spawn().expect("it starts");
         eventually("the child blocks the view", || reap().is_blocked);
         assert!(child.wait().expect("it is still there").success());
-        drop((hold, held));
+        drop(held);
         eventually("the orphan is collected", || {
             assert!(reap().shims.is_empty());
             !exists()
