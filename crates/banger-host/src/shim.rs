@@ -294,7 +294,7 @@ mod tests {
         let _alone = alone();
         adopt_orphans().expect("a subreaper");
         let (input, held) = std::io::pipe().expect("a pipe");
-        let script = "exec 3<&0; /bin/cat <&3 >/dev/null & echo $!";
+        let script = "exec 3<&0; /bin/cat <&3 >/dev/null 2>&1 & echo $!";
         let mut tool = Command::new("/bin/sh");
         tool.args(["-c", script]).process_group(0).stdin(input);
         let output = tool.output().expect("it runs");
