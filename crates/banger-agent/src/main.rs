@@ -91,7 +91,7 @@ async fn serve(agent: &Arc<Agent>, device: std::os::fd::OwnedFd) -> ShutdownActi
     loop {
         tokio::select! {
             action = agent.ended() => return action,
-            connected = port.wait_for_host() => {
+            connected = console::awaiting("the host's connection", port.wait_for_host()) => {
                 if let Err(error) = connected {
                     console::say_error("waiting for the host", &error);
                     return agent.ended().await;

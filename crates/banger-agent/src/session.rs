@@ -42,7 +42,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut scanner = Scanner::default();
-    while greet(stream, &mut scanner).await? {
+    while console::awaiting("the host's greeting", greet(stream, &mut scanner)).await? {
         match converse(stream, agent).await {
             Ending::HungUp => return Ok(()),
             Ending::Farewell => {

@@ -293,7 +293,7 @@ mod tests {
     fn orphans_are_collected_and_children_are_left_to_their_waiters() {
         let _alone = alone();
         adopt_orphans().expect("a subreaper");
-        let (input, held) = std::io::pipe().expect("a pipe");
+        let (input, held) = io::pipe().expect("a pipe");
         let script = "exec 3<&0; /bin/cat <&3 >/dev/null 2>&1 & echo $!";
         let mut tool = Command::new("/bin/sh");
         tool.args(["-c", script]).process_group(0).stdin(input);

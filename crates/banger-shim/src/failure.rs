@@ -57,12 +57,15 @@ pub(crate) enum LaunchError {
     #[error("the guest powered itself off while it booted")]
     PoweredOff,
     /// The guest did not answer.
-    #[error("{awaited} within {} s", timeout_ms / 1000)]
+    #[error("{awaited} within {} s{processors}", timeout_ms / 1000)]
     Silent {
         /// What did not happen.
         awaited: Awaited,
         /// How long it had.
         timeout_ms: u64,
+        /// Where its processors stand, `; CPU 0 …`, or nothing: to tell a guest that hangs from one that
+        /// is slow.
+        processors: String,
     },
     /// The guest's kernel would hang.
     #[error("the guest's kernel found no timer: the host is too busy")]

@@ -264,8 +264,14 @@ async fn reach_guest(
     vm: &Vm,
     deadline: Instant,
 ) -> Result<(Qmp, mpsc::Receiver<Event>, Guest), LaunchError> {
-    let (qmp, events) = until(deadline, vm, Awaited::Vmm, control(vm)).await?;
-    let guest = until(deadline, vm, Awaited::Agent, greet(vm)).await?;
+    let (mut qmp, events) = until(deadline, vm, Awaited::Vmm, control(vm)).await?;
+    let guest = match until(deadline, vm, Awaited::Agent, greet(vm)).await {
+        Err(LaunchError::Silent { awaited, timeout_ms, .. }) => {
+            let processors = where_processors_stand(&mut qmp).await;
+            return Err(LaunchError::Silent { awaited, timeout_ms, processors });
+        }
+        other => other?,
+    };
     tracing::debug!("the guest answers");
     until(deadline, vm, Awaited::Configured, identify(vm, &guest)).await?;
     tracing::debug!("the guest is configured");
@@ -281,7 +287,14 @@ async fn until<T>(
 ) -> Result<T, LaunchError> {
     let timeout_ms = vm.spec.boot_timeout_ms;
     let ended = tokio::time::timeout_at(deadline.into(), part).await;
-    ended.unwrap_or(Err(LaunchError::Silent { awaited, timeout_ms }))
+    let processors = String::new();
+    ended.unwrap_or(Err(LaunchError::Silent { awaited, timeout_ms, processors }))
+}
+
+/// Where the guest's processors stand, if the VMM tells.
+async fn where_processors_stand(qmp: &mut Qmp) -> String {
+    let stand = qmp.processors().await.unwrap_or_default();
+    stand.iter().map(|processor| format!("; {processor}")).collect()
 }
 
 /// Connects to the VMM.

@@ -177,9 +177,12 @@ fn repeatable_verbs() {
     let host = Host::new();
     host.banger(["run", "--name", "twice", "--", "sh", "-c", "exit 3"]).run().assert_code(3);
     host.wait_for_state("twice", "stopped");
-    host.banger(["wait", "twice"]).timeout(SOON).run();
-    host.banger(["stop", "twice"]).run().assert_ok();
-    host.banger(["kill", "twice"]).run();
+    for _ in 0..2 {
+        let waited = host.banger(["wait", "twice"]).timeout(SOON).run();
+        waited.assert_ok().assert_stdout("3\n");
+        host.banger(["stop", "twice"]).run().assert_ok();
+        host.banger(["kill", "twice"]).run().assert_ok();
+    }
     host.banger(["rm", "-f", "twice"]).run().assert_ok();
     host.banger(["rm", "-f", "twice"]).run().assert_ok();
     host.finish();
@@ -224,7 +227,9 @@ fn a_full_host_disk_pauses_the_machine() {
     let neighbour = host.running_vm("neighbour");
     let before = "head -c 3000000 /dev/urandom > /root/data; sync; sha256sum < /root/data";
     let before = host.banger(["exec", &neighbour, "--", "sh", "-c", before]).run().assert_ok();
-    host.banger(["stop", &neighbour]).run().assert_ok();
+    // It goes on writing while its neighbour fills the disk, until it is paused as well, or told.
+    let busy = "i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i > /root/count; sync /root/count; done; cat /root/count";
+    let busy = host.banger(["exec", &neighbour, "--", "sh", "-c", busy]).timeout(4 * BOOT).spawn();
     let vm = host.running_vm("cramped");
     let script = "head -c 150000000 /dev/urandom > /root/data; sync; sha256sum < /root/data";
     let writing = host.banger(["exec", &vm, "--", "sh", "-c", script]).timeout(4 * BOOT).spawn();
@@ -244,10 +249,14 @@ fn a_full_host_disk_pauses_the_machine() {
     host.banger(["restart", &vm]).run().assert_ok();
     let again = host.banger(["exec", &vm, "--", "sh", "-c", "sha256sum < /root/data"]).run();
     assert_eq!(again.assert_ok().stdout_text(), sum.stdout_text());
-    host.banger(["start", &neighbour]).run().assert_ok();
-    let read = ["exec", &neighbour, "--", "sh", "-c", "sha256sum < /root/data"];
+    host.wait_for_state(&neighbour, "running");
+    host.banger(["exec", &neighbour, "--", "touch", "/tmp/enough"]).run().assert_ok();
+    let count = busy.wait().assert_ok().stdout_text();
+    host.banger(["restart", &neighbour]).run().assert_ok();
+    let read = ["exec", &neighbour, "--", "sh", "-c", "sha256sum < /root/data; cat /root/count"];
     let after = host.banger(read).run().assert_ok();
-    assert_eq!(after.stdout_text(), before.stdout_text(), "another machine's data");
+    let both = before.stdout_text() + &count;
+    assert_eq!(after.stdout_text(), both, "another machine's data");
     images.assert_unchanged(&host.data);
     host.banger(["rm", "-f", &vm, &neighbour]).run().assert_ok();
     drop(disk);

@@ -105,11 +105,7 @@ fn a_detached_machine_runs_its_main_process() {
     assert!(!console.stdout_text().contains("main speaks"), "the console is another log");
     let waiting = host.banger(["wait", "back"]).spawn();
     host.banger(["exec", "back", "--", "touch", "/tmp/go"]).run();
-    let waited = waiting.wait();
-    assert!(
-        waited.code == 5 || waited.stdout_text().trim() == "5",
-        "wait tells the code: {waited}"
-    );
+    waiting.wait().assert_ok().assert_stdout("5\n");
     host.wait_for_state("back", "stopped");
     assert_eq!(host.show("back")["status"]["end"]["cause"], "main_exited");
     host.banger(["logs", "back"]).run().assert_ok().assert_stdout_has("main complains");

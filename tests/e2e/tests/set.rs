@@ -37,6 +37,9 @@ fn what_is_set_is_so_at_once_or_at_the_next_start() {
     assert_eq!(guest(&host, &vm, "nproc"), "2", "it runs as it was");
     host.banger(["restart", &vm]).run().assert_ok();
     assert_eq!(guest(&host, &vm, "nproc"), "1");
+    let memory = guest(&host, &vm, "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo");
+    let memory_mib = memory.parse::<u64>().expect("a number") / 1024;
+    assert!((600..=768).contains(&memory_mib), "{memory_mib} MiB");
     assert!((11_000..12_400).contains(&mib(&host, &vm, "/")), "{}", mib(&host, &vm, "/"));
     assert!(host.show(&vm)["pending"].is_null());
     // A file system that has grown once grows again, also while its VM does not run.

@@ -15,14 +15,12 @@ pub use stream::Port;
 use crate::boot::Uevents;
 use crate::console;
 
-/// After how long a person is told that the port is missing.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Waits for the port and opens it. There is nothing else an agent without a port could do.
 pub fn open_device() -> OwnedFd {
     let uevents = Uevents::listen();
     loop {
-        let found = uevents.wait_for(PATIENCE, || find(Path::new("/sys/class/virtio-ports")));
+        let found =
+            uevents.wait_for(console::PATIENCE, || find(Path::new("/sys/class/virtio-ports")));
         let Some(name) = found else {
             console::say(&format!("there is no virtio-serial port {PORT_NAME}; waiting for it"));
             continue;

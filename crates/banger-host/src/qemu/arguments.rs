@@ -203,3 +203,52 @@ fn network(fds: Descriptors) -> Vec<String> {
 fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launch_spec(durable: bool) -> LaunchSpec {
+        let json = serde_json::json!({
+            "vm_id": "0123456789ab", "name": "box", "machine_id": "0".repeat(32),
+            "engine": {
+                "name": "qemu", "version": "7.2.22", "binary": "/usr/bin/qemu-system-x86_64",
+                "libraries": [], "data_dirs": [], "accelerator": "tcg"
+            },
+            "cpus": 1, "memory_mib": 128, "kernel": "/k", "kernel_release": "6.1",
+            "initramfs": "/i", "root_image": "/r", "root_image_bytes": 1, "disk_bytes": 1,
+            "work_disk_bytes": 1, "modules_image": "/m", "durable": durable, "network": "default",
+            "boot_timeout_ms": 1
+        });
+        serde_json::from_value(json).expect("a launch spec")
+    }
+
+    /// The `-drive` of that name, as its options.
+    fn drive_of(spec: &LaunchSpec, id: &str) -> Vec<String> {
+        let argv = drives(spec);
+        let named = format!("id={id}");
+        let options = argv.iter().map(|word| word.split(',').map(str::to_owned).collect());
+        let mut found: Vec<Vec<String>> = options.collect();
+        found.retain(|options: &Vec<String>| options.contains(&named));
+        assert_eq!(found.len(), 1, "{id}: {argv:?}");
+        found.remove(0)
+    }
+
+    #[test]
+    fn what_is_kept_is_flushed_and_a_full_disk_pauses() {
+        for durable in [true, false] {
+            let spec = launch_spec(durable);
+            let wanted = if durable { "cache=writeback" } else { "cache=unsafe" };
+            for own in ["cow", "work"] {
+                let options = drive_of(&spec, own);
+                assert!(options.iter().any(|option| option == wanted), "{own}: {options:?}");
+                assert!(options.iter().any(|option| option == "werror=enospc"), "{options:?}");
+                assert!(!options.iter().any(|option| option == "readonly=on"), "{options:?}");
+            }
+            for shared in ["root", "modules"] {
+                let options = drive_of(&spec, shared);
+                assert!(options.iter().any(|option| option == "readonly=on"), "{options:?}");
+            }
+        }
+    }
+}

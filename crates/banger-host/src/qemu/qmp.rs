@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 
-use crate::logs::printable;
+use crate::logs::{printable, printable_line};
 
 /// Longest line that is read. QEMU's own are below 100 KiB. Parsed, a line takes up to some 30 times
 /// as much.
@@ -21,6 +21,9 @@ const MAX_LINE: u64 = 256 << 10;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events that wait to be looked at.
 pub const QUEUE: usize = 64;
+/// How many processors are told of, and how many bytes of each.
+const MAX_PROCESSORS: usize = 8;
+const MAX_STAND: usize = 80;
 /// Answers that wait. There is one for each command, and one command at a time: what is more, nobody
 /// asked for.
 const ANSWERS: usize = 4;
@@ -123,6 +126,36 @@ impl Qmp {
     }
 }
 
+impl Qmp {
+    /// Where the guest's processors stand, one line each: `CPU#0 RIP=… HLT=1`. For people who look for
+    /// the reason of a hang.
+    ///
+    /// # Errors
+    /// [`QmpError`].
+    pub async fn processors(&mut self) -> Result<Vec<String>, QmpError> {
+        let command = json!({ "command-line": "info registers -a" });
+        let told = self.execute("human-monitor-command", command).await?;
+        Ok(stands(told.as_str().unwrap_or_default()))
+    }
+}
+
+/// What of QEMU's `info registers -a` says where the processors stand.
+fn stands(registers: &str) -> Vec<String> {
+    let mut stands: Vec<String> = Vec::new();
+    for word in registers.split_whitespace() {
+        if word.starts_with("CPU#") && stands.len() < MAX_PROCESSORS {
+            stands.push(printable_line(word, MAX_STAND));
+        } else if let Some(stand) = stands.last_mut()
+            && ["RIP=", "HLT="].iter().any(|name| word.starts_with(name))
+            && stand.len() + word.len() < MAX_STAND
+        {
+            stand.push(' ');
+            stand.push_str(&printable_line(word, MAX_STAND));
+        }
+    }
+    stands
+}
+
 async fn sort_lines(
     mut reader: BufReader<OwnedReadHalf>,
     answers: mpsc::Sender<Value>,
@@ -211,6 +244,15 @@ mod tests {
             assert!(refused.to_string().contains("no such command"), "{refused}");
         };
         tokio::join!(qemu, client);
+    }
+
+    #[test]
+    fn where_processors_stand_is_found_among_their_registers() {
+        let registers = "CPU#0\r\nRAX=0 RBX=1\r\nRIP=ffffffff81c0a5cb RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=1\r\nES =0000\r\nCPU#1\r\nRIP=0 RFL=2 HLT=0\r\n";
+        assert_eq!(stands(registers), ["CPU#0 RIP=ffffffff81c0a5cb HLT=1", "CPU#1 RIP=0 HLT=0"]);
+        assert_eq!(stands("no registers RIP=1"), [""; 0]);
+        assert_eq!(stands(&"CPU#9 ".repeat(99)).len(), MAX_PROCESSORS);
+        assert!(stands(&format!("CPU#0 RIP={}", "f".repeat(999)))[0].len() < MAX_STAND);
     }
 
     /// Hostile guest: one that took its VMM over says what it likes.
