@@ -6,6 +6,7 @@
 //!
 //! Decoders of programs, which are no libraries, are compiled in by their path.
 
+mod archives;
 mod disk;
 mod guest;
 mod state;
@@ -40,6 +41,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("accounts", guest::accounts),
     ("agent_answers", guest::answers),
+    ("archive", archives::archive),
     ("catalog", image::catalog),
     ("compression", image::compression),
     ("console", guest::console),

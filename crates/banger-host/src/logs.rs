@@ -303,6 +303,43 @@ mod tests {
         }
     }
 
+    const CAP: u64 = 64 * 1024;
+    /// Set for the child of the next test: its log.
+    const LOG: &str = "BANGER_TEST_ERROR_LOG";
+
+    /// "No log grows without bound": not that of a process which complains for ever, whoever in it does.
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this program again, with another standard error"
+    )]
+    fn what_a_process_complains_of_stays_small() {
+        if let Some(path) = std::env::var_os(LOG) {
+            let mut log = ErrorLog::new(path.into(), CAP);
+            for number in 0..8 * CAP / 64 {
+                writeln!(log, "{number:>62}").expect("written");
+            }
+            return;
+        }
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("shim.log");
+        let stderr = append(&path).expect("made");
+        let name = "logs::tests::what_a_process_complains_of_stays_small";
+        let status = std::process::Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", name, "--nocapture"])
+            .env(LOG, &path)
+            .stdout(std::process::Stdio::null())
+            .stderr(stderr)
+            .status();
+        assert!(status.expect("it runs").success());
+        let length = |path: &Path| std::fs::metadata(path).expect("it is there").len();
+        let bytes = length(&path) + length(&older(&path));
+        assert!((CAP / 2..=CAP + 1024).contains(&bytes), "{bytes} bytes of at most {CAP}");
+        let last = format!("{:>62}\n", 8 * CAP / 64 - 1);
+        let text = std::fs::read_to_string(&path).expect("text");
+        assert!(text.contains(&last), "the newest is there");
+    }
+
     #[test]
     fn a_line_of_a_guest_is_one_line_and_commands_nothing() {
         let cases = [

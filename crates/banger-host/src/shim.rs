@@ -13,7 +13,7 @@ use nix::sys::socket::{
     self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt::PeerCredentials,
 };
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{Pid, getpgid};
+use nix::unistd::{Pid, getpgid, getpgrp};
 use tokio::net::unix::pipe;
 
 use banger_api::shim::{LOCK_FILE, RUN_DIR, SHIM_LOG_FILE, SHIM_SOCKET};
@@ -214,11 +214,11 @@ pub fn reap() -> Reaped {
     while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) =
         waitid(Id::All, flags)
     {
-        // A zombie keeps its name and its process group. Every tool leads a group of its own; what it
-        // starts does not.
+        // A zombie keeps its name and its process group. What this process starts leads a group of its
+        // own or is in this one's; what a tool starts is in the tool's.
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let is_shim = name.trim_end() == SHIM_NAME;
-        if !is_shim && getpgid(Some(pid)).is_ok_and(|group| group == pid) {
+        if !is_shim && getpgid(Some(pid)).is_ok_and(|group| group == pid || group == getpgrp()) {
             reaped.is_blocked = true;
             break;
         }
@@ -303,9 +303,13 @@ mod tests {
         let orphan = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let exists = || Path::new("/proc").join(&orphan).exists();
         assert!(exists(), "it waits for its input");
-        let mut child = Command::new("/bin/true").process_group(0).spawn().expect("it starts");
-        eventually("the child blocks the view", || reap().is_blocked);
-        assert!(child.wait().expect("it is still there").success());
+        let (in_ours, mut in_its_own) = (Command::new("/bin/true"), Command::new("/bin/true"));
+        in_its_own.process_group(0);
+        for mut command in [in_ours, in_its_own] {
+            let mut child = command.spawn().expect("it starts");
+            eventually("the child blocks the view", || reap().is_blocked);
+            assert!(child.wait().expect("it is still there").success());
+        }
         drop(held);
         eventually("the orphan is collected", || {
             assert!(reap().shims.is_empty());

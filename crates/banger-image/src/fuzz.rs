@@ -2,7 +2,12 @@
 //! breaks a promise. `fuzz/README.md` says how they are run; `banger-fuzz` names them all.
 
 use std::io::{Cursor, Read};
+use std::path::Path;
 
+use banger_core::reference::Reference;
+use banger_host::command::Cancel;
+
+use crate::archive::{self, Source};
 use crate::bzimage;
 use crate::catalog::Catalog;
 use crate::debian::deb::{PackagedFile, read_package};
@@ -37,6 +42,25 @@ pub fn compression(data: &[u8]) {
 pub fn packing(data: &[u8]) {
     if let Ok(stream) = unpacked(data) {
         let _ = read_bounded(stream, UNPACKED);
+    }
+}
+
+/// A file that may be an archive of an image. `work` is an empty directory.
+pub fn archive(file: &Path, work: &Path) {
+    match archive::open(file, work, &Cancel::new()) {
+        Ok(Source::Image(image)) => {
+            if let Some(name) = &image.name {
+                Reference::parse(name).expect("a name is suggested that can be one");
+            }
+            for layer in image.layers().flatten() {
+                let _ = std::io::copy(&mut layer.stream.take(UNPACKED), &mut std::io::sink());
+            }
+        }
+        Ok(Source::Ext4 | Source::Tar | Source::Directory) => {}
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!text.contains(char::is_control), "errors are shown to people: {text:?}");
+        }
     }
 }
 

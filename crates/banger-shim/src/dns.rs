@@ -25,22 +25,30 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// Largest UDP question, in bytes. EDNS questions are below 4 KiB.
 const MAX_QUESTION: usize = 4096;
 
+/// Tells whom to ask.
+type Resolvers = Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>;
+
 /// Serves the guest's questions until the shim ends.
 pub(crate) fn serve(udp: UdpSocket, tcp: TcpListener) {
-    let slots = Arc::new(Semaphore::new(MAX_QUESTIONS));
-    tokio::spawn(serve_udp(Arc::new(udp), Arc::clone(&slots)));
-    tokio::spawn(serve_tcp(tcp, slots));
+    serve_by(Arc::new(resolvers), udp, tcp);
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, slots: Arc<Semaphore>) {
+fn serve_by(resolvers: Resolvers, udp: UdpSocket, tcp: TcpListener) {
+    let slots = Arc::new(Semaphore::new(MAX_QUESTIONS));
+    tokio::spawn(serve_udp(Arc::clone(&resolvers), Arc::new(udp), Arc::clone(&slots)));
+    tokio::spawn(serve_tcp(resolvers, tcp, slots));
+}
+
+async fn serve_udp(resolvers: Resolvers, socket: Arc<UdpSocket>, slots: Arc<Semaphore>) {
     let mut question = vec![0; MAX_QUESTION];
     loop {
         let Ok((count, asker)) = socket.recv_from(&mut question).await else { continue };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
         let (socket, question) = (Arc::clone(&socket), question[..count].to_vec());
+        let resolvers = resolvers();
         tokio::spawn(async move {
             let _slot = slot;
-            for resolver in resolvers() {
+            for resolver in resolvers {
                 if let Ok(Ok(answer)) =
                     tokio::time::timeout(RESOLVER_TIMEOUT, ask(resolver, &question)).await
                 {
@@ -72,23 +80,24 @@ async fn ask(resolver: SocketAddr, question: &[u8]) -> std::io::Result<Vec<u8>> 
     }
 }
 
-async fn serve_tcp(listener: TcpListener, slots: Arc<Semaphore>) {
+async fn serve_tcp(resolvers: Resolvers, listener: TcpListener, slots: Arc<Semaphore>) {
     loop {
         let Ok((guest, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        let resolvers = resolvers();
         tokio::spawn(async move {
             let _slot = slot;
             // Its end, however it comes, is the guest's to see.
-            let _ = tokio::time::timeout(SESSION_TIMEOUT, relay(guest)).await;
+            let _ = tokio::time::timeout(SESSION_TIMEOUT, relay(resolvers, guest)).await;
         });
     }
 }
 
-async fn relay(mut guest: TcpStream) -> std::io::Result<()> {
-    for resolver in resolvers() {
+async fn relay(resolvers: Vec<SocketAddr>, mut guest: TcpStream) -> std::io::Result<()> {
+    for resolver in resolvers {
         if let Ok(Ok(mut upstream)) =
             tokio::time::timeout(RESOLVER_TIMEOUT, TcpStream::connect(resolver)).await
         {
@@ -155,6 +164,62 @@ fn words<'a>(text: &'a str, keyword: &'a str) -> impl Iterator<Item = &'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BOUND: Duration = Duration::from_secs(20);
+    const LOOPBACK: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+    async fn sockets() -> (UdpSocket, TcpListener) {
+        let udp = UdpSocket::bind(SocketAddr::from(LOOPBACK)).await.expect("a socket");
+        let tcp = TcpListener::bind(SocketAddr::from(LOOPBACK)).await.expect("a socket");
+        (udp, tcp)
+    }
+
+    /// Hostile guest: one that asks and asks takes no more than its share of the host.
+    #[tokio::test]
+    async fn more_questions_than_are_allowed_are_dropped() {
+        const ASKED: usize = MAX_QUESTIONS + 40;
+        // A resolver that hears everything and answers nothing.
+        let (_silent, resolver) = sockets().await;
+        let address = resolver.local_addr().expect("an address");
+        let (udp, tcp) = sockets().await;
+        let server = tcp.local_addr().expect("an address");
+        serve_by(Arc::new(move || vec![address]), udp, tcp);
+        let mut guests = tokio::task::JoinSet::new();
+        for _ in 0..ASKED {
+            let mut guest = TcpStream::connect(server).await.expect("connected");
+            guests.spawn(async move { guest.read(&mut [0]).await });
+        }
+        let mut heard = Vec::new();
+        while heard.len() < MAX_QUESTIONS {
+            let accepted = tokio::time::timeout(BOUND, resolver.accept()).await;
+            heard.push(accepted.expect("as many as are allowed").expect("accepted"));
+        }
+        for _ in MAX_QUESTIONS..ASKED {
+            let refused = tokio::time::timeout(BOUND, guests.join_next()).await;
+            let end = refused.expect("the others are dropped").expect("one").expect("no panic");
+            assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+        }
+        // Whoever is done makes place for the next.
+        heard.clear();
+        while guests.join_next().await.is_some() {}
+        let _next = TcpStream::connect(server).await.expect("connected");
+        tokio::time::timeout(BOUND, resolver.accept()).await.expect("heard").expect("accepted");
+    }
+
+    /// Hostile guest: a question is as long as a question can be.
+    #[tokio::test]
+    async fn a_question_is_cut_to_its_bound() {
+        let (resolver, _tcp) = sockets().await;
+        let address = resolver.local_addr().expect("an address");
+        let (udp, tcp) = sockets().await;
+        let server = udp.local_addr().expect("an address");
+        serve_by(Arc::new(move || vec![address]), udp, tcp);
+        let guest = UdpSocket::bind(SocketAddr::from(LOOPBACK)).await.expect("a socket");
+        guest.send_to(&[7; 4 * MAX_QUESTION], server).await.expect("sent");
+        let mut heard = vec![0; 8 * MAX_QUESTION];
+        let received = tokio::time::timeout(BOUND, resolver.recv_from(&mut heard)).await;
+        assert_eq!(received.expect("heard").expect("received").0, MAX_QUESTION);
+    }
 
     #[test]
     fn resolv_conf_is_read_as_resolvers_read_it() {

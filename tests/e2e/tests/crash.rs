@@ -30,6 +30,20 @@ fn vms_outlive_the_daemon() {
     host.finish();
 }
 
+/// A `wait` goes on where its daemon does not, and waits for what it can.
+#[test]
+fn a_wait_outlives_the_daemon() {
+    let host = Host::new();
+    let script = "while [ ! -e /tmp/go ]; do sleep 0.1; done; exit 4";
+    host.banger(["run", "-d", "-q", "--name", "one", "--", "sh", "-c", script]).run().assert_ok();
+    let waiting = host.banger(["wait", "nosuch", "one"]).timeout(BOOT).spawn();
+    host.kill_dash_nine(host.daemon_pid().expect("a daemon runs"));
+    host.banger(["exec", "one", "--", "touch", "/tmp/go"]).run();
+    let waited = waiting.wait().assert_code(125).assert_stdout("4\n");
+    waited.assert_stderr_has("nosuch");
+    host.finish();
+}
+
 /// "if it dies, even by `kill -9`, the kernel kills the VMM and pasta with it"
 #[test]
 fn a_killed_shim_takes_everything_along() {

@@ -11,6 +11,7 @@ use super::location::follow;
 use super::manifest::{Document, MAX_BYTES, MAX_LAYERS, Platform, check_config, choose};
 use super::retry::parse_retry_after;
 use super::settings::Settings;
+use super::signature::VerifyKey;
 
 /// A manifest or an index; after a null byte, the configuration that goes with it.
 pub(crate) fn manifest(data: &[u8]) {
@@ -51,11 +52,14 @@ pub(crate) fn headers(data: &[u8]) {
     }
 }
 
-/// An auth file, or `registries.toml`.
+/// An auth file, `registries.toml`, or a key to check signatures with.
 pub(crate) fn files(data: &[u8]) {
     if let Ok(auth) = AuthFile::parse(data) {
         let _ = auth.find("registry.example", "a/b");
         let _ = auth.find("docker.io", "library/a");
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = VerifyKey::parse(text);
     }
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(settings) = Settings::parse(text, Path::new("/etc/banger/registries.toml"))
