@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt::PeerCredentials,
 };
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgid, getpgrp};
 use tokio::net::unix::pipe;
 
@@ -194,45 +194,45 @@ pub fn adopt_orphans() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true).map_err(Into::into)
 }
 
-/// What [`reap`] found.
-#[derive(Debug, Default)]
-pub struct Reaped {
-    /// Shims that have ended, and how.
-    pub shims: Vec<(i32, ShimExit)>,
-    /// Somebody's own child has ended and is not collected yet; what is behind it cannot be seen until
-    /// it is.
-    pub is_blocked: bool,
-}
-
 /// Collects orphans that have ended: shims, saying which and how, and what a tool that was killed had
-/// started. To be called on SIGCHLD, and again after a moment where it is blocked.
+/// started. To be called on SIGCHLD.
 ///
 /// The children that this process started itself are left to whoever waits for them.
-pub fn reap() -> Reaped {
-    let mut reaped = Reaped::default();
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) =
-        waitid(Id::All, flags)
-    {
-        // A zombie keeps its name and its process group. What this process starts leads a group of its
-        // own or is in this one's; what a tool starts is in the tool's.
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let is_shim = name.trim_end() == SHIM_NAME;
-        if !is_shim && getpgid(Some(pid)).is_ok_and(|group| group == pid || group == getpgrp()) {
-            reaped.is_blocked = true;
-            break;
-        }
-        let exit = match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(_, code)) => ShimExit::Exited(code),
-            Ok(WaitStatus::Signaled(_, signal, _)) => ShimExit::Signaled(signal as i32),
-            // Its waiter was faster.
-            _ => continue,
-        };
-        if is_shim {
-            reaped.shims.push((pid.as_raw(), exit));
-        }
+pub fn reap() -> Vec<(i32, ShimExit)> {
+    children().into_iter().filter_map(collect_orphan).collect()
+}
+
+/// The children of all threads of this process. Not `waitid` for any: it shows the first that has
+/// ended, again and again, until whoever waits for that one has collected it.
+fn children() -> Vec<Pid> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")));
+    let of_list = |list: String| {
+        list.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
+    };
+    lists.flatten().flat_map::<Vec<Pid>, _>(of_list).collect()
+}
+
+/// How a child ended, if it is a shim, has ended, and is nobody else's to collect.
+fn collect_orphan(child: Pid) -> Option<(i32, ShimExit)> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+    if waitid(Id::Pid(child), flags | WaitPidFlag::WNOWAIT).ok()? == WaitStatus::StillAlive {
+        return None;
     }
-    reaped
+    // A zombie keeps its name and its process group. What this process starts leads a group of its
+    // own or is in this one's; what a tool starts is in the tool's.
+    let name = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+    let is_shim = name.trim_end() == SHIM_NAME;
+    let group = getpgid(Some(child)).ok()?;
+    if !is_shim && (group == child || group == getpgrp()) {
+        return None;
+    }
+    let exit = match waitid(Id::Pid(child), flags).ok()? {
+        WaitStatus::Exited(_, code) => ShimExit::Exited(code),
+        WaitStatus::Signaled(_, signal, _) => ShimExit::Signaled(signal as i32),
+        _ => return None,
+    };
+    is_shim.then_some((child.as_raw(), exit))
 }
 
 #[cfg(test)]
@@ -305,16 +305,20 @@ mod tests {
         assert!(exists(), "it waits for its input");
         let (in_ours, mut in_its_own) = (Command::new("/bin/true"), Command::new("/bin/true"));
         in_its_own.process_group(0);
-        for mut command in [in_ours, in_its_own] {
-            let mut child = command.spawn().expect("it starts");
-            eventually("the child blocks the view", || reap().is_blocked);
-            assert!(child.wait().expect("it is still there").success());
+        // Both end before the orphan does, and are waited for after it is gone.
+        let [mut first, mut second] =
+            [in_ours, in_its_own].map(|mut command| command.spawn().expect("it starts"));
+        for child in [&first, &second] {
+            let id = Id::Pid(Pid::from_raw(child.id().cast_signed()));
+            waitid(id, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).expect("it ends");
         }
         drop(held);
         eventually("the orphan is collected", || {
-            assert!(reap().shims.is_empty());
+            assert_eq!(reap(), []);
             !exists()
         });
+        assert!(first.wait().expect("it is still there").success());
+        assert!(second.wait().expect("it is still there").success());
     }
 
     /// Whoever asked it before is still in its queue: another one must not wait there.

@@ -269,13 +269,21 @@ impl Blobs {
         }
     }
 
-    /// Remove what killed processes were adding. True if something is still being added.
-    pub(crate) fn remove_leftovers(&self) -> Result<bool, LibraryError> {
-        let mut others = false;
+    fn remove_leftovers(&self) -> Result<(), LibraryError> {
         for name in self.names()?.iter().filter(|name| name.starts_with(TEMPORARY)) {
-            others |= !remove_unlocked(&self.dir.join(name))?;
+            remove_unlocked(&self.dir.join(name))?;
         }
-        Ok(others)
+        Ok(())
+    }
+
+    /// Wait until whoever adds blobs now is done, or dead, and remove what is still there.
+    pub(crate) fn outlast_others(&self) -> Result<(), LibraryError> {
+        for name in self.names()?.iter().filter(|name| name.starts_with(TEMPORARY)) {
+            let path = self.dir.join(name);
+            let _lock = OfdLock::acquire(&path).map_err(LibraryError::io("lock", &path))?;
+            remove_file(&path)?;
+        }
+        Ok(())
     }
 
     fn names(&self) -> Result<Vec<String>, LibraryError> {

@@ -61,15 +61,15 @@ impl Library {
         })
     }
 
-    /// Remove what killed builds and pulls have left. True if there is more that is still in use: by
-    /// work under way, or by a process that was killed and has not yet let go of its files.
+    /// Wait until whoever builds or pulls now is done, or dead, and remove what is still there of it: a
+    /// process that was killed holds its files until the kernel has taken them from it.
     ///
     /// # Errors
     /// Of the first thing that cannot be removed.
-    pub fn remove_leftovers(&self) -> Result<bool, LibraryError> {
-        let images = self.images.remove_leftovers()?;
-        let kernels = self.kernels.remove_leftovers()?;
-        Ok(self.blobs.remove_leftovers()? || images || kernels)
+    pub fn outlast_others(&self) -> Result<(), LibraryError> {
+        self.images.outlast_others()?;
+        self.kernels.outlast_others()?;
+        self.blobs.outlast_others()
     }
 
     pub(crate) fn cache(&self) -> &Path {

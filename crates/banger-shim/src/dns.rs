@@ -201,9 +201,18 @@ mod tests {
         }
         // Whoever is done makes place for the next.
         heard.clear();
-        while guests.join_next().await.is_some() {}
-        let _next = TcpStream::connect(server).await.expect("connected");
-        tokio::time::timeout(BOUND, resolver.accept()).await.expect("heard").expect("accepted");
+        let taken = async {
+            loop {
+                let mut next = TcpStream::connect(server).await.expect("connected");
+                let mut end = [0];
+                tokio::select! {
+                    accepted = resolver.accept() => return accepted.expect("accepted"),
+                    // Too early: no place is free yet.
+                    _ = next.read(&mut end) => {}
+                }
+            }
+        };
+        tokio::time::timeout(BOUND, taken).await.expect("it is heard");
     }
 
     /// Hostile guest: a question is as long as a question can be.

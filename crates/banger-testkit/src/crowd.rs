@@ -5,18 +5,14 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use banger_host::lock::is_locked;
 use nix::fcntl::{FcntlArg, fcntl};
 use serde_json::Value;
 
 use crate::api::Api;
 use crate::host::Host;
-use crate::wait;
 
 /// How many requests are under way at the same time.
 const AT_ONCE: usize = 4;
-/// How long the kernel may take to end a process.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes VMs `NAME-0` to `NAME-COUNT`, without starting them.
 ///
@@ -90,10 +86,6 @@ impl StandIns {
 /// If there is no daemon before, or none afterwards.
 pub fn restart_daemon(host: &Host) -> (Duration, usize, usize) {
     host.kill_dash_nine(host.daemon_pid().expect("a daemon runs"));
-    // The kernel takes a killed process's files from it one after the other, while it is a zombie.
-    let lock = host.data.join("daemon.lock");
-    let is_free = || matches!(is_locked(&lock), Ok(false)).then_some(());
-    wait::until("the lock of the killed daemon is free", PATIENCE, is_free);
     let program = host.programs().join("libexec/bangerd");
     let begun = Instant::now();
     let daemon = host.program(&program, ["--foreground"]).spawn();

@@ -25,9 +25,12 @@ pub fn starve(pid: i32, bound: Duration) {
     }
 }
 
-/// Whether a process is gone, or a zombie.
+/// Whether a process is gone, or a zombie all of whose threads are: as long as one ends, it has its
+/// files and their locks.
 #[must_use]
 pub fn has_ended(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+    let is_zombie = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    is_zombie && threads <= 1
 }

@@ -10,6 +10,7 @@ use banger_api::{ErrorCode, Problem};
 use banger_core::filter::Filter;
 use banger_core::id::{Id, ResolveError, resolve};
 use banger_core::suggest;
+use banger_host::config::Config;
 use banger_host::paths::StateDirs;
 use banger_host::process::limit_hint;
 use tokio::sync::{Notify, RwLock, oneshot};
@@ -21,7 +22,6 @@ use crate::operations::{Operations, Shared};
 use crate::store::{Store, StoreError, VmRow};
 use crate::uploads::Uploads;
 use crate::vm::{Phase, VmHandle};
-use banger_host::config::Config;
 
 /// What a daemon is made of.
 #[derive(Debug)]

@@ -33,22 +33,12 @@ struct Observed {
 /// How often a running daemon compares what it takes for true with what is.
 const LOOK: Duration = Duration::from_secs(15);
 
-/// How long it is until what a killed daemon was making is looked at again.
-const AFTERMATH: Duration = Duration::from_secs(1);
-
 /// Removes what a killed daemon was making and still held when this one began: the kernel ends a
 /// process in its own time, and lets go of its files one after the other.
 pub async fn clear_up(daemon: Arc<Daemon>) {
-    loop {
-        tokio::time::sleep(AFTERMATH).await;
-        let artifacts = Arc::clone(&daemon.host.artifacts);
-        match lengthy(move || artifacts.remove_leftovers()).await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(problem) => {
-                return tracing::warn!("leftovers stay until the next start: {problem}");
-            }
-        }
+    let artifacts = Arc::clone(&daemon.host.artifacts);
+    if let Err(problem) = lengthy(move || artifacts.outlast_others()).await {
+        tracing::warn!("what was left of interrupted work stays until the next start: {problem}");
     }
 }
 

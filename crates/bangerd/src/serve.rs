@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use banger_api::{Problem, step};
+use banger_host::config::{Config, ConfigError};
 use banger_host::lock::{self, OfdLock};
 use banger_host::paths::{API_SOCKET, PathsError, StateDirs};
 use banger_host::supervisor::Ends;
@@ -29,7 +30,6 @@ use crate::operations::Operations;
 use crate::reconcile::{self, reconcile};
 use crate::store::{Store, StoreError};
 use crate::vm::expiry;
-use banger_host::config::{Config, ConfigError};
 
 /// How long operations may take to clean up when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@ use banger_api::image::{PullPolicy, RegistryAccess};
 use banger_api::operation::{Operation, OperationEvent, OperationResult};
 use banger_api::vm::{CreateVm, StartVm, Vm};
 use banger_core::filter::Filter;
+use banger_host::config::Config;
 use banger_host::paths::StateDirs;
 
 use crate::daemon::{Daemon, Parts};
@@ -17,7 +18,6 @@ use crate::reconcile::reconcile;
 use crate::store::tests_support::{any_row, any_spec};
 use crate::store::{Store, VmRow};
 use crate::vm::create::Creation;
-use banger_host::config::Config;
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(180);

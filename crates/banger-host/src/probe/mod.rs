@@ -4,12 +4,12 @@ mod apt;
 mod id_ranges;
 
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use banger_api::Problem;
 use banger_core::doctor::{DaemonFacts, Device, Facts, Kvm, Space, Stored};
 use nix::unistd::{User, geteuid};
 
@@ -92,10 +92,8 @@ pub fn facts(known: Known<'_>) -> Facts {
 }
 
 fn settings(config_dir: &Path) -> Result<(), String> {
-    Config::load(config_dir).map(drop).map_err(|error| match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    })
+    let unusable = |error| Problem::from(error).causes.join(": ");
+    Config::load(config_dir).map(drop).map_err(unusable)
 }
 
 /// Makes the namespaces that a VM needs, with a program that has nothing to do in them.

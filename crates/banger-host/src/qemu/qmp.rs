@@ -124,9 +124,7 @@ impl Qmp {
             }),
         }
     }
-}
 
-impl Qmp {
     /// Where the guest's processors stand, one line each: `CPU#0 RIP=… HLT=1`. For people who look for
     /// the reason of a hang.
     ///

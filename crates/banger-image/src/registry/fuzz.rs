@@ -58,12 +58,9 @@ pub(crate) fn files(data: &[u8]) {
         let _ = auth.find("registry.example", "a/b");
         let _ = auth.find("docker.io", "library/a");
     }
-    if let Ok(text) = std::str::from_utf8(data) {
-        let _ = VerifyKey::parse(text);
-    }
-    if let Ok(text) = std::str::from_utf8(data)
-        && let Ok(settings) = Settings::parse(text, Path::new("/etc/banger/registries.toml"))
-    {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = VerifyKey::parse(text);
+    if let Ok(settings) = Settings::parse(text, Path::new("/etc/banger/registries.toml")) {
         let _ = settings.of("registry.example");
     }
 }

@@ -55,13 +55,13 @@ impl Store {
     pub(crate) fn open(dir: &Path) -> Result<Self, LibraryError> {
         let store = Self { dir: dir.to_owned() };
         create_private_dir(&store.names_dir()).map_err(LibraryError::io("create", dir))?;
-        store.remove_leftovers()?;
+        work::remove_leftovers(&store.dir)?;
         Ok(store)
     }
 
-    /// Remove what killed processes left. True if there is work that is nobody's leftover yet.
-    pub(crate) fn remove_leftovers(&self) -> Result<bool, LibraryError> {
-        work::remove_leftovers(&self.dir)
+    /// Wait until whoever works here now is done, or dead, and remove what is still there.
+    pub(crate) fn outlast_others(&self) -> Result<(), LibraryError> {
+        work::outlast(&self.dir)
     }
 
     fn names_dir(&self) -> PathBuf {

@@ -96,7 +96,7 @@ fn leftovers_of_the_dead_are_removed_and_work_of_the_living_is_not() {
     fs::write(store.dir().join("tmp-dead.lock"), "").expect("a file");
     fs::write(store.dir().join("tmp-unborn.lock"), "").expect("a file");
     fs::create_dir_all(store.dir().join("tmp-removed")).expect("a directory");
-    assert!(store.remove_leftovers().expect("it clears up"), "somebody works");
+    Store::open(store.dir()).expect("it opens");
     let alive = living.path().file_name().expect("a name").to_string_lossy().into_owned();
     let mut want = vec![".lock".to_owned(), "by-name".to_owned()];
     want.push(digest('a').replace(':', "-"));
@@ -104,11 +104,21 @@ fn leftovers_of_the_dead_are_removed_and_work_of_the_living_is_not() {
     assert_eq!(names(store.dir()), want);
     assert!(living.path().join("half").is_file());
     drop(living);
-    assert!(!store.remove_leftovers().expect("it clears up"), "nobody works");
-    assert_eq!(names(store.dir()), want[..3]);
-    fs::create_dir_all(store.dir().join("tmp-removed")).expect("a directory");
     Store::open(store.dir()).expect("it opens");
     assert_eq!(names(store.dir()), want[..3]);
+}
+
+#[test]
+fn work_of_the_dying_goes_when_they_let_go_of_it() {
+    let (_dir, store) = store();
+    let dying = store.begin().expect("work begins");
+    fs::write(dying.path().join("half"), "made").expect("a file");
+    let other = store.clone();
+    let outlasting = std::thread::spawn(move || other.outlast_others());
+    assert!(dying.path().join("half").is_file(), "nobody removes it while it is held");
+    drop(dying);
+    outlasting.join().expect("no panic").expect("it clears up");
+    assert_eq!(names(store.dir()), [".lock", "by-name"]);
 }
 
 #[test]

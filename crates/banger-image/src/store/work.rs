@@ -1,5 +1,6 @@
 //! Directories for work under way.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use crate::error::LibraryError;
 use crate::stage::pass;
 
 /// A directory to work in. It is locked for as long as this value lives; what is still in it
-/// afterwards is removed by [`WorkDir::remove`] or, if that never came, by [`remove_leftovers`].
+/// afterwards is removed by [`WorkDir::remove`] or, if that never came, by whoever removes what was left.
 #[derive(Debug)]
 pub(crate) struct WorkDir {
     path: PathBuf,
@@ -54,32 +55,45 @@ impl WorkDir {
     }
 }
 
-/// Remove the work of processes that are no more. True if there is other work: of the living, or of
-/// a process that was killed and has not yet let go of its files.
-pub(super) fn remove_leftovers(store: &Path) -> Result<bool, LibraryError> {
+/// Remove the work of processes that are no more.
+pub(super) fn remove_leftovers(store: &Path) -> Result<(), LibraryError> {
     let beginning = store.join(".lock");
-    // Somebody begins work or cleans up at this moment: then the next time will do.
+    // Somebody begins work or cleans up at this moment: then the next opening will do.
     let Some(_beginning) =
         OfdLock::try_acquire(&beginning).map_err(LibraryError::io("lock", &beginning))?
     else {
-        return Ok(true);
+        return Ok(());
     };
-    let mut others = false;
-    for entry in fs::read_dir(store).map_err(LibraryError::io("list", store))? {
-        let path = entry.map_err(LibraryError::io("list", store))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if !name.starts_with("tmp-") {
-            continue;
-        }
-        let work = path.with_extension("");
+    for work in works(store)? {
         let lock = lock_of(&work);
-        if is_locked(&lock).map_err(LibraryError::io("read", &lock))? {
-            others = true;
-        } else {
+        if !is_locked(&lock).map_err(LibraryError::io("read", &lock))? {
             remove_work(&work)?;
         }
     }
-    Ok(others)
+    Ok(())
+}
+
+/// Wait until whoever works here now has let go of it, and remove what is still there: a process that
+/// was killed holds its locks until the kernel has taken them from it.
+pub(super) fn outlast(store: &Path) -> Result<(), LibraryError> {
+    for work in works(store)? {
+        let lock = lock_of(&work);
+        let _lock = OfdLock::acquire(&lock).map_err(LibraryError::io("lock", &lock))?;
+        remove_work(&work)?;
+    }
+    Ok(())
+}
+
+/// The directories of work under way, and of what was left of it.
+fn works(store: &Path) -> Result<BTreeSet<PathBuf>, LibraryError> {
+    let mut works = BTreeSet::new();
+    for entry in fs::read_dir(store).map_err(LibraryError::io("list", store))? {
+        let path = entry.map_err(LibraryError::io("list", store))?.path();
+        if path.file_name().unwrap_or_default().to_string_lossy().starts_with("tmp-") {
+            works.insert(path.with_extension(""));
+        }
+    }
+    Ok(works)
 }
 
 /// Remove a work directory, its lock last, so that it is never seen unlocked while it is in use.

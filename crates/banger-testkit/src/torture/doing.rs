@@ -162,12 +162,12 @@ impl Bench {
             Doing::Begin => {
                 self.host.running_vm("web");
                 self.props.running_since = Some(self.running_since());
-                self.end_the_daemon();
+                self.start_again();
             }
             Doing::Settle => {
                 self.host.running_vm("web");
                 let lock = self.host.vm_dir("web").join(LOCK_FILE);
-                self.end_the_daemon();
+                self.start_again();
                 self.signal_all("banger-shim", Signal::SIGKILL);
                 // The kernel takes a moment for the rest of it, which holds the lock as well.
                 let free = || matches!(is_locked(&lock), Ok(false)).then_some(());
@@ -395,12 +395,6 @@ impl Bench {
         let status = &self.host.show("web")["status"];
         assert_eq!(status["state"], "running", "{status}");
         status["since_ms"].as_u64().expect("a number")
-    }
-
-    /// The daemon ends at once, beside whatever runs.
-    fn end_the_daemon(&self) {
-        self.signal_all("bangerd", Signal::SIGKILL);
-        self.host.wait_until_gone("bangerd");
     }
 
     fn forget_the_initramfs(&self) {

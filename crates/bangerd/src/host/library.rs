@@ -81,8 +81,8 @@ impl Artifacts for RealArtifacts {
         self.library.clear_cache().map_err(Problem::from)
     }
 
-    fn remove_leftovers(&self) -> Result<bool, Problem> {
-        self.library.remove_leftovers().map_err(Problem::from)
+    fn outlast_others(&self) -> Result<(), Problem> {
+        self.library.outlast_others().map_err(Problem::from)
     }
 
     fn perform(&self, job: &Job, report: Report<'_>) -> Result<OperationResult, Problem> {

@@ -169,11 +169,11 @@ pub trait Artifacts: Debug + Send + Sync {
     /// # Errors
     /// Of the first thing that cannot be removed; the rest is gone.
     fn clear_cache(&self) -> Result<(), Problem>;
-    /// Removes what killed pulls and builds have left. True if there is more that is still in use.
+    /// Waits until whoever pulls or builds now is done, or dead, and removes what is still there of it.
     ///
     /// # Errors
     /// Of the first thing that cannot be removed.
-    fn remove_leftovers(&self) -> Result<bool, Problem>;
+    fn outlast_others(&self) -> Result<(), Problem>;
     /// Does long work.
     ///
     /// # Errors

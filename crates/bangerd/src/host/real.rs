@@ -3,7 +3,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use banger_api::shim::{
     EngineSpec, JailUser, LOCK_FILE, LaunchEvent, RUN_DIR, SHIM_SOCKET, ShimHello,
@@ -17,7 +16,6 @@ use banger_core::spec::HostCapacity;
 use banger_host::config::Config;
 use banger_host::http::{self, HttpError, Lines};
 use banger_host::paths::{Programs, StateDirs};
-use banger_host::shim::Reaped;
 use banger_host::supervisor::Ends;
 use banger_host::{clock, connect, engine, environment, files, lock, shim};
 use hyper::Method;
@@ -73,21 +71,11 @@ pub fn reap_shims() -> io::Result<Ends> {
     let found = ends.clone();
     tokio::spawn(async move {
         while ended.recv().await.is_some() {
-            loop {
-                let Reaped { shims, is_blocked } = shim::reap();
-                found.add(shims);
-                if !is_blocked {
-                    break;
-                }
-                tokio::time::sleep(WAITERS_TURN).await;
-            }
+            found.add(shim::reap());
         }
     });
     Ok(ends)
 }
-
-/// How long whoever waits for a child of its own is left to collect it.
-const WAITERS_TURN: Duration = Duration::from_millis(50);
 
 /// Shims, reached through their sockets.
 #[derive(Debug)]

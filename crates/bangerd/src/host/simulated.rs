@@ -67,8 +67,6 @@ pub struct Simulation {
     pub slow_jobs: AtomicBool,
     /// A pull waits until it is cancelled.
     pub slow_pulls: AtomicBool,
-    /// How often what a killed daemon was making is looked at before that has let go of it.
-    pub held_leftovers: AtomicUsize,
     pub used_bytes: AtomicU64,
     /// What there is to know of shims that vanished.
     pub traces: Mutex<Traces>,

@@ -308,11 +308,16 @@ impl Actor {
                         tracing::warn!(vm = %self.row.name, "it is gone and nobody said so");
                         return Some(Phase::Ending(life.plans));
                     }
-                    let now = self.status.borrow().clone();
+                    let mut now = self.status.borrow().clone();
+                    if matches!(ask, Ask::Look)
+                        && restart::mind_directory(&dir, restart::LOST_DIRECTORY, &mut now)
+                    {
+                        self.publish(now.clone());
+                    }
                     if let Some(how) = take(&self.row, ask, now.state, &mut life.plans) {
                         self.begin_end(how, &life.plans);
+                        self.publish_live(now, true);
                     }
-                    self.publish_live(now, life.plans.ending);
                 }
             }
         }
@@ -439,8 +444,7 @@ impl Actor {
         blocking(move || Ok(read_status(&file))).await.ok().flatten()
     }
 
-    fn publish_live(&mut self, mut status: VmStatus, ending: bool) {
-        restart::mind_directory(&self.dir, restart::LOST_DIRECTORY, &mut status);
+    fn publish_live(&mut self, status: VmStatus, ending: bool) {
         let going = ending && matches!(status.state, VmState::Running | VmState::Paused);
         if going {
             let since_ms = clock::now_ms();

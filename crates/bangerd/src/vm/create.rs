@@ -95,17 +95,21 @@ impl Creation {
     /// The same failure with what is worth knowing of a VM that goes with it: the end of its console.
     /// No hint sends anybody to a VM that is no more.
     async fn with_last_words(&self, mut problem: Problem, row: &VmRow) -> Problem {
-        let names_it = |hint: &String| hint.split(' ').any(|word| word == row.name);
-        if problem.hint.as_ref().is_some_and(names_it) {
+        if problem.code == ErrorCode::Cancelled {
+            return problem;
+        }
+        let about_it = format!(" {}", row.name);
+        let leads_there = |hint: &String| hint.starts_with("banger ") && hint.ends_with(&about_it);
+        if problem.hint.as_ref().is_some_and(leads_there) {
             let hint = "a VM that is to be looked at: banger create, then banger start";
             problem = problem.hint(hint);
         }
         let console = self.daemon.vm_dir(&row.id).join(CONSOLE_FILE);
         let lines = blocking(move || Ok(tail(&console))).await.unwrap_or_default();
-        if lines.is_empty() || problem.code == ErrorCode::Cancelled {
-            return problem;
+        match lines.is_empty() {
+            true => problem,
+            false => problem.cause(format!("its console ended with:\n{}", lines.join("\n"))),
         }
-        problem.cause(format!("its console ended with:\n{}", lines.join("\n")))
     }
 
     /// Finds or fetches image and kernel, and writes down that there shall be a VM. Until the VM has

@@ -19,6 +19,7 @@ use banger_api::{ErrorCode, Problem};
 use banger_core::id::Id;
 use banger_core::lifecycle::Desired;
 use banger_core::{size, spec};
+use banger_host::config::read_certificates;
 use banger_host::files;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -30,7 +31,6 @@ use crate::daemon::{Daemon, blocking, failed};
 use crate::host::{LocalImage, LocalKernel};
 use crate::operations::cancelled;
 use crate::store::VmRow;
-use banger_host::config::read_certificates;
 
 /// How much longer than the guest's own limit a shim may take before it is taken for hung.
 const SLACK: Duration = Duration::from_secs(15);

@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use banger_api::ErrorCode;
@@ -18,7 +17,7 @@ use super::{Outcome, Wanted};
 use crate::daemon::Daemon;
 use crate::gate::trap::{Effect, Trap};
 use crate::host::simulated::Manner;
-use crate::reconcile::{clear_up, keep_looking, look};
+use crate::reconcile::{keep_looking, look};
 use crate::store::{Store, VmRow};
 use crate::testing::{World, begin, eventually, list, make, outcome, request};
 
@@ -218,17 +217,4 @@ async fn a_tree_that_cannot_be_deleted_keeps_nobody_from_anything() {
     std::fs::write(world.dirs.vms().join(".deleting-0123456789ab"), "").expect("write");
     let daemon = world.daemon().await;
     make(&daemon, request("web", false)).await.expect("it serves");
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_a_killed_daemon_still_holds_is_removed_when_it_lets_go() {
-    let world = World::new();
-    let daemon = world.daemon().await;
-    world.machine.held_leftovers.store(3, Ordering::SeqCst);
-    clear_up(Arc::clone(&daemon)).await;
-    assert_eq!(
-        world.machine.held_leftovers.load(Ordering::SeqCst),
-        0,
-        "looked at until it is gone"
-    );
 }

@@ -115,11 +115,8 @@ impl Artifacts for Seen {
         Ok(())
     }
 
-    fn remove_leftovers(&self) -> Result<bool, Problem> {
-        let held = &self.0.held_leftovers;
-        Ok(held
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
-            .is_ok())
+    fn outlast_others(&self) -> Result<(), Problem> {
+        Ok(())
     }
 
     fn perform(&self, job: &Job, report: Report<'_>) -> Result<OperationResult, Problem> {
