@@ -16,6 +16,12 @@ in_scope() {
 shims() { pgrep -x banger-shim | sort | tr '\n' ' '; }
 goes_on() { [ -n "$1" ] && [ "$1" = "$(shims)" ]; }
 answers() { [ "$(banger exec "$1" -- echo here)" = here ]; }
+# limit VM BYTES: the most that the VM's scope may take.
+limit() {
+  local id
+  id=$(banger show "$1" --format json | tr -d ' \n' | sed 's/.*"id":"\([0-9a-f]*\)".*/\1/')
+  systemctl --user set-property --runtime "banger-vm-$id.scope" MemoryMax="$2" MemorySwapMax=0
+}
 no_scope() { [ -z "$(systemctl --user list-units --plain --no-legend 'banger-vm-*')" ]; }
 
 banger daemon start
@@ -35,5 +41,11 @@ check "a killed daemon is started again" within 30 is_active bangerd.service
 check "and the VM answers" within 30 answers kept
 check "a VM is removed" banger rm -f kept
 check "and its scope is gone" within 10 no_scope
+check "a VM runs whose scope may take little memory" banger run -d --name tight -- sleep 100000
+check "and is limited" limit tight 400M
+banger exec tight -- sh -c 'mkdir /fill && mount -t tmpfs -o size=900m none /fill && cat /dev/zero >/fill/zeros'
+check "the kernel kills it, and that is told" within 60 ended_as out_of_memory tight
+[ "$failed" -eq 0 ] || banger show tight
+check "it is removed" banger rm -f tight
 check "another one stays" banger run -d --name stays -- sleep 100000
 finish

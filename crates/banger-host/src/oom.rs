@@ -41,7 +41,8 @@ impl OomWatch {
             .ancestors()
             .take(2)
             .filter(|dir| dir.starts_with(root))
-            .filter_map(|dir| Some((dir.to_owned(), kills(dir)?)))
+            // A group that does not count yet does so from nothing, once somebody limits it.
+            .map(|dir| (dir.to_owned(), kills(dir).unwrap_or(0)))
             .collect();
         Self { before }
     }
@@ -94,6 +95,21 @@ mod tests {
         assert!(watch.has_killed());
         std::fs::remove_dir_all(&own).expect("remove");
         assert!(watch.has_killed(), "the group above knows when ours is gone");
+    }
+
+    #[test]
+    fn a_group_that_counts_only_later_shows_its_first_kill() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let (above, own) = (root.path().join("above"), root.path().join("above/own"));
+        std::fs::create_dir_all(&own).expect("create");
+        let watch = OomWatch::at(root.path(), "/above/own");
+        assert!(!watch.has_killed());
+        write(&above, 1);
+        assert!(watch.has_killed(), "only the group above counts");
+        write(&own, 0);
+        assert!(!watch.has_killed(), "it was another in the group above");
+        write(&own, 1);
+        assert!(watch.has_killed());
     }
 
     #[test]

@@ -159,9 +159,7 @@ fn read_cache(cache: &Path) -> Option<Examined> {
 }
 
 fn examine(binary: &Path, fingerprint: Fingerprint) -> Result<Examined, EngineError> {
-    let said = output(binary, &["--version"])?;
-    let version = version_in(&said)
-        .ok_or_else(|| EngineError::Answer { path: binary.to_owned(), said: said.clone() })?;
+    let version = version(binary)?;
     let mut libraries = BTreeSet::from_iter(loaded_libraries(binary)?);
     for module in modules(binary) {
         libraries.extend(loaded_libraries(&module)?);
@@ -202,6 +200,12 @@ fn libraries_in(listing: &str) -> Vec<String> {
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
         .map(str::to_owned)
         .collect()
+}
+
+/// What version of QEMU a program is: `7.2.22`.
+fn version(binary: &Path) -> Result<String, EngineError> {
+    let said = output(binary, &["--version"])?;
+    version_in(&said).ok_or_else(|| EngineError::Answer { path: binary.to_owned(), said })
 }
 
 /// The `7.2.22` in `QEMU emulator version 7.2.22 (Debian …)`.

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 
 use banger_api::agent::{INIT_ARG, PORT_NAME, ROOT_SECTORS_ARG};
-use banger_api::shim::LaunchSpec;
+use banger_api::shim::{EngineSpec, LaunchSpec};
 use banger_api::vm::{Accelerator, InitMode};
 
 use crate::network::GUEST_MAC;
@@ -56,11 +56,29 @@ pub fn arguments(spec: &LaunchSpec, fds: Descriptors) -> Vec<String> {
 /// Nothing obsolete, no other user, no other program, no other priority.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
+/// The value of `-accel`.
+#[must_use]
+pub fn accelerator(engine: &EngineSpec) -> &'static str {
+    match engine.accelerator {
+        Accelerator::Kvm => "kvm",
+        Accelerator::Tcg => tcg(&engine.version),
+    }
+}
+
+/// The first version of QEMU whose emulated processors may run in a thread each. Before it, one could
+/// keep its translation of code that another had changed meanwhile: `docs/boot.md` has what comes of it.
+const THREADS_SINCE: (u32, u32) = (8, 1);
+
+/// The value of `-accel` for emulation by that version: `7.2.22`.
+fn tcg(version: &str) -> &'static str {
+    let mut numbers = version.split('.').map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= THREADS_SINCE => "tcg,thread=multi",
+        _ => "tcg,thread=single",
+    }
+}
+
 fn machine(spec: &LaunchSpec) -> Vec<String> {
-    let accelerator = match spec.engine.accelerator {
-        Accelerator::Kvm => "kvm".to_owned(),
-        Accelerator::Tcg => "tcg,thread=multi".to_owned(),
-    };
     let cpu = match spec.engine.accelerator {
         Accelerator::Kvm => "host",
         Accelerator::Tcg => "max",
@@ -77,7 +95,7 @@ fn machine(spec: &LaunchSpec) -> Vec<String> {
         "-M",
         "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,x-option-roms=off,mem-merge=off",
         "-accel",
-        &accelerator,
+        accelerator(&spec.engine),
         "-cpu",
         cpu,
         "-smp",
@@ -232,6 +250,30 @@ mod tests {
         found.retain(|options: &Vec<String>| options.contains(&named));
         assert_eq!(found.len(), 1, "{id}: {argv:?}");
         found.remove(0)
+    }
+
+    #[test]
+    fn processors_run_beside_each_other_where_that_is_sound() {
+        for (version, want) in [
+            ("7.2.22", "tcg,thread=single"),
+            ("8.0.4", "tcg,thread=single"),
+            ("8.1.0", "tcg,thread=multi"),
+            ("8.2", "tcg,thread=multi"),
+            ("10.0.2", "tcg,thread=multi"),
+            ("10", "tcg,thread=single"),
+            ("", "tcg,thread=single"),
+        ] {
+            assert_eq!(tcg(version), want, "{version}");
+        }
+        let mut spec = launch_spec(true);
+        let accel = |spec: &LaunchSpec| {
+            let argv = machine(spec);
+            let at = argv.iter().position(|word| word == "-accel").expect("there is one");
+            argv[at + 1].clone()
+        };
+        assert_eq!(accel(&spec), "tcg,thread=single");
+        spec.engine.accelerator = Accelerator::Kvm;
+        assert_eq!(accel(&spec), "kvm");
     }
 
     #[test]

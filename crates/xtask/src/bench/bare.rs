@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use banger_api::shim::LaunchSpec;
 use banger_api::vm::Accelerator;
+use banger_host::qemu::arguments::accelerator;
 
 use crate::failure::{ChoreFailure, on_file, run};
 use crate::tree;
@@ -80,9 +81,9 @@ fn read(path: &Path) -> Result<Vec<u8>, ChoreFailure> {
 
 /// As the shim starts QEMU, without drives, network and agent.
 fn arguments(spec: &LaunchSpec, initramfs: &Path, manner: Manner) -> Vec<String> {
-    let (accelerator, cpu) = match spec.engine.accelerator {
-        Accelerator::Kvm => ("kvm", "host"),
-        Accelerator::Tcg => ("tcg,thread=multi", "max"),
+    let cpu = match spec.engine.accelerator {
+        Accelerator::Kvm => "host",
+        Accelerator::Tcg => "max",
     };
     let mut kernel =
         "console=ttyS0 quiet loglevel=5 panic=-1 reboot=t random.trust_cpu=on 8250.nr_uarts=1 \
@@ -105,7 +106,7 @@ fn arguments(spec: &LaunchSpec, initramfs: &Path, manner: Manner) -> Vec<String>
     let initramfs = initramfs.to_string_lossy();
     [
         ["-M", machine],
-        ["-accel", accelerator],
+        ["-accel", accelerator(&spec.engine)],
         ["-cpu", cpu],
         ["-smp", &cpus],
         ["-m", &memory],
