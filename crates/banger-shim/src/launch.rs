@@ -30,9 +30,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::configure::{await_system, configure};
 use crate::console::{Log, Recording, new_log};
 use crate::dns;
+use crate::ends;
 use crate::failure::{Awaited, LaunchError, host};
 use crate::guest::Guest;
-use crate::power;
 use crate::supervise::{Reporter, Vm, error_log};
 
 /// Longest wait for an image's own init with hardware virtualisation. What takes longer waits for
@@ -88,7 +88,7 @@ impl Booting {
             None if status.as_ref().is_ok_and(std::process::ExitStatus::success) => {
                 LaunchError::PoweredOff
             }
-            None => LaunchError::VmmEnded { reason: power::describe_vmm_end(status, &words) },
+            None => LaunchError::VmmEnded { reason: ends::describe_vmm_end(status, &words) },
         }
     }
 }

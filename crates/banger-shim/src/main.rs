@@ -13,6 +13,7 @@ mod clock_watch;
 mod configure;
 mod console;
 mod dns;
+mod ends;
 mod exec;
 mod failure;
 mod guest;

@@ -9,7 +9,6 @@
 //!            └─ guest reboots ────────────────────────────────▶ started again
 //! ```
 
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock_watch::{ClockWatch, Reading};
 use crate::configure;
-use crate::console::Tail;
+use crate::ends::{TOLD_TO_END, reason, vmm_end};
 use crate::exec;
 use crate::guest::Guest;
 use crate::launch::{Host, Machine};
@@ -50,15 +49,11 @@ const REGAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Grace of a stop that nobody gave one.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
-/// Why a VM ended whose shim got SIGTERM.
-const TOLD_TO_END: &str = "its supervisor was told to end, as when the host shuts down";
 /// How a VM ended whose guest could not be asked yet.
 const KILLED_IN_BOOT: &str = "killed while it booted again";
 
 /// What asks a program to end that nobody named a signal for.
 const SIGTERM: i32 = 15;
-/// What ends a program without asking.
-const SIGKILL: i32 = 9;
 
 /// What a running machine can be told.
 #[derive(Debug, Clone, Copy)]
@@ -122,6 +117,18 @@ enum Farewell {
     Incomplete(String),
     /// It did not manage in time, or somebody lost patience.
     TimedOut,
+    /// Its VMM crashed or was killed before the guest was done.
+    Crashed(std::io::Result<ExitStatus>),
+}
+
+impl Farewell {
+    /// Of a guest whose VMM is gone: one that has powered itself off leaves it to end by itself.
+    fn of_the_gone(status: std::io::Result<ExitStatus>) -> Self {
+        match status {
+            Ok(status) if status.success() => Self::Clean,
+            status => Self::Crashed(status),
+        }
+    }
 }
 
 /// What became of a machine.
@@ -291,6 +298,11 @@ pub(crate) async fn obey(
                 end.cause = EndCause::StopTimedOut;
                 end.reason = reason(EndCause::StopTimedOut, None);
             }
+            Farewell::Crashed(status) => {
+                let words = machine.words.finish().await;
+                (end.cause, end.reason) = vmm_end(status, &words, vm.oom.has_killed());
+                end.console_tail = machine.console.finish().await.lines();
+            }
         }
         if end.main.is_none() {
             end.main = vm.main_pid.last_word().await;
@@ -329,7 +341,7 @@ async fn shut_down(
     let (deadline, vmm) = (tokio::time::sleep(limit), &mut machine.vmm);
     let answered = tokio::select! {
         told = told => told,
-        _ = vmm.wait() => Ok(()),
+        status = vmm.wait() => return Farewell::of_the_gone(status),
         () = told_to_kill(orders) => return Farewell::TimedOut,
     };
     match answered {
@@ -337,7 +349,7 @@ async fn shut_down(
         Err(HttpError::Problem(problem)) => Farewell::Incomplete(exec::plain(problem).to_string()),
         // An agent that hung up may be on its way down already.
         Err(_) => tokio::select! {
-            _ = vmm.wait() => Farewell::Clean,
+            status = vmm.wait() => Farewell::of_the_gone(status),
             () = deadline => Farewell::TimedOut,
             () = told_to_kill(orders) => Farewell::TimedOut,
         },
@@ -386,77 +398,10 @@ fn shutdown(event: Event) -> Option<String> {
     }
 }
 
-/// An end in words.
-pub(crate) fn reason(cause: EndCause, main: Option<ExecEnd>) -> String {
-    match (cause, main) {
-        (EndCause::MainExited, Some(ExecEnd::Exited(code))) => {
-            format!("the command exited with {code}")
-        }
-        (EndCause::MainExited, Some(ExecEnd::Signaled(number))) => {
-            format!("the command was killed by signal {number}")
-        }
-        (EndCause::MainExited, _) => "the command ran out of time".to_owned(),
-        (EndCause::Killed, _) => "killed by request".to_owned(),
-        (EndCause::StopTimedOut, _) => {
-            "killed: the guest did not stop within its grace period".to_owned()
-        }
-        (EndCause::Terminated, _) => format!("{TOLD_TO_END}; stopped cleanly"),
-        (EndCause::OwnerGone, _) => "the client that started it is gone".to_owned(),
-        _ => "stopped by request".to_owned(),
-    }
-}
-
-/// Why a VMM ended that nobody ended. One that was killed does not say by whom, so memory is named
-/// only where the kernel's counter shows it.
-fn vmm_end(
-    status: std::io::Result<ExitStatus>,
-    words: &Tail,
-    out_of_memory: bool,
-) -> (EndCause, String) {
-    let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
-    match signal {
-        Some(SIGKILL) if out_of_memory => (
-            EndCause::OutOfMemory,
-            "out of memory: the host's kernel killed the VMM, as its cgroup shows".to_owned(),
-        ),
-        Some(SIGKILL) => (
-            EndCause::VmmExited,
-            "the VMM was killed by signal 9 (SIGKILL), sender unknown".to_owned(),
-        ),
-        _ => (EndCause::VmmExited, describe_vmm_end(status, words)),
-    }
-}
-
-/// How the VMM ended, with the last thing that it said.
-pub(crate) fn describe_vmm_end(status: std::io::Result<ExitStatus>, words: &Tail) -> String {
-    let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-    match words.lines().last() {
-        Some(last) => format!("the VMM ended with {how}: {last}"),
-        None => format!("the VMM ended with {how}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::launch_spec;
-
-    #[test]
-    fn a_vmm_that_was_killed_is_not_said_to_be_out_of_memory_without_evidence() {
-        // Raw wait status, whether the counter shows a kill; cause, part of the reason.
-        let table = [
-            (9, true, EndCause::OutOfMemory, "out of memory"),
-            (9, false, EndCause::VmmExited, "signal 9 (SIGKILL), sender unknown"),
-            (11, true, EndCause::VmmExited, "signal: 11"),
-            (1 << 8, true, EndCause::VmmExited, "exit status: 1"),
-        ];
-        for (raw, out_of_memory, cause, part) in table {
-            let status = Ok(ExitStatus::from_raw(raw));
-            let (found, reason) = vmm_end(status, &Tail::default(), out_of_memory);
-            assert_eq!(found, cause, "{reason}");
-            assert!(reason.contains(part), "{reason}");
-        }
-    }
 
     #[test]
     fn an_end_without_a_guest_that_could_be_asked_is_not_called_clean() {

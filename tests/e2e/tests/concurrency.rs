@@ -12,8 +12,12 @@ use nix::sys::signal::Signal;
 
 /// Stops the VMM of the only VM of a host: its guest answers nothing any more.
 fn freeze(host: &Host) {
+    signal_vmm(host, Signal::SIGSTOP);
+}
+
+fn signal_vmm(host: &Host, signal: Signal) {
     for pid in host.processes_named("qemu-system-x86_64") {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGSTOP).expect("alive");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("alive");
     }
 }
 
@@ -104,6 +108,39 @@ fn what_contradicts_a_stop_under_way_is_refused_and_rm_is_not() {
         let output = stop.wait();
         assert!(output.took < BOOT, "whoever waited for the end is told: {output}");
     }
+    host.finish();
+}
+
+/// Whoever no longer waits for a stop is told that it goes on. One whose VMM is killed before the guest
+/// was done is not called clean: the guest had no time to write everything down.
+#[test]
+fn a_stop_goes_on_without_its_client_and_tells_how_it_ended() {
+    let host = Host::new();
+    let vm = host.running_vm("deaf");
+    freeze(&host);
+    let stop = || host.banger(["stop", "--grace", "5m", &vm]).spawn();
+    let interrupted = stop();
+    host.wait_for_state(&vm, "stopping");
+    interrupted.signal(Signal::SIGINT);
+    let words = "no longer waited for; what was asked for goes on";
+    interrupted.wait().assert_code(130).assert_stderr_has(words);
+    assert_eq!(host.state(&vm).as_deref(), Some("stopping"));
+    signal_vmm(&host, Signal::SIGCONT);
+    host.wait_for_state(&vm, "stopped");
+
+    host.banger(["start", &vm]).run().assert_ok();
+    freeze(&host);
+    let patient = stop();
+    host.wait_for_state(&vm, "stopping");
+    signal_vmm(&host, Signal::SIGKILL);
+    patient
+        .wait()
+        .assert_ok()
+        .assert_stderr_has("VM deaf did not stop in order: the VMM was killed");
+    host.wait_for_state(&vm, "failed");
+    let shown = host.banger(["show", &vm]).run().assert_ok().stdout_text();
+    assert!(shown.contains("killed by signal 9 (SIGKILL), sender unknown"), "{shown}");
+    host.banger(["start", &vm]).run().assert_ok();
     host.finish();
 }
 

@@ -14,6 +14,7 @@ use banger_api::vm::{EndCause, PruneVms, Pruned, Vm, VmState};
 use banger_api::{ErrorCode, Problem};
 use banger_host::connect;
 use banger_host::http::{self, HttpError, Lines};
+use banger_host::leftovers::state::SET_ASIDE;
 use banger_host::paths::API_SOCKET;
 use hyper::Method;
 use serde::Serialize;
@@ -296,8 +297,11 @@ async fn what_is_used_and_what_can_go() {
     let went: Pruned = served.post("/v1/vms/prune", &()).await.expect("prune");
     assert_eq!(went, would);
 
+    let aside = served.world.dirs.data.join(SET_ASIDE).join("web-disk");
+    std::fs::create_dir_all(&aside).expect("what doctor --fix rescued");
     let plan: ResetPlan =
         served.post("/v1/system/reset", &ResetRequest { dry_run: true }).await.expect("plan");
+    assert_eq!(plan.set_aside, ["web-disk"]);
     assert_eq!(plan.vms, ["created", "running"]);
     assert_eq!((plan.images.len(), plan.kernels.len()), (2, 1), "names");
 
@@ -305,6 +309,7 @@ async fn what_is_used_and_what_can_go() {
     let reset = served.post("/v1/system/reset", &ResetRequest { dry_run: false }).await;
     served.finish(reset).await.expect("reset");
     assert!(served.world.is_clean());
+    assert!(!aside.exists(), "it was listed");
     let images: Vec<Image> = served.get("/v1/images").await.expect("list");
     assert_eq!(images, []);
 }

@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use banger_api::change::{SetVm, VmChanged};
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::vm::{
-    CreateVm, EndCause, ListVms, LogQuery, PruneVms, Pruned, RemoveVm, StartVm, StopVm, Vm,
+    CreateVm, EndCause, ListVms, LogQuery, PruneVms, Pruned, RemoveVm, StartVm, StopVm, Vm, VmState,
 };
 use banger_api::{ErrorCode, Problem};
 use banger_core::filter::Filter;
@@ -169,12 +169,20 @@ async fn end(
 }
 
 async fn follow_end(vm: &VmHandle, outcome: Outcome, operation: &Handle) -> Result<(), Problem> {
-    if let Outcome::Accepted(work) = outcome {
-        work.follow(operation).await?;
-    }
+    let Outcome::Accepted(work) = outcome else { return Ok(()) };
+    work.follow(operation).await?;
     let ended = vm.ended().await;
-    if let Some(end) = ended.status.end.filter(|end| end.cause == EndCause::StopTimedOut) {
-        operation.warn(format!("VM {} did not stop in time: {}", ended.name, end.reason));
+    if let Some(end) = ended.status.end {
+        let name = ended.name;
+        match end.cause {
+            EndCause::StopTimedOut => {
+                operation.warn(format!("VM {name} did not stop in time: {}", end.reason));
+            }
+            cause if cause.state() == VmState::Failed => {
+                operation.warn(format!("VM {name} did not stop in order: {}", end.reason));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
