@@ -2,7 +2,6 @@
 //! lost."
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use banger_e2e::{BOOT, configure, lib_dir_with_agent, static_program};
 use banger_testkit::{Host, Seed};
@@ -172,27 +171,5 @@ fn a_failed_run_leaves_nothing_visible() {
     assert!(host.vm_names().is_empty());
     let left = std::fs::read_dir(host.data.join("vms")).into_iter().flatten().flatten();
     assert_eq!(left.count(), 0, "no directory either");
-    host.finish();
-}
-
-/// "missing host program": named, with the package that has it.
-#[test]
-fn a_missing_host_program_is_named() {
-    let host = Host::builder().seed(Seed::Nothing).build();
-    if !host.account.is_root() {
-        host.finish();
-        return banger_testkit::skip("hiding a program of the host needs root");
-    }
-    // The daemon inherits a mount namespace in which a file without a program lies over it.
-    let nothing = host.scratch.join("nothing");
-    std::fs::write(&nothing, "").expect("ours");
-    let script = "mount --bind \"$1\" /usr/bin/mmdebstrap && \"$2\" image pull debian-bookworm";
-    let banger = host.programs().join("bin/banger");
-    let arguments = ["-m", "sh", "-c", script, "sh"].map(Into::into);
-    let arguments: Vec<std::path::PathBuf> =
-        arguments.into_iter().chain([nothing, banger]).collect();
-    let output = host.program(Path::new("/usr/bin/unshare"), arguments).run().assert_code(125);
-    let text = output.stderr_text();
-    assert!(text.contains("mmdebstrap") && text.contains("apt"), "{output}");
     host.finish();
 }

@@ -1,6 +1,8 @@
 //! "doctor checks, each with pass/warn/fail, reason and the command that mends it … Works without
 //! the daemon. `--format json`." And the small verbs around it.
 
+use std::path::Path;
+
 use banger_testkit::{Host, Seed};
 use serde_json::Value;
 
@@ -77,5 +79,27 @@ fn system_df_and_reset() {
     host.banger(["system", "reset", "--yes"]).run().assert_ok();
     assert!(host.vm_names().is_empty());
     host.banger(["image", "ls", "-q"]).run().assert_ok().assert_stdout("");
+    host.finish();
+}
+
+/// "missing host program": named, with the package that has it.
+#[test]
+fn a_missing_host_program_is_named() {
+    let host = Host::builder().seed(Seed::Nothing).build();
+    if !host.account.is_root() {
+        host.finish();
+        return banger_testkit::skip("hiding a program of the host needs root");
+    }
+    // The daemon inherits a mount namespace in which a file without a program lies over it.
+    let nothing = host.scratch.join("nothing");
+    std::fs::write(&nothing, "").expect("ours");
+    let script = "mount --bind \"$1\" /usr/bin/mmdebstrap && \"$2\" image pull debian-bookworm";
+    let banger = host.programs().join("bin/banger");
+    let arguments = ["-m", "sh", "-c", script, "sh"].map(Into::into);
+    let arguments: Vec<std::path::PathBuf> =
+        arguments.into_iter().chain([nothing, banger]).collect();
+    let output = host.program(Path::new("/usr/bin/unshare"), arguments).run().assert_code(125);
+    let text = output.stderr_text();
+    assert!(text.contains("mmdebstrap") && text.contains("apt"), "{output}");
     host.finish();
 }
