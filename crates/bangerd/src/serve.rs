@@ -5,7 +5,7 @@
 //! the reason, so that the person sees it where they look: in the answer to their command.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ use crate::reconcile::{self, reconcile};
 use crate::store::{Store, StoreError};
 use crate::vm::expiry;
 
+/// How often the state directory is looked for.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long operations may take to clean up when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How long answers under way may take then.
@@ -48,12 +50,12 @@ pub enum ServeError {
     Paths(#[from] PathsError),
     /// Another daemon serves them.
     #[error("another daemon serves {}", .0.display())]
-    AlreadyRunning(std::path::PathBuf),
+    AlreadyRunning(PathBuf),
     /// The file system of the data directory has no locks.
     #[error("the file system of {} has no locks", dir.display())]
     NoLocks {
         /// The data directory.
-        dir: std::path::PathBuf,
+        dir: PathBuf,
         /// What the kernel says.
         #[source]
         source: io::Error,
@@ -102,7 +104,7 @@ pub fn run() -> Result<(), ServeError> {
     begin_first_thread(&runtime)
         .map_err(cannot("start a thread; end other processes, or raise the limit (ulimit -u)"))?;
     runtime.spawn(keep_a_thread());
-    let outcome = runtime.block_on(serve(dirs));
+    let outcome = runtime.block_on(serve(dirs, Arc::new(lock)));
     // A pull that does not end in time ends with the process; the next daemon clears up after it.
     runtime.shutdown_background();
     outcome
@@ -133,9 +135,10 @@ async fn keep_a_thread() {
     }
 }
 
-async fn serve(dirs: StateDirs) -> Result<(), ServeError> {
+async fn serve(dirs: StateDirs, lock: Arc<OfdLock>) -> Result<(), ServeError> {
     let front = Front::new(&dirs.data, clock::now_ms());
     end_on_signals(&front.shutdown).map_err(cannot("watch for signals"))?;
+    tokio::spawn(end_without_directory(lock, dirs.daemon_lock(), front.shutdown.clone()));
     let ends = real::reap_shims().map_err(cannot("adopt orphaned shims"))?;
     fault::reach(step::DAEMON_LISTEN).await.map_err(cannot("bind the socket"))?;
     let listener =
@@ -231,6 +234,19 @@ async fn listen(
             Err(ServeError::Io { what: "remove the socket", source: error })
         }
         _ => Ok(()),
+    }
+}
+
+/// Ends a daemon whose state directory somebody has removed: nothing that it says is true any more, and
+/// it would keep the next one, with a directory of its own, from being asked.
+async fn end_without_directory(lock: Arc<OfdLock>, place: PathBuf, shutdown: CancellationToken) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // What cannot be looked at may be there again later.
+        if matches!(lock.is_on(&place), Ok(false)) {
+            tracing::error!(lock = %place.display(), "the state directory is gone");
+            return shutdown.cancel();
+        }
     }
 }
 

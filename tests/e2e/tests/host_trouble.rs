@@ -170,6 +170,21 @@ fn an_emptied_runtime_directory_is_made_again() {
     host.finish();
 }
 
+/// Whoever removes all state while a daemon runs gets a new one, and is shown what runs on without any.
+#[test]
+fn removed_state_makes_room_for_a_new_daemon() {
+    let host = Host::new();
+    host.running_vm("lost");
+    let before = host.daemon_pid().expect("a daemon runs");
+    remove_whole(&host.data);
+    host.wait_until_gone("bangerd");
+    assert_eq!(host.vm_names(), [""; 0]);
+    assert_ne!(host.daemon_pid(), Some(before));
+    host.banger(["doctor", "--fix"]).run();
+    assert_eq!(host.processes_named("qemu-system-x86_64"), [0; 0], "nobody knows it any more");
+    host.finish();
+}
+
 /// A VM whose directory somebody removes runs on, says so, and can be ended.
 #[test]
 fn a_vm_without_its_directory_can_be_ended() {
