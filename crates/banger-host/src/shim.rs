@@ -191,6 +191,12 @@ fn kill_lock_holders(vm_dir: &Path) -> io::Result<bool> {
 /// # Errors
 /// Of the kernel.
 pub fn adopt_orphans() -> io::Result<()> {
+    if !Path::new("/proc/thread-self/children").exists() {
+        tracing::warn!(
+            "this kernel lists nobody's children (CONFIG_PROC_CHILDREN): what killed tools had \
+             started stays until this daemon ends"
+        );
+    }
     nix::sys::prctl::set_child_subreaper(true).map_err(Into::into)
 }
 
@@ -199,7 +205,15 @@ pub fn adopt_orphans() -> io::Result<()> {
 ///
 /// The children that this process started itself are left to whoever waits for them.
 pub fn reap() -> Vec<(i32, ShimExit)> {
-    children().into_iter().filter_map(collect_orphan).collect()
+    let mut shims = Vec::new();
+    loop {
+        // The kernel's list may leave somebody out while another one is taken off it.
+        let collected: Vec<_> = children().into_iter().filter_map(collect_orphan).collect();
+        if collected.is_empty() {
+            return shims;
+        }
+        shims.extend(collected.into_iter().flatten());
+    }
 }
 
 /// The children of all threads of this process. Not `waitid` for any: it shows the first that has
@@ -213,8 +227,8 @@ fn children() -> Vec<Pid> {
     lists.flatten().flat_map::<Vec<Pid>, _>(of_list).collect()
 }
 
-/// How a child ended, if it is a shim, has ended, and is nobody else's to collect.
-fn collect_orphan(child: Pid) -> Option<(i32, ShimExit)> {
+/// Collects a child that has ended and is nobody else's to collect. How it ended, if it was a shim.
+fn collect_orphan(child: Pid) -> Option<Option<(i32, ShimExit)>> {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
     if waitid(Id::Pid(child), flags | WaitPidFlag::WNOWAIT).ok()? == WaitStatus::StillAlive {
         return None;
@@ -232,7 +246,7 @@ fn collect_orphan(child: Pid) -> Option<(i32, ShimExit)> {
         WaitStatus::Signaled(_, signal, _) => ShimExit::Signaled(signal as i32),
         _ => return None,
     };
-    is_shim.then_some((child.as_raw(), exit))
+    Some(is_shim.then_some((child.as_raw(), exit)))
 }
 
 #[cfg(test)]

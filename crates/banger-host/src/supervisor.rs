@@ -119,7 +119,7 @@ impl Supervisor {
         let wait = async {
             // Without this the news come as well, only later.
             let _ = process::gone(&self.pidfd).await;
-            // Whoever collects orphans may be stuck at one that somebody else waits for.
+            // Whoever collects orphans may be faster, and knows then.
             match process::collect(&self.pidfd) {
                 Ok(WaitStatus::Exited(_, code)) => ShimExit::Exited(code),
                 Ok(WaitStatus::Signaled(_, signal, _)) => ShimExit::Signaled(signal as i32),

@@ -42,6 +42,8 @@ const TEMPORARY: &str = "tmp-";
 #[derive(Debug, Clone)]
 pub(crate) struct Blobs {
     dir: PathBuf,
+    /// What others were adding when this was opened.
+    others: Arc<[PathBuf]>,
 }
 
 /// A file of the store.
@@ -101,8 +103,9 @@ impl Blobs {
     pub(crate) fn open(data_dir: &Path) -> Result<Self, LibraryError> {
         let dir = data_dir.join("blobs");
         create_private_dir(&dir).map_err(LibraryError::io("create", &dir))?;
-        let blobs = Self { dir };
+        let mut blobs = Self { dir, others: Arc::default() };
         blobs.remove_leftovers()?;
+        blobs.others = blobs.added()?;
         Ok(blobs)
     }
 
@@ -270,20 +273,24 @@ impl Blobs {
     }
 
     fn remove_leftovers(&self) -> Result<(), LibraryError> {
-        for name in self.names()?.iter().filter(|name| name.starts_with(TEMPORARY)) {
-            remove_unlocked(&self.dir.join(name))?;
+        for path in self.added()?.iter() {
+            remove_unlocked(path)?;
         }
         Ok(())
     }
 
-    /// Wait until whoever adds blobs now is done, or dead, and remove what is still there.
+    /// What is being added.
+    fn added(&self) -> Result<Arc<[PathBuf]>, LibraryError> {
+        let names = self.names()?.into_iter().filter(|name| name.starts_with(TEMPORARY));
+        Ok(names.map(|name| self.dir.join(name)).collect())
+    }
+
+    /// Wait until whoever added blobs when this was opened is done, or dead, and remove what is still there.
     pub(crate) fn outlast_others(&self) -> Result<(), LibraryError> {
-        for name in self.names()?.iter().filter(|name| name.starts_with(TEMPORARY)) {
-            let path = self.dir.join(name);
-            let _lock = OfdLock::acquire(&path).map_err(LibraryError::io("lock", &path))?;
-            remove_file(&path)?;
-        }
-        Ok(())
+        self.others.iter().try_for_each(|path| {
+            let _lock = OfdLock::acquire(path).map_err(LibraryError::io("lock", path))?;
+            remove_file(path)
+        })
     }
 
     fn names(&self) -> Result<Vec<String>, LibraryError> {

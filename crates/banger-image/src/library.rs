@@ -61,15 +61,14 @@ impl Library {
         })
     }
 
-    /// Wait until whoever builds or pulls now is done, or dead, and remove what is still there of it: a
-    /// process that was killed holds its files until the kernel has taken them from it.
+    /// Wait until whoever built or pulled when this was opened is done, or dead, and remove what is still
+    /// there of it: a process that was killed holds its files until the kernel has taken them from it.
     ///
     /// # Errors
-    /// Of the first thing that cannot be removed.
+    /// Of the first thing of a kind that cannot be removed.
     pub fn outlast_others(&self) -> Result<(), LibraryError> {
-        self.images.outlast_others()?;
-        self.kernels.outlast_others()?;
-        self.blobs.outlast_others()
+        let (images, kernels) = (self.images.outlast_others(), self.kernels.outlast_others());
+        self.blobs.outlast_others().and(images).and(kernels)
     }
 
     pub(crate) fn cache(&self) -> &Path {

@@ -33,9 +33,42 @@ pub(crate) fn reason(cause: EndCause, main: Option<ExecEnd>) -> String {
     }
 }
 
+/// What the end of a VMM says of its guest.
+#[derive(Debug)]
+pub(crate) enum Gone {
+    /// The guest powered itself off.
+    PoweredOff,
+    /// The guest asked to be started again.
+    Reset,
+    /// Something failed.
+    Failed(EndCause, String),
+}
+
+/// What the end of a VMM says of its guest, from its exit status, the reason that it gave before, and the
+/// guest's console.
+pub(crate) fn judge(
+    status: std::io::Result<ExitStatus>,
+    reason: Option<&str>,
+    (console, words): (&Tail, &Tail),
+    out_of_memory: bool,
+) -> Gone {
+    match (reason, console.panic()) {
+        // First: the word of a panic may be on a console for other reasons.
+        (Some("guest-shutdown"), _) => Gone::PoweredOff,
+        (_, Some(line)) => {
+            Gone::Failed(EndCause::GuestPanic, format!("guest kernel panic: {line}"))
+        }
+        (Some("guest-reset"), None) => Gone::Reset,
+        _ => {
+            let (cause, reason) = vmm_end(status, words, out_of_memory);
+            Gone::Failed(cause, reason)
+        }
+    }
+}
+
 /// Why a VMM ended that nobody ended. One that was killed does not say by whom, so memory is named
 /// only where the kernel's counter shows it.
-pub(crate) fn vmm_end(
+fn vmm_end(
     status: std::io::Result<ExitStatus>,
     words: &Tail,
     out_of_memory: bool,
@@ -66,6 +99,32 @@ pub(crate) fn describe_vmm_end(status: std::io::Result<ExitStatus>, words: &Tail
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_is_none_of_the_ends_in_order() {
+        let quiet = Tail::default();
+        let mut panicked = Tail::default();
+        panicked.add(b"[    1.0] Kernel panic - not syncing: oops\n");
+        // Raw wait status, the VMM's reason, the console; what it was, or what failed.
+        let table = [
+            (0, Some("guest-shutdown"), &quiet, Ok("off")),
+            (0, Some("guest-shutdown"), &panicked, Ok("off")),
+            (11, Some("guest-shutdown"), &quiet, Ok("off")),
+            (0, Some("guest-reset"), &quiet, Ok("again")),
+            (0, Some("guest-reset"), &panicked, Err(EndCause::GuestPanic)),
+            (9, None, &panicked, Err(EndCause::GuestPanic)),
+            (9, None, &quiet, Err(EndCause::VmmExited)),
+        ];
+        for (raw, reason, console, want) in table {
+            let gone = judge(Ok(ExitStatus::from_raw(raw)), reason, (console, &quiet), false);
+            let found = match gone {
+                Gone::PoweredOff => Ok("off"),
+                Gone::Reset => Ok("again"),
+                Gone::Failed(cause, _) => Err(cause),
+            };
+            assert_eq!(found, want, "{raw} {reason:?}");
+        }
+    }
 
     #[test]
     fn a_vmm_that_was_killed_is_not_said_to_be_out_of_memory_without_evidence() {

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock_watch::{ClockWatch, Reading};
 use crate::configure;
-use crate::ends::{TOLD_TO_END, reason, vmm_end};
+use crate::ends::{self, Gone, TOLD_TO_END, reason};
 use crate::exec;
 use crate::guest::Guest;
 use crate::launch::{Host, Machine};
@@ -46,6 +46,8 @@ const REGAIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_REGAIN_PAUSE: Duration = Duration::from_secs(30);
 /// How long it may take to answer then.
 const REGAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to hear the rest of what a VMM said that is gone.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// Grace of a stop that nobody gave one.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
@@ -109,26 +111,33 @@ impl Order {
     }
 }
 
+/// What the end of a VMM says of its guest, and the last lines of the console.
+async fn look_back(
+    vm: &Vm,
+    machine: Machine,
+    status: std::io::Result<ExitStatus>,
+    mut reason: Option<String>,
+) -> (Gone, Vec<String>) {
+    let Machine { mut events, console, words, .. } = machine;
+    let (console, words) = (console.finish().await, words.finish().await);
+    // The connection ended with the VMM, and what it had said is on its way.
+    while let Ok(Some(event)) = tokio::time::timeout(LAST_EVENTS, events.recv()).await {
+        reason = shutdown(event).or(reason);
+    }
+    let gone = ends::judge(status, reason.as_deref(), (&console, &words), vm.oom.has_killed());
+    (gone, console.lines())
+}
+
 /// How a guest took being asked to go down.
 enum Farewell {
-    /// It has synced and unmounted, or is gone.
+    /// It has synced and unmounted.
     Clean,
     /// It answered with a problem: its data is synced, something could not be unmounted.
     Incomplete(String),
     /// It did not manage in time, or somebody lost patience.
     TimedOut,
-    /// Its VMM crashed or was killed before the guest was done.
-    Crashed(std::io::Result<ExitStatus>),
-}
-
-impl Farewell {
-    /// Of a guest whose VMM is gone: one that has powered itself off leaves it to end by itself.
-    fn of_the_gone(status: std::io::Result<ExitStatus>) -> Self {
-        match status {
-            Ok(status) if status.success() => Self::Clean,
-            status => Self::Crashed(status),
-        }
-    }
+    /// Its VMM is gone: it has powered itself off, or did not come to that.
+    Gone(std::io::Result<ExitStatus>),
 }
 
 /// What became of a machine.
@@ -189,30 +198,16 @@ impl Watch<'_> {
     /// Why the VMM ended by itself.
     async fn judge(self, status: std::io::Result<ExitStatus>) -> Outcome {
         let Self { vm, machine, shutdown_reason, .. } = self;
-        let mut events = machine.events;
-        let (tail, words) = (machine.console.finish().await, machine.words.finish().await);
-        let mut reason = shutdown_reason;
-        while let Ok(event) = events.try_recv() {
-            reason = shutdown(event).or(reason);
-        }
-        let ended = |cause, reason: String| {
-            let console_tail =
-                if matches!(cause, EndCause::GuestPowerOff) { Vec::new() } else { tail.lines() };
-            Outcome::Ended(VmEnd { cause, reason, main: None, console_tail })
+        let (gone, console_tail) = look_back(vm, machine, status, shutdown_reason).await;
+        let (cause, reason, console_tail) = match gone {
+            Gone::PoweredOff => {
+                let reason = "the guest powered itself off".to_owned();
+                (EndCause::GuestPowerOff, reason, Vec::new())
+            }
+            Gone::Reset => return Outcome::Reboot,
+            Gone::Failed(cause, reason) => (cause, reason, console_tail),
         };
-        match (reason.as_deref(), tail.panic()) {
-            // First: the word of a panic may be on a console for other reasons.
-            (Some("guest-shutdown"), _) => {
-                ended(EndCause::GuestPowerOff, "the guest powered itself off".to_owned())
-            }
-            (_, Some(line)) => ended(EndCause::GuestPanic, format!("guest kernel panic: {line}")),
-            (Some("guest-reset"), None) => Outcome::Reboot,
-            _ => {
-                let out_of_memory = vm.oom.has_killed();
-                let (cause, reason) = vmm_end(status, &words, out_of_memory);
-                ended(cause, reason)
-            }
-        }
+        Outcome::Ended(VmEnd { cause, reason, main: None, console_tail })
     }
 
     fn note(&mut self, event: Event) {
@@ -298,10 +293,15 @@ pub(crate) async fn obey(
                 end.cause = EndCause::StopTimedOut;
                 end.reason = reason(EndCause::StopTimedOut, None);
             }
-            Farewell::Crashed(status) => {
-                let words = machine.words.finish().await;
-                (end.cause, end.reason) = vmm_end(status, &words, vm.oom.has_killed());
-                end.console_tail = machine.console.finish().await.lines();
+            Farewell::Gone(status) => {
+                if end.main.is_none() {
+                    end.main = vm.main_pid.last_word().await;
+                }
+                let (gone, console_tail) = look_back(vm, machine, status, None).await;
+                return match gone {
+                    Gone::PoweredOff | Gone::Reset => end,
+                    Gone::Failed(cause, reason) => VmEnd { cause, reason, console_tail, ..end },
+                };
             }
         }
         if end.main.is_none() {
@@ -341,7 +341,7 @@ async fn shut_down(
     let (deadline, vmm) = (tokio::time::sleep(limit), &mut machine.vmm);
     let answered = tokio::select! {
         told = told => told,
-        status = vmm.wait() => return Farewell::of_the_gone(status),
+        status = vmm.wait() => return Farewell::Gone(status),
         () = told_to_kill(orders) => return Farewell::TimedOut,
     };
     match answered {
@@ -349,7 +349,7 @@ async fn shut_down(
         Err(HttpError::Problem(problem)) => Farewell::Incomplete(exec::plain(problem).to_string()),
         // An agent that hung up may be on its way down already.
         Err(_) => tokio::select! {
-            status = vmm.wait() => Farewell::of_the_gone(status),
+            status = vmm.wait() => Farewell::Gone(status),
             () = deadline => Farewell::TimedOut,
             () = told_to_kill(orders) => Farewell::TimedOut,
         },

@@ -60,6 +60,9 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// Somebody removed the state directory.
+    #[error("the state directory {} was removed", .0.display())]
+    StateRemoved(PathBuf),
     /// A system call failed.
     #[error("cannot {what}")]
     Io {
@@ -104,10 +107,16 @@ pub fn run() -> Result<(), ServeError> {
     begin_first_thread(&runtime)
         .map_err(cannot("start a thread; end other processes, or raise the limit (ulimit -u)"))?;
     runtime.spawn(keep_a_thread());
-    let outcome = runtime.block_on(serve(dirs, Arc::new(lock)));
+    // Held to the end of this function.
+    let lock = Arc::new(lock);
+    let outcome = runtime.block_on(serve(dirs.clone(), Arc::clone(&lock)));
     // A pull that does not end in time ends with the process; the next daemon clears up after it.
     runtime.shutdown_background();
-    outcome
+    // A failure, so that a service manager starts the next one.
+    match lock.is_on(&dirs.daemon_lock()) {
+        Ok(false) => Err(ServeError::StateRemoved(dirs.data)),
+        _ => outcome,
+    }
 }
 
 /// Begins the first thread for work that blocks. tokio ends the process where the kernel refuses it

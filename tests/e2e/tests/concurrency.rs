@@ -125,8 +125,10 @@ fn a_stop_goes_on_without_its_client_and_tells_how_it_ended() {
     let words = "no longer waited for; what was asked for goes on";
     interrupted.wait().assert_code(130).assert_stderr_has(words);
     assert_eq!(host.state(&vm).as_deref(), Some("stopping"));
+    let second = stop();
     signal_vmm(&host, Signal::SIGCONT);
-    host.wait_for_state(&vm, "stopped");
+    second.wait().assert_ok();
+    assert_eq!(host.state(&vm).as_deref(), Some("stopped"), "whoever asks again waits as well");
 
     host.banger(["start", &vm]).run().assert_ok();
     freeze(&host);

@@ -180,8 +180,14 @@ fn removed_state_makes_room_for_a_new_daemon() {
     host.wait_until_gone("bangerd");
     assert_eq!(host.vm_names(), [""; 0]);
     assert_ne!(host.daemon_pid(), Some(before));
-    host.banger(["doctor", "--fix"]).run();
-    assert_eq!(host.processes_named("qemu-system-x86_64"), [0; 0], "nobody knows it any more");
+    // It has no directory any more that would say whose it is, but its working directory did.
+    host.banger(["doctor", "--fix"])
+        .run()
+        .assert_ok()
+        .assert_stdout_has("whose directory was deleted");
+    for program in ["banger-shim", "qemu-system-x86_64", "pasta"] {
+        host.wait_until_gone(program);
+    }
     host.finish();
 }
 

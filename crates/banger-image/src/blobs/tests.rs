@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::store::tests::until_awaited;
 
 fn store() -> (tempfile::TempDir, Blobs) {
     let dir = tempfile::tempdir().expect("a directory");
@@ -139,9 +140,11 @@ fn leftovers_of_the_dead_are_removed_and_work_of_the_living_is_not() {
     fs::write(blobs.dir().join("partial-sha256-x"), "x").expect("a file");
     Blobs::open(dir.path()).expect("it opens");
     let living = living.file_name().expect("a name").to_string_lossy().into_owned();
+    assert_eq!(names(&blobs), ["partial-sha256-x".to_owned(), living.clone()]);
+    let next = Blobs::open(dir.path()).expect("it opens");
+    let outlasting = std::thread::spawn(move || next.outlast_others());
+    until_awaited(&blobs.dir().join(&living));
     assert_eq!(names(&blobs), ["partial-sha256-x".to_owned(), living]);
-    let other = blobs.clone();
-    let outlasting = std::thread::spawn(move || other.outlast_others());
     drop(lock);
     outlasting.join().expect("no panic").expect("it clears up");
     assert_eq!(names(&blobs), ["partial-sha256-x"]);

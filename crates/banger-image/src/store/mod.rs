@@ -17,7 +17,7 @@
 //! nobody works on any more.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod work;
 
 use std::collections::BTreeMap;
@@ -25,6 +25,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use banger_api::step;
@@ -48,20 +49,23 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     dir: PathBuf,
+    /// Work of others that was under way when this was opened.
+    others: Arc<[PathBuf]>,
 }
 
 impl Store {
     /// Open the store in `dir`, making it if it is not there, and remove what killed processes left.
     pub(crate) fn open(dir: &Path) -> Result<Self, LibraryError> {
-        let store = Self { dir: dir.to_owned() };
+        let mut store = Self { dir: dir.to_owned(), others: Arc::default() };
         create_private_dir(&store.names_dir()).map_err(LibraryError::io("create", dir))?;
         work::remove_leftovers(&store.dir)?;
+        store.others = work::works(&store.dir)?.into_iter().collect();
         Ok(store)
     }
 
-    /// Wait until whoever works here now is done, or dead, and remove what is still there.
+    /// Wait until whoever worked here when this was opened is done, or dead, and remove what is still there.
     pub(crate) fn outlast_others(&self) -> Result<(), LibraryError> {
-        work::outlast(&self.dir)
+        work::outlast(&self.dir, &self.others)
     }
 
     fn names_dir(&self) -> PathBuf {

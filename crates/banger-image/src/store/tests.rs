@@ -1,6 +1,7 @@
 //! Tests of the store: what is visible after any interruption, and what is cleared away.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -108,16 +109,34 @@ fn leftovers_of_the_dead_are_removed_and_work_of_the_living_is_not() {
     assert_eq!(names(store.dir()), want[..3]);
 }
 
+/// Waits until somebody waits for the lock on a file.
+pub(crate) fn until_awaited(lock: &Path) {
+    let place = format!(":{} ", fs::metadata(lock).expect("there").ino());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let is_awaited = |line: &str| line.contains("->") && line.contains(&place);
+    while !fs::read_to_string("/proc/locks").expect("readable").lines().any(is_awaited) {
+        assert!(Instant::now() < deadline, "nobody waits for {}", lock.display());
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn work_of_the_dying_goes_when_they_let_go_of_it() {
     let (_dir, store) = store();
     let dying = store.begin().expect("work begins");
     fs::write(dying.path().join("half"), "made").expect("a file");
-    let other = store.clone();
-    let outlasting = std::thread::spawn(move || other.outlast_others());
+    let next = Store::open(store.dir()).expect("it opens");
+    let own = next.begin().expect("work begins");
+    let outlasting = std::thread::spawn({
+        let next = next.clone();
+        move || next.outlast_others()
+    });
+    until_awaited(&dying.path().with_extension("lock"));
     assert!(dying.path().join("half").is_file(), "nobody removes it while it is held");
     drop(dying);
-    outlasting.join().expect("no panic").expect("it clears up");
+    outlasting.join().expect("no panic").expect("it clears up, and does not wait for its own");
+    assert!(own.path().is_dir());
+    own.remove().expect("it goes");
     assert_eq!(names(store.dir()), [".lock", "by-name"]);
 }
 

@@ -73,19 +73,21 @@ pub(super) fn remove_leftovers(store: &Path) -> Result<(), LibraryError> {
     Ok(())
 }
 
-/// Wait until whoever works here now has let go of it, and remove what is still there: a process that
-/// was killed holds its locks until the kernel has taken them from it.
-pub(super) fn outlast(store: &Path) -> Result<(), LibraryError> {
-    for work in works(store)? {
-        let lock = lock_of(&work);
+/// Wait until others have let go of their work, and remove what is still there: a process that was killed
+/// holds its locks until the kernel has taken them from it.
+pub(super) fn outlast(store: &Path, others: &[PathBuf]) -> Result<(), LibraryError> {
+    let beginning = store.join(".lock");
+    // Whoever was seen between making a lock and taking it has taken it by now.
+    drop(OfdLock::acquire(&beginning).map_err(LibraryError::io("lock", &beginning))?);
+    others.iter().try_for_each(|work| {
+        let lock = lock_of(work);
         let _lock = OfdLock::acquire(&lock).map_err(LibraryError::io("lock", &lock))?;
-        remove_work(&work)?;
-    }
-    Ok(())
+        remove_work(work)
+    })
 }
 
 /// The directories of work under way, and of what was left of it.
-fn works(store: &Path) -> Result<BTreeSet<PathBuf>, LibraryError> {
+pub(super) fn works(store: &Path) -> Result<BTreeSet<PathBuf>, LibraryError> {
     let mut works = BTreeSet::new();
     for entry in fs::read_dir(store).map_err(LibraryError::io("list", store))? {
         let path = entry.map_err(LibraryError::io("list", store))?.path();

@@ -17,6 +17,7 @@ use banger_api::{ErrorCode, Problem};
 use banger_core::filter::Filter;
 use banger_core::lifecycle::Request;
 use banger_core::spec;
+use banger_host::clock;
 use futures_util::stream;
 
 use super::answer::{Accepted, Body, Failure, Named, Params};
@@ -159,20 +160,28 @@ async fn end(
     grace: StopVm,
 ) -> Result<Accepted, Failure> {
     let vm = daemon.find(vm)?;
+    let asked_ms = clock::now_ms();
     let outcome = vm.end(request, grace).await?;
     let verb = if request == Request::Kill { "kill" } else { "stop" };
     let description = format!("{verb} vm {}", vm.name);
     Ok(Accepted(daemon.operations.start(description, |operation| async move {
-        follow_end(&vm, outcome, &operation).await?;
+        follow_end((&vm, asked_ms), outcome, &operation).await?;
         Ok(shown(&vm))
     })))
 }
 
-async fn follow_end(vm: &VmHandle, outcome: Outcome, operation: &Handle) -> Result<(), Problem> {
-    let Outcome::Accepted(work) = outcome else { return Ok(()) };
-    work.follow(operation).await?;
+/// Waits for an end that was asked for then. Warns if it was none in order; an older one is no news.
+async fn follow_end(
+    (vm, asked_ms): (&VmHandle, u64),
+    outcome: Outcome,
+    operation: &Handle,
+) -> Result<(), Problem> {
+    if let Outcome::Accepted(work) = outcome {
+        work.follow(operation).await?;
+    }
     let ended = vm.ended().await;
-    if let Some(end) = ended.status.end {
+    let end_of_now = ended.status.end.filter(|_| ended.status.since_ms >= asked_ms);
+    if let Some(end) = end_of_now {
         let name = ended.name;
         match end.cause {
             EndCause::StopTimedOut => {
@@ -198,10 +207,11 @@ pub(super) async fn restart(
 ) -> Result<Accepted, Failure> {
     let vm = daemon.find(&vm)?;
     let again = last_environment(&daemon, &vm.id).await;
+    let asked_ms = clock::now_ms();
     let outcome = vm.end(Request::Restart, grace.unwrap_or_default()).await?;
     let description = format!("restart vm {}", vm.name);
     Ok(Accepted(daemon.operations.start(description, |operation| async move {
-        follow_end(&vm, outcome, &operation).await?;
+        follow_end((&vm, asked_ms), outcome, &operation).await?;
         operation.check_cancelled()?;
         follow_start(&vm, vm.start(again).await?, &operation).await?;
         Ok(shown(&vm))

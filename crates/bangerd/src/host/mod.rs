@@ -169,7 +169,8 @@ pub trait Artifacts: Debug + Send + Sync {
     /// # Errors
     /// Of the first thing that cannot be removed; the rest is gone.
     fn clear_cache(&self) -> Result<(), Problem>;
-    /// Waits until whoever pulls or builds now is done, or dead, and removes what is still there of it.
+    /// Waits until whoever pulled or built when this daemon began is done, or dead, and removes what is
+    /// still there of it.
     ///
     /// # Errors
     /// Of the first thing that cannot be removed.

@@ -294,7 +294,8 @@ impl Actor {
                     Some(status) if !status.state.is_live() => {
                         life.plans.last_word = Some(Box::new(status));
                     }
-                    Some(status) => {
+                    Some(mut status) => {
+                        restart::mind_directory(&dir, restart::LOST_DIRECTORY, &mut status);
                         self.publish_live(status, life.plans.ending);
                         self.see_through(&mut life.plans);
                     }
