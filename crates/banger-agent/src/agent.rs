@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use banger_api::agent::ShutdownAction;
 use banger_api::{ErrorCode, Problem};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::boot::RootOutcome;
 use crate::exec::cgroup::Cgroups;
@@ -23,6 +23,7 @@ pub struct Agent {
     settings: Mutex<Option<Arc<Settings>>>,
     configuring: tokio::sync::Mutex<()>,
     stopping: AtomicBool,
+    parked: Notify,
     ended: watch::Sender<Option<ShutdownAction>>,
 }
 
@@ -54,6 +55,7 @@ impl Agent {
             settings: Mutex::new(None),
             configuring: tokio::sync::Mutex::new(()),
             stopping: AtomicBool::new(false),
+            parked: Notify::new(),
             ended: watch::Sender::new(None),
         })
     }
@@ -99,6 +101,16 @@ impl Agent {
     /// Makes the guest configured, or unconfigured.
     pub fn set_settings(&self, settings: Option<Settings>) {
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.map(Arc::new);
+    }
+
+    /// Ends the connection of the host that has had the guest parked.
+    pub fn hang_up(&self) {
+        self.parked.notify_one();
+    }
+
+    /// Waits for [`Agent::hang_up`].
+    pub async fn hung_up(&self) {
+        self.parked.notified().await;
     }
 
     /// Begins the one shutdown there can be; false if there is one already.

@@ -19,6 +19,7 @@ mod exec;
 mod fault;
 mod files;
 mod init;
+mod park;
 mod port;
 mod preamble;
 mod processes;

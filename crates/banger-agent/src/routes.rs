@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use banger_api::agent::{
-    AwaitSystem, Configure, Configured, Hello, MAX_BODY, SYSTEM_INIT_FEATURE, SetClock, Shutdown,
-    SystemStatus, WORK_DISK_FEATURE,
+    AwaitSystem, Configure, Configured, Hello, MAX_BODY, PARK_FEATURE, Park, SYSTEM_INIT_FEATURE,
+    SetClock, Shutdown, SystemStatus, WORK_DISK_FEATURE,
 };
 use banger_api::error::PROBLEM_MEDIA_TYPE;
 use banger_api::exec::{MAX_PAYLOAD, MAX_REQUEST};
@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use crate::agent::Agent;
-use crate::{configure, exec, shutdown};
+use crate::{configure, exec, park, shutdown};
 
 /// Notified when everything this connection had to say has been sent.
 #[derive(Debug, Clone)]
@@ -55,6 +55,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
     Router::new()
         .route("/v1/hello", get(hello))
         .route("/v1/configure", post(configure))
+        .route("/v1/park", post(park))
         .route("/v1/await-system", post(await_system))
         .route("/v1/clock", post(clock))
         .route("/v1/exec", get(exec))
@@ -69,7 +70,9 @@ async fn hello(State(agent): State<Arc<Agent>>) -> Json<Hello> {
     Json(Hello {
         protocol: AGENT_PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: [SYSTEM_INIT_FEATURE, WORK_DISK_FEATURE].map(str::to_owned).to_vec(),
+        features: [SYSTEM_INIT_FEATURE, WORK_DISK_FEATURE, PARK_FEATURE]
+            .map(str::to_owned)
+            .to_vec(),
         kernel_release: kernel_release(),
         configured: agent.settings().is_some(),
     })
@@ -83,6 +86,22 @@ async fn configure(
     // In a task of its own: a host that hangs up must not leave the guest half configured.
     let done = tokio::spawn(async move { configure::run(&agent, body).await });
     Ok(Json(done.await.map_err(interrupted)??))
+}
+
+async fn park(
+    State(agent): State<Arc<Agent>>,
+    Extension(Delivered(delivered)): Extension<Delivered>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let body: Park = read(request).await?;
+    park::run(&agent, body).await?;
+    tokio::spawn(async move {
+        delivered.notified().await;
+        agent.hang_up();
+    });
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    Ok(response)
 }
 
 async fn await_system(

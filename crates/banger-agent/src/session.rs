@@ -82,7 +82,7 @@ where
     });
     let mut connection = Connection::new(remembering.compat(), config(), Mode::Server);
     let mut serving = JoinSet::new();
-    loop {
+    let ending = loop {
         tokio::select! {
             next = poll_fn(|cx| connection.poll_next_inbound(cx)) => match next {
                 Some(Ok(stream)) => {
@@ -96,12 +96,14 @@ where
                 }
             },
             Some(_) = serving.join_next() => {}
-            _ = agent.ended() => break,
+            _ = agent.ended() => break Ending::Farewell,
+            // A guest that is saved has nobody at the other end of its port, and knows it.
+            () = agent.hung_up() => break Ending::HungUp,
         }
-    }
+    };
     // The last answer is under way: see it out.
     let _ = timeout(FAREWELL, poll_fn(|cx| connection.poll_close(cx))).await;
-    Ending::Farewell
+    ending
 }
 
 /// Keeps the last bytes of everything read.

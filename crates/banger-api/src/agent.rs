@@ -7,6 +7,7 @@
 //! | `GET /v1/hello` | | [`Hello`] |
 //! | `POST /v1/configure` | [`Configure`] | [`Configured`] |
 //! | `POST /v1/await-system` | [`AwaitSystem`] | [`SystemStatus`]; see [`SYSTEM_INIT_FEATURE`] |
+//! | `POST /v1/park` | [`Park`] | 204 once the guest can be saved; see [`PARK_FEATURE`] |
 //! | `POST /v1/clock` | [`SetClock`] | 204 |
 //! | `GET /v1/exec` | WebSocket, see [`crate::exec`] | |
 //! | `POST /v1/sync` | | 204 once everything written is on the disks |
@@ -61,6 +62,9 @@ pub const FAULT_SAID: &str = "fault at ";
 pub const SYSTEM_INIT_FEATURE: &str = "system-init";
 /// In [`Hello::features`]: the agent knows [`Drive::Work`].
 pub const WORK_DISK_FEATURE: &str = "work-disk";
+
+/// In [`Hello::features`]: the agent knows `park`.
+pub const PARK_FEATURE: &str = "park";
 
 /// Answer of `GET /v1/hello`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +147,12 @@ pub struct GuestNetwork {
 pub enum Drive {
     /// The VM's work disk, an ext4 to be mounted at the home of the default user and, where it is
     /// smaller than its disk, to be grown. See [`WORK_DISK_FEATURE`].
-    Work,
+    Work {
+        /// How large the disk is. A guest that goes on from a saved one learns of it a moment later, and
+        /// waits for that. None takes it as it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
+    },
     /// The kernel's modules, an ext4 to be mounted read-only at `/lib/modules/<release>`.
     Modules {
         /// The kernel's release.
@@ -151,6 +160,16 @@ pub enum Drive {
     },
     /// Something this agent need not touch.
     Unused,
+}
+
+/// Body of `POST /v1/park`: makes an unconfigured guest ready to be saved, with all that is the same for
+/// every VM that will go on from there. It must not know anything of an identity then.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Park {
+    /// The drives beyond `/`, as in [`Configure::drives`]; those that are the same for every VM are
+    /// mounted.
+    #[serde(default)]
+    pub drives: Vec<Drive>,
 }
 
 /// Answer of `POST /v1/configure`.

@@ -48,6 +48,10 @@ pub enum ErrorCode {
     SignatureInvalid,
     /// The kernel lacks what a guest needs.
     KernelUnsuitable,
+    /// No template of that id.
+    TemplateNotFound,
+    /// A guest could not be saved as a template, or did not go on from one.
+    TemplateFailed,
     /// No such operation, or long forgotten.
     OperationNotFound,
     /// Somebody cancelled it.
@@ -111,6 +115,8 @@ impl ErrorCode {
             Self::ImageInvalid => "image_invalid",
             Self::SignatureInvalid => "signature_invalid",
             Self::KernelUnsuitable => "kernel_unsuitable",
+            Self::TemplateNotFound => "template_not_found",
+            Self::TemplateFailed => "template_failed",
             Self::OperationNotFound => "operation_not_found",
             Self::Cancelled => "cancelled",
             Self::HostDiskFull => "host_disk_full",
@@ -142,6 +148,7 @@ impl ErrorCode {
             Self::VmNotFound
             | Self::ImageNotFound
             | Self::KernelNotFound
+            | Self::TemplateNotFound
             | Self::OperationNotFound
             | Self::NotFound => 404,
             Self::VmAmbiguous

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::vm::EndCause;
+use crate::vm::{EndCause, Origin};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ pub struct Event {
     /// Of an end: the exit code of the main command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<u8>,
+    /// Of a guest that is up: how it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// Of an end: when the VM's restart policy starts it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_start_ms: Option<u64>,
@@ -109,6 +112,10 @@ event_types! {
     KernelRegistered = "kernel.registered",
     /// A kernel is gone.
     KernelRemoved = "kernel.removed",
+    /// A template was made.
+    TemplateMade = "template.made",
+    /// A template is gone.
+    TemplateRemoved = "template.removed",
     /// The daemon began.
     DaemonStarted = "daemon.started",
     /// The reader was too slow for this many events.
@@ -155,6 +162,7 @@ mod tests {
             cause: Some(EndCause::MainExited),
             reason: Some("the command exited with 3".into()),
             exit_code: Some(3),
+            origin: None,
             next_start_ms: None,
             missed: None,
         };

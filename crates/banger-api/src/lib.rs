@@ -26,6 +26,7 @@ mod released;
 pub mod shim;
 pub mod step;
 pub mod system;
+pub mod template;
 pub mod version;
 pub mod vm;
 

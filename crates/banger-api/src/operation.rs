@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Problem;
 use crate::image::{Image, Pushed};
 use crate::kernel::Kernel;
+use crate::template::Template;
 use crate::vm::Vm;
 
 /// An accepted piece of long work.
@@ -56,6 +57,8 @@ pub enum OperationResult {
     Kernel(Kernel),
     /// An image, now in a registry.
     Pushed(Pushed),
+    /// A template, now there.
+    Template(Box<Template>),
     /// Nothing to show.
     Nothing,
 }

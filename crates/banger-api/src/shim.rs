@@ -25,7 +25,7 @@ use crate::error::Problem;
 use crate::exec::ExecRequest;
 use crate::operation::Progress;
 use crate::version::ProtocolRange;
-use crate::vm::{Accelerator, InitMode, NetworkPolicy, OwnerPolicy, VmStatus};
+use crate::vm::{Accelerator, EngineInUse, InitMode, NetworkPolicy, OwnerPolicy, VmStatus};
 
 /// File in the VM's directory with its [`LaunchSpec`].
 pub const LAUNCH_FILE: &str = "launch.json";
@@ -48,6 +48,10 @@ pub const SHIM_LOG_FILE: &str = "shim.log";
 pub const VMM_LOG_FILE: &str = "vmm.log";
 /// Most that each of these logs takes with its older half, in bytes, unless asked otherwise.
 pub const DEFAULT_LOG_BYTES: u64 = 8 * 1024 * 1024;
+/// A guest's memory, saved: a sparse file of its size.
+pub const MEMORY_FILE: &str = "memory";
+/// The state of a guest's processors and devices, saved.
+pub const DEVICES_FILE: &str = "devices";
 /// Directory of a VM's sockets.
 pub const RUN_DIR: &str = "run";
 /// The shim's socket in [`RUN_DIR`].
@@ -125,6 +129,26 @@ pub struct LaunchSpec {
     /// Which start of the host this belongs to: after another one nothing of it can be alive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_boot_id: Option<String>,
+    /// How its guest begins.
+    #[serde(default)]
+    pub begin: Begin,
+}
+
+/// How a guest begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "how")]
+pub enum Begin {
+    /// Its kernel boots, and it becomes this VM.
+    #[default]
+    Boot,
+    /// Its kernel boots, and as soon as its agent is there it is saved, in [`MEMORY_FILE`] and
+    /// [`DEVICES_FILE`] of the working directory, instead of becoming a VM. The shim then ends.
+    Save,
+    /// It goes on from where one was saved, and becomes this VM. The disks are as they were then.
+    Restore {
+        /// The directory with [`MEMORY_FILE`] and [`DEVICES_FILE`].
+        saved: String,
+    },
 }
 
 fn default_log_bytes() -> u64 {
@@ -158,6 +182,9 @@ pub struct EngineSpec {
     pub version: String,
     /// The program.
     pub binary: String,
+    /// Changes when the program is replaced, also by one of the same version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
     /// Its dynamic loader and every library it loads.
     pub libraries: Vec<String>,
     /// Directories it reads: firmware.
@@ -167,6 +194,15 @@ pub struct EngineSpec {
     /// The host's TSC rate, needed under [`Accelerator::Tcg`] (see `docs/boot.md`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tsc_khz: Option<u64>,
+}
+
+impl EngineSpec {
+    /// The engine as it is shown.
+    #[must_use]
+    pub fn in_use(&self) -> EngineInUse {
+        let (name, version) = (self.name.clone(), self.version.clone());
+        EngineInUse { name, version, accelerator: self.accelerator }
+    }
 }
 
 /// A line on the pipe between a shim that starts and the daemon.
@@ -180,6 +216,8 @@ pub enum LaunchEvent {
         /// What `status.json` says.
         status: VmStatus,
     },
+    /// The guest is saved; nothing runs any more. The end of a [`Begin::Save`].
+    Saved,
     /// The VM will not come up.
     Failed {
         /// Why.

@@ -139,6 +139,8 @@ pub enum Operation {
     ImageRemove,
     /// A kernel that is fetched or imported.
     KernelPull,
+    /// A template that is made or removed.
+    Template,
     /// A database that becomes one of this release.
     Migrate,
 }
@@ -266,6 +268,18 @@ steps! {
     START_DISKS = "start.disks", Daemon, Start;
     /// The status of the last run is removed.
     START_FORGET_LAST_RUN = "start.forget_last_run", Daemon, Start;
+    /// A template gets its directory.
+    TEMPLATE_BEGIN = "template.begin", Daemon, Template;
+    /// The shim that makes a template is started.
+    TEMPLATE_SPAWN = "template.spawn", Daemon, Template;
+    /// A template can be used.
+    TEMPLATE_PUBLISH = "template.publish", Daemon, Template;
+    /// What a template is is written beside it: from then on the next daemon uses it, too.
+    TEMPLATE_SEAL = "template.seal", Daemon, Template;
+    /// A template is removed.
+    TEMPLATE_REMOVE = "template.remove", Daemon, Template;
+    /// The disk of a VM becomes a copy of a template's.
+    START_SEED = "start.seed", Daemon, Start;
     /// The row says that the VM shall run.
     START_INTEND = "start.intend", Daemon, Start;
     /// What the shim reads is written.
@@ -368,8 +382,14 @@ steps! {
     VM_JAIL = "vm.jail", Shim, Start;
     /// The VM's uplink is started.
     VM_UPLINK = "vm.uplink", Shim, Start;
+    /// A saved guest is loaded.
+    VM_RESTORE = "vm.restore", Shim, Start;
     /// The guest boots.
     VM_BOOT = "vm.boot", Shim, Start;
+    /// The guest is made ready to be saved.
+    VM_PARK = "vm.park", Shim, Template;
+    /// The guest is saved.
+    VM_SAVE = "vm.save", Shim, Template;
     /// The guest is made this VM.
     VM_CONFIGURE = "vm.configure", Shim, Start;
     /// The VM runs, and the daemon is told.
@@ -385,6 +405,8 @@ steps! {
     GUEST_MODULES = "guest.modules", Agent, Start;
     /// The guest's root disk is joined and mounted.
     GUEST_ROOT = "guest.root", Agent, Start;
+    /// The guest gets ready to be saved.
+    GUEST_PARK = "guest.park", Agent, Template;
     /// The guest becomes the VM that it is said to be.
     GUEST_CONFIGURE = "guest.configure", Agent, Start;
     /// A command is started.

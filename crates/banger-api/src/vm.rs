@@ -250,6 +250,9 @@ pub struct VmStatus {
     /// From the shim's start to a configured guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_ms: Option<u64>,
+    /// How its guest began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// What it was started with, which may since have been set to something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -262,6 +265,28 @@ pub struct VmStatus {
     /// When its restart policy starts an ended VM again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_start_ms: Option<u64>,
+}
+
+/// How the guest of a VM began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Its kernel booted.
+    Boot,
+    /// It went on from a template.
+    Template,
+}
+
+impl Origin {
+    /// The origin in one lower-case word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Template => "template",
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -338,6 +363,9 @@ pub struct StartVm {
     /// The VM belongs to a foreground client: it ends when that client's exec stream ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<OwnerPolicy>,
+    /// Boot, also if there is a template to go on from, and make none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cold: bool,
     /// Proxy variables (`http_proxy`, `https_proxy`, `no_proxy`, …) and other session environment
     /// of the caller that every command in the VM gets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -92,6 +92,7 @@ mod tests {
             cause: None,
             reason: None,
             exit_code: None,
+            origin: None,
             next_start_ms: None,
             missed: None,
         }

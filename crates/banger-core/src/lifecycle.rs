@@ -185,6 +185,7 @@ pub fn fresh(state: VmState, since_ms: u64) -> VmStatus {
         end: None,
         engine: None,
         boot_ms: None,
+        origin: None,
         resources: None,
         warnings: Vec::new(),
         restarts: 0,

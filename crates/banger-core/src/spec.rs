@@ -343,6 +343,7 @@ pub(crate) mod tests {
                 end: None,
                 engine: None,
                 boot_ms: None,
+                origin: None,
                 resources: None,
                 warnings: Vec::new(),
                 restarts: 0,

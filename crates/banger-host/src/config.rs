@@ -7,6 +7,10 @@
 //! [logs]
 //! max_size_mib = 8            # most that each log of a VM takes, from 1 to 1024
 //!
+//! [templates]
+//! enabled = true              # VMs go on from a saved guest instead of booting
+//! max_size_mib = 8192         # most that all templates take; those longest unused go first
+//!
 //! [guest]
 //! ca_certificates = ["/etc/ssl/company.pem"]   # trusted in every guest
 //! ```
@@ -36,8 +40,27 @@ pub struct Config {
     pub boot_timeout_s: u64,
     /// How VMs are logged.
     pub logs: LogsConfig,
+    /// Whether and how many guests are saved for others to begin from.
+    pub templates: TemplatesConfig,
     /// Settings of every guest.
     pub guest: GuestConfig,
+}
+
+/// Whether and how many guests are saved for others to begin from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TemplatesConfig {
+    /// Whether VMs begin from templates, which are then made when they are first wanted.
+    pub enabled: bool,
+    /// Most that all of them take on the host's disk.
+    pub max_size_mib: u64,
+}
+
+impl Default for TemplatesConfig {
+    fn default() -> Self {
+        // Some sixty of them.
+        Self { enabled: true, max_size_mib: 8192 }
+    }
 }
 
 /// How VMs are logged.
@@ -70,6 +93,7 @@ impl Default for Config {
             reserve_disk_mib: 512,
             boot_timeout_s: 90,
             logs: LogsConfig::default(),
+            templates: TemplatesConfig::default(),
             guest: GuestConfig::default(),
         }
     }

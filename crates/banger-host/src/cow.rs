@@ -53,6 +53,16 @@ pub fn grow(path: &Path, disk_bytes: u64) -> io::Result<()> {
     crate::files::grow(path, store_bytes(disk_bytes))
 }
 
+/// Whether no guest has used the store yet.
+///
+/// # Errors
+/// Of the file system.
+pub fn is_unused(path: &Path) -> io::Result<bool> {
+    let mut magic = [0; 4];
+    std::fs::File::open(path)?.read_exact_at(&mut magic, 0)?;
+    Ok(magic == [0; 4])
+}
+
 /// What the header of a store says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {

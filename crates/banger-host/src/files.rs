@@ -135,6 +135,19 @@ pub fn grow(path: &Path, bytes: u64) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Makes a file, which another user may have written, this process's own.
+///
+/// # Errors
+/// Of the file system.
+pub fn take(path: &Path) -> io::Result<()> {
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let found = std::fs::symlink_metadata(path)?;
+    if (found.uid(), found.gid()) == (uid, gid) {
+        return Ok(());
+    }
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid))
+}
+
 /// Host disk that a file, or everything below a directory, really takes, in bytes. Symbolic links
 /// are not followed. What vanishes meanwhile counts as nothing.
 ///

@@ -129,6 +129,12 @@ impl StateDirs {
         self.vms().join(id)
     }
 
+    /// Directory of the templates.
+    #[must_use]
+    pub fn templates(&self) -> PathBuf {
+        self.data.join("templates")
+    }
+
     /// Local images.
     #[must_use]
     pub fn images(&self) -> PathBuf {

@@ -28,7 +28,6 @@ mod oci;
 mod packing;
 mod registry;
 mod rootfs;
-mod sparse;
 mod stage;
 mod store;
 mod work_disk;

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::PullError;
 use crate::layer::{Layer, Root};
-use crate::sparse::release_unwritten;
+use banger_host::sparse::release_unwritten;
 
 /// The features of the disks, spelled out, so that the host's `mke2fs.conf` has no say: everything
 /// that e2fsprogs 1.47 and the kernels since 5.10 both have and ext4 has by default.
@@ -221,7 +221,7 @@ mod tests {
     use banger_ext4::{Kind, Limits, Reader, Tree};
 
     use super::*;
-    use crate::sparse::disk_digest;
+    use banger_host::sparse::disk_digest;
 
     const IDENTITY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
     const PLAN: DiskPlan<'_> =

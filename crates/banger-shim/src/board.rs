@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use banger_api::change::Resources;
 use banger_api::shim::STATUS_FILE;
 use banger_api::step;
-use banger_api::vm::{EngineInUse, VmEnd, VmState, VmStatus};
+use banger_api::vm::{EngineInUse, Origin, VmEnd, VmState, VmStatus};
 use banger_host::{clock, fault, files};
 use tokio::sync::watch;
 
@@ -30,6 +30,7 @@ impl Board {
             end: None,
             engine: Some(engine),
             boot_ms: None,
+            origin: None,
             resources: Some(resources),
             warnings: Vec::new(),
             // The daemon knows.
@@ -60,12 +61,22 @@ impl Board {
         });
     }
 
-    /// The guest is up.
-    pub(crate) fn up(&self, boot_ms: u64) {
+    /// The guest is up for the first time.
+    pub(crate) fn up(&self, boot_ms: u64, origin: Origin) {
         self.change(|status| {
+            status.origin = Some(origin);
             status.state = VmState::Running;
             status.since_ms = clock::now_ms();
             status.boot_ms = Some(boot_ms);
+        });
+    }
+
+    /// The guest is up again, after it rebooted.
+    pub(crate) fn up_again(&self) {
+        self.change(|status| {
+            status.state = VmState::Running;
+            status.since_ms = clock::now_ms();
+            status.origin = Some(Origin::Boot);
         });
     }
 

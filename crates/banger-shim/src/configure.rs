@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use banger_api::agent::{
-    AwaitSystem, Configure, Configured, Drive, GuestNetwork, Hello, MAX_BODY, SYSTEM_INIT_FEATURE,
-    SetClock, SystemState, SystemStatus, WORK_DISK_FEATURE,
+    AwaitSystem, Configure, Configured, Drive, GuestNetwork, Hello, MAX_BODY, PARK_FEATURE, Park,
+    SYSTEM_INIT_FEATURE, SetClock, SystemState, SystemStatus, WORK_DISK_FEATURE,
 };
 use banger_api::shim::LaunchSpec;
 use banger_api::version::AGENT_PROTOCOL;
@@ -37,15 +37,7 @@ pub(crate) async fn configure(
     guest: &Guest,
     spec: &LaunchSpec,
 ) -> Result<Vec<String>, LaunchError> {
-    let hello: Hello = ask(guest, Method::GET, "/v1/hello", None::<&()>, ANSWER_TIMEOUT)
-        .await
-        .map_err(LaunchError::Configure)?;
-    if AGENT_PROTOCOL.negotiate(hello.protocol).is_none() {
-        return Err(LaunchError::Protocol {
-            theirs: hello.protocol.to_string(),
-            ours: AGENT_PROTOCOL.to_string(),
-        });
-    }
+    let hello = greet(guest).await?;
     let knows_system_init = hello.features.iter().any(|name| name == SYSTEM_INIT_FEATURE);
     if spec.init == InitMode::System && !knows_system_init {
         return Err(LaunchError::NoSystemInit { version: plain(&hello.version) });
@@ -60,6 +52,20 @@ pub(crate) async fn configure(
             .await
             .map_err(refused)?;
     Ok(configured.warnings.iter().take(MAX_WARNINGS).map(|warning| plain(warning)).collect())
+}
+
+/// Asks the agent who it is.
+async fn greet(guest: &Guest) -> Result<Hello, LaunchError> {
+    let hello: Hello = ask(guest, Method::GET, "/v1/hello", None::<&()>, ANSWER_TIMEOUT)
+        .await
+        .map_err(LaunchError::Configure)?;
+    if AGENT_PROTOCOL.negotiate(hello.protocol).is_none() {
+        return Err(LaunchError::Protocol {
+            theirs: hello.protocol.to_string(),
+            ours: AGENT_PROTOCOL.to_string(),
+        });
+    }
+    Ok(hello)
 }
 
 fn refused(error: HttpError) -> LaunchError {
@@ -108,12 +114,23 @@ fn configuration(spec: &LaunchSpec) -> Configure {
     }
 }
 
-/// What the disks beyond the root disk are for, in the order in which the VMM has them.
-fn drives(spec: &LaunchSpec) -> Vec<Drive> {
+/// What the disks beyond the root disk are for, in the order in which every VMM has them.
+pub(crate) fn drives(spec: &LaunchSpec) -> Vec<Drive> {
     let release = spec.kernel_release.clone();
-    let work = spec.work_disk_bytes.map(|_| Drive::Work);
-    let modules = spec.modules_image.as_ref().map(|_| Drive::Modules { release });
-    work.into_iter().chain(modules).collect()
+    let work =
+        spec.work_disk_bytes.map_or(Drive::Unused, |bytes| Drive::Work { bytes: Some(bytes) });
+    let modules = spec.modules_image.as_ref().map_or(Drive::Unused, |_| Drive::Modules { release });
+    vec![work, modules]
+}
+
+/// Has the guest get ready to be saved, without an identity.
+pub(crate) async fn park(guest: &Guest, spec: &LaunchSpec) -> Result<(), LaunchError> {
+    let hello = greet(guest).await?;
+    if !hello.features.iter().any(|name| name == PARK_FEATURE) {
+        return Err(LaunchError::NoPark { version: plain(&hello.version) });
+    }
+    let body = Park { drives: drives(spec) };
+    tell(guest, "/v1/park", &body, CONFIGURE_TIMEOUT).await.map_err(refused)
 }
 
 /// Sets the guest's clock to the host's.
@@ -181,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn a_work_disk_needs_an_agent_that_knows_it() {
         let spec = LaunchSpec { work_disk_bytes: Some(1), ..testing::launch_spec("agent", "") };
-        assert_eq!(drives(&spec), [Drive::Work]);
+        assert_eq!(drives(&spec), [Drive::Work { bytes: Some(1) }, Drive::Unused]);
         let guest = testing::guest(&[AGENT]).await;
         let problem = configure(&guest, &spec).await.expect_err("refused").problem("box");
         assert_eq!(problem.code, ErrorCode::GuestProtocol);
@@ -196,8 +213,9 @@ mod tests {
             ..testing::launch_spec("agent", "")
         };
         let modules = Drive::Modules { release: "6.1".to_owned() };
-        assert_eq!(drives(&spec), [Drive::Work, modules.clone()]);
-        assert_eq!(drives(&LaunchSpec { work_disk_bytes: None, ..spec }), [modules]);
+        assert_eq!(drives(&spec), [Drive::Work { bytes: Some(1) }, modules.clone()]);
+        let without = LaunchSpec { work_disk_bytes: None, ..spec };
+        assert_eq!(drives(&without), [Drive::Unused, modules]);
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! What the guest's console and the VMM say: all of it goes to capped logs, the end is remembered.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -17,6 +19,8 @@ const TAIL_LINES: usize = 8;
 const LINES_BEFORE_PANIC: usize = 2;
 /// A line longer than this is cut, in bytes.
 const MAX_LINE: usize = 1024;
+/// Most of another log that one begins with, in bytes.
+const MAX_BEGINNING: u64 = 1 << 20;
 /// What the kernel says when it panics.
 const PANIC: &str = "Kernel panic - not syncing";
 /// What the kernel says when it goes on without a timer.
@@ -125,6 +129,18 @@ pub(crate) type Log = Arc<Mutex<CappedLog>>;
 /// Begins a log in the VM's directory.
 pub(crate) fn new_log(vm_dir: &Path, name: &str, cap_bytes: u64) -> std::io::Result<Log> {
     Ok(Arc::new(Mutex::new(CappedLog::create(&vm_dir.join(name), cap_bytes)?)))
+}
+
+/// Begins a log with what is in another, as far as that can be read.
+pub(crate) fn begin_with(log: &Log, other: &Path) {
+    let copied = File::open(other).and_then(|other| {
+        let mut text = Vec::new();
+        other.take(MAX_BEGINNING).read_to_end(&mut text)?;
+        lock(log).write(&text)
+    });
+    if let Err(error) = copied {
+        tracing::debug!(%error, "the console does not begin with that of the template");
+    }
 }
 
 /// A stream is read by one task of a single-threaded runtime: a poisoned lock cannot occur

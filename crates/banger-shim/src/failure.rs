@@ -7,8 +7,8 @@ use banger_host::cow::CowError;
 use banger_host::http::HttpError;
 use banger_host::network::NetworkError;
 use banger_host::process::limit_hint;
-use banger_host::qemu::SpawnError;
 use banger_host::qemu::qmp::QmpError;
+use banger_host::qemu::{MigrationError, SpawnError};
 
 use crate::exec;
 
@@ -21,6 +21,12 @@ pub(crate) enum Awaited {
     /// The greeting of the agent, after kernel, modules and disks.
     #[error("the guest did not answer")]
     Agent,
+    /// The guest that was saved, loaded.
+    #[error("the saved guest was not loaded")]
+    Restored,
+    /// The guest, ready to be saved.
+    #[error("the guest answered, but was not ready to be saved")]
+    Parked,
     /// The guest is this VM: its name, network, disks and users.
     #[error("the guest answered, but was not set up")]
     Configured,
@@ -93,6 +99,18 @@ pub(crate) enum LaunchError {
         /// The agent's release.
         version: String,
     },
+    /// The guest's agent is of a release that cannot be saved.
+    #[error("the guest's agent {version} cannot get ready to be saved")]
+    NoPark {
+        /// The agent's release.
+        version: String,
+    },
+    /// The VMM could not save or load a guest.
+    #[error("the VMM could not save or load the guest")]
+    Migration(#[source] MigrationError),
+    /// The guest did not go on from its template. A boot may work.
+    #[error("the guest did not go on from its template")]
+    Restore(#[source] Box<LaunchError>),
     /// The guest could not be configured.
     #[error("the guest could not be configured")]
     Configure(#[source] HttpError),
@@ -129,12 +147,14 @@ impl LaunchError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Network(NetworkError::Missing { .. }) => ErrorCode::HostProgramMissing,
+            Self::Restore(_) | Self::Migration(_) => ErrorCode::TemplateFailed,
             Self::Panic { .. } => ErrorCode::GuestPanic,
             Self::Silent { .. } | Self::NoTimer => ErrorCode::GuestTimeout,
             Self::Greeting(_)
             | Self::Protocol { .. }
             | Self::NoSystemInit { .. }
-            | Self::NoWorkDisk { .. } => ErrorCode::GuestProtocol,
+            | Self::NoWorkDisk { .. }
+            | Self::NoPark { .. } => ErrorCode::GuestProtocol,
             _ => ErrorCode::BootFailed,
         }
     }
@@ -156,12 +176,16 @@ impl LaunchError {
             | Self::Greeting(_)
             | Self::Configure(_)
             | Self::Refused(_) => Some(format!("banger logs --console {vm}")),
-            Self::Vmm(_) | Self::VmmEnded { .. } | Self::Control(_) => {
+            Self::Vmm(_) | Self::VmmEnded { .. } | Self::Control(_) | Self::Migration(_) => {
                 Some("banger doctor".to_owned())
             }
+            Self::Restore(_) => Some("banger template rm --all".to_owned()),
             Self::NoTimer => Some(format!("banger start {vm}")),
             Self::NoSystemInit { .. } => Some("use --init agent".to_owned()),
-            Self::Host { .. } | Self::Protocol { .. } | Self::NoWorkDisk { .. } => None,
+            Self::Host { .. }
+            | Self::Protocol { .. }
+            | Self::NoWorkDisk { .. }
+            | Self::NoPark { .. } => None,
         }
     }
 

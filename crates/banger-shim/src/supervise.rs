@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use banger_api::error::{ErrorCode, Problem};
 use banger_api::operation::Progress;
-use banger_api::shim::{LaunchEvent, LaunchSpec, SHIM_LOG_FILE};
+use banger_api::shim::{Begin, LaunchEvent, LaunchSpec, SHIM_LOG_FILE};
 use banger_api::step::{self, Step};
-use banger_api::vm::{EndCause, EngineInUse, VmEnd, VmState};
+use banger_api::vm::{EndCause, Origin, VmEnd, VmState};
 use banger_host::logs::{DEFAULT_CAP_BYTES, ErrorLog, printable_line};
 use banger_host::oom::OomWatch;
 use banger_host::systemd::scope::StopLine;
@@ -110,11 +110,7 @@ pub(crate) fn error_log() -> ErrorLog {
 async fn run(stop_line: Option<StopLine>) -> Result<(), Failure> {
     let dir = std::env::current_dir()?;
     let spec = read_launch_spec(&dir)?;
-    let engine = EngineInUse {
-        name: spec.engine.name.clone(),
-        version: spec.engine.version.clone(),
-        accelerator: spec.engine.accelerator,
-    };
+    let engine = spec.engine.in_use();
     let board = Arc::new(Board::new(&dir, engine, spec.resources()));
     let (orders, mut received) = mpsc::channel(ORDERS);
     let vm = Arc::new(Vm {
@@ -142,6 +138,9 @@ async fn run(stop_line: Option<StopLine>) -> Result<(), Failure> {
 /// From launch to end.
 async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
     let mut reporter = Reporter::new();
+    if vm.spec.begin == Begin::Save {
+        return save(vm, &mut reporter, orders).await;
+    }
     let began = Instant::now();
     let launched = tokio::select! {
         launched = launch::launch(vm, &mut reporter) => launched,
@@ -157,13 +156,29 @@ async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
         Err(Early::Told(end)) => return cancel(vm, &mut reporter, end),
     };
     vm.guest.send_replace(Some(machine.guest.clone()));
-    vm.board.up(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+    let origin = match vm.spec.begin {
+        Begin::Restore { .. } => Origin::Template,
+        Begin::Boot | Begin::Save => Origin::Boot,
+    };
+    vm.board.up(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), origin);
     vm.ownership.expect_soon(vm.orders.clone());
     main_process::start(vm, machine.guest.clone());
     reporter.say(&LaunchEvent::Ready { status: vm.board.now() });
     let end = watch_through_reboots(vm, &mut host, machine, orders).await;
     vm.guest.send_replace(None);
     vm.board.end(end);
+}
+
+/// Saves a guest, and ends.
+async fn save(vm: &Vm, reporter: &mut Reporter, orders: &mut mpsc::Receiver<Order>) {
+    let saved = tokio::select! {
+        saved = launch::save(vm, reporter) => saved,
+        _ = orders.recv() => return cancel(vm, reporter, cancelled()),
+    };
+    match saved {
+        Ok(()) => reporter.say(&LaunchEvent::Saved),
+        Err(error) => fail(vm, reporter, &error),
+    }
 }
 
 async fn watch_through_reboots(
@@ -190,7 +205,7 @@ async fn watch_through_reboots(
         match up {
             Ok(up) => {
                 vm.guest.send_replace(Some(up.guest.clone()));
-                vm.board.enter(VmState::Running);
+                vm.board.up_again();
                 machine = up;
             }
             Err(Early::Failed(error)) => return launch_failed(&error),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use banger_api::agent::{NONCE_LEN, PREAMBLE};
 use banger_api::shim::LaunchSpec;
-use banger_api::vm::EngineInUse;
 use banger_host::oom::OomWatch;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -86,11 +85,7 @@ async fn answer(
 
 /// A VM in a directory, and the orders that it gets.
 pub(crate) fn vm(dir: &Path, spec: LaunchSpec) -> (Vm, mpsc::Receiver<Order>) {
-    let engine = EngineInUse {
-        name: spec.engine.name.clone(),
-        version: spec.engine.version.clone(),
-        accelerator: spec.engine.accelerator,
-    };
+    let engine = spec.engine.in_use();
     let (orders, received) = mpsc::channel(16);
     let vm = Vm {
         board: Arc::new(Board::new(dir, engine, spec.resources())),

@@ -50,6 +50,7 @@ pub struct HostBuilder {
     seed: Seed,
     data: Option<PathBuf>,
     fail_points: bool,
+    templates: Option<bool>,
     env: Vec<(OsString, OsString)>,
 }
 
@@ -82,6 +83,14 @@ impl HostBuilder {
         self
     }
 
+    /// Whether its VMs begin from templates, instead of booting. Those of programs with fail points boot
+    /// unless this says otherwise: a fault belongs to one guest.
+    #[must_use]
+    pub fn templates(mut self, enabled: bool) -> Self {
+        self.templates = Some(enabled);
+        self
+    }
+
     /// A variable in the environment of every command, and so of the daemon.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
@@ -111,6 +120,13 @@ impl HostBuilder {
         }
         if self.seed == Seed::Pulled {
             prepared::seed(&account, &data);
+        }
+        if !self.templates.unwrap_or(!self.fail_points) {
+            let config = base.join("config");
+            account.make_dir(&config);
+            let file = config.join("config.toml");
+            std::fs::write(&file, "[templates]\nenabled = false\n").expect("our own directory");
+            account.own(&file);
         }
         let finished = std::cell::Cell::new(false);
         Host { account, data, runtime, scratch, base, programs, env: self.env, finished }

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     completion, create, daemon, doctor, events, exec, image, kernel, kill, logs, ls, prune,
-    restart, rm, run, set, shell, show, start, stop, system, version, wait,
+    restart, rm, run, set, shell, show, start, stop, system, template, version, wait,
 };
 
 /// The commands as a person thinks of them. clap would list them as they come.
@@ -28,6 +28,7 @@ Live with VMs:
 
 What VMs are made of:
   image       Root filesystems            kernel      Kernels
+  template    Saved guests that VMs begin from
 
 banger itself:
   doctor      Check this machine          daemon      The background program
@@ -119,6 +120,9 @@ pub enum Command {
     /// Kernels that VMs boot
     #[command(subcommand, arg_required_else_help = true)]
     Kernel(kernel::KernelCommand),
+    /// Saved guests that VMs begin from instead of booting
+    #[command(subcommand, arg_required_else_help = true)]
+    Template(template::TemplateCommand),
     /// The background program that keeps the books; VMs run without it
     #[command(subcommand, arg_required_else_help = true)]
     Daemon(daemon::DaemonCommand),

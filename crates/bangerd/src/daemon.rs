@@ -20,6 +20,7 @@ use crate::gate::Gate;
 use crate::host::Host;
 use crate::operations::{Operations, Shared};
 use crate::store::{Store, StoreError, VmRow};
+use crate::templates::Templates;
 use crate::uploads::Uploads;
 use crate::vm::{Phase, VmHandle};
 
@@ -57,6 +58,8 @@ pub struct Daemon {
     pub uploads: Uploads,
     /// What happens, for whoever listens.
     pub events: Arc<Events>,
+    /// What is known of templates beside what is on the disk.
+    pub templates: Templates,
     /// Told when some VM may expire sooner than was known: a new one, or one that was changed.
     pub expiries: Notify,
     /// Shared by whoever finds an image and a kernel and then writes the row that uses them, until a
@@ -80,6 +83,7 @@ impl Daemon {
             jobs: Shared::default(),
             uploads: Uploads::default(),
             events: Arc::default(),
+            templates: Templates::default(),
             expiries: Notify::new(),
             artifacts_in_use: RwLock::new(()),
             store: Arc::new(parts.store),

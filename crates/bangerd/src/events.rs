@@ -36,6 +36,7 @@ impl News {
             cause: None,
             reason: None,
             exit_code: None,
+            origin: None,
             next_start_ms: None,
             missed: None,
         })
@@ -79,6 +80,7 @@ impl News {
             (_, VmState::Failed) => EventType::VmFailed,
         };
         let mut news = Self::vm(kind, row);
+        news.0.origin = after.origin.filter(|_| kind == EventType::VmRunning);
         if !after.state.is_live() && after.since_ms < before.since_ms {
             // A start that came to nothing leaves the VM as it was.
             news.0.reason = Some("it did not start".to_owned());

@@ -19,6 +19,7 @@ mod reconcile;
 mod serve;
 mod store;
 mod system;
+mod templates;
 #[cfg(test)]
 mod testing;
 mod uploads;

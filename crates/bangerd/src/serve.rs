@@ -29,6 +29,7 @@ use crate::listener::{End, OwnersOnly};
 use crate::operations::Operations;
 use crate::reconcile::{self, reconcile};
 use crate::store::{Store, StoreError};
+use crate::templates;
 use crate::vm::expiry;
 
 /// How often the state directory is looked for.
@@ -187,6 +188,8 @@ async fn open(dirs: &StateDirs, ends: Ends) -> Result<Arc<Daemon>, Problem> {
         Daemon::new(Parts { dirs: dirs.clone(), config, store, host, gate: Gate::default() });
     daemon.events.tell(News::daemon_started());
     reconcile(&daemon).await?;
+    let unfinished = templates::set_aside_unfinished(&daemon).await?;
+    tokio::spawn(templates::clear_up(Arc::clone(&daemon), unfinished));
     tokio::spawn(reconcile::keep_looking(Arc::clone(&daemon)));
     tokio::spawn(reconcile::clear_up(Arc::clone(&daemon)));
     tokio::spawn(expiry::watch(Arc::clone(&daemon)));

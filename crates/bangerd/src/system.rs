@@ -45,6 +45,9 @@ pub async fn disk_use(daemon: &Arc<Daemon>) -> Result<DiskUse, Problem> {
         let kernels = daemon.host.artifacts.kernels()?.into_iter().map(|kernel| {
             Ok(Holding { bytes: kernel.allocated_bytes, in_use: kernel_in_use(&kernel.digest) })
         });
+        let templates = entries(&daemon.dirs.templates())?
+            .into_iter()
+            .map(|entry| Ok(Holding { bytes: measure(&entry.path())?, in_use: false }));
         let layers = daemon.host.artifacts.layers()?;
         let layers = DiskUseRow {
             kind: "layers".to_owned(),
@@ -66,6 +69,7 @@ pub async fn disk_use(daemon: &Arc<Daemon>) -> Result<DiskUse, Problem> {
             row("images", images)?,
             row("kernels", kernels)?,
             layers,
+            row("templates", templates)?,
             row("cache", cache)?,
         ];
         rows.extend((aside.count > 0).then_some(aside));
@@ -253,6 +257,8 @@ fn remove_artifacts(daemon: &Daemon) -> Vec<Result<(), Problem>> {
     // Now no image needs any layer.
     let all = PruneImages { all: true, dry_run: false };
     outcomes.push(artifacts.prune_images(all, &BTreeSet::new()).map(drop));
+    let templates = files::remove_tree(&daemon.dirs.templates());
+    outcomes.push(templates.map_err(|error| failed("cannot remove the templates", &error)));
     outcomes.push(artifacts.clear_cache());
     let aside = daemon.dirs.data.join(SET_ASIDE);
     let removed = files::remove_tree(&aside);

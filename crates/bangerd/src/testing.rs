@@ -17,16 +17,19 @@ use crate::host::simulated::Simulation;
 use crate::reconcile::reconcile;
 use crate::store::tests_support::{any_row, any_spec};
 use crate::store::{Store, VmRow};
+use crate::templates;
 use crate::vm::create::Creation;
 
-/// How long a test waits for what must happen.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a test waits for what must happen: longer than two guests that never answer, one for a
+/// template and one for the VM.
+pub const PATIENCE: Duration = Duration::from_secs(400);
 
 /// What is left when a daemon ends.
 #[derive(Debug)]
 pub struct World {
     pub dirs: StateDirs,
     pub machine: Arc<Simulation>,
+    pub config: Config,
     _dir: tempfile::TempDir,
 }
 
@@ -53,7 +56,16 @@ impl World {
         let dirs = StateDirs { data: at("data"), runtime: at("runtime"), config: at("config") };
         let machine = Arc::new(Simulation::default());
         machine.add_artifacts();
-        Self { dirs, machine, _dir: dir }
+        // Templates have tests of their own; elsewhere a start is one shim.
+        let mut config = Config::default();
+        config.templates.enabled = false;
+        Self { dirs, machine, config, _dir: dir }
+    }
+
+    /// The same with VMs that begin from templates.
+    pub fn with_templates(mut self) -> Self {
+        self.config.templates.enabled = true;
+        self
     }
 
     /// A daemon that has just started here.
@@ -69,12 +81,14 @@ impl World {
     pub async fn try_daemon_with(&self, gate: Gate) -> Result<Arc<Daemon>, Problem> {
         let daemon = Daemon::new(Parts {
             dirs: self.dirs.clone(),
-            config: Config::default(),
+            config: self.config.clone(),
             store: Store::open(&self.dirs.database()).expect("open the database"),
             host: self.machine.host(),
             gate,
         });
         reconcile(&daemon).await?;
+        let unfinished = templates::set_aside_unfinished(&daemon).await?;
+        tokio::spawn(templates::clear_up(Arc::clone(&daemon), unfinished));
         Ok(daemon)
     }
 
@@ -92,7 +106,10 @@ impl World {
     pub fn is_clean(&self) -> bool {
         let entries = std::fs::read_dir(self.dirs.vms());
         let directories = entries.map_or(0, Iterator::count);
-        directories == 0 && self.machine.alive() == 0
+        let templates = std::fs::read_dir(self.dirs.templates()).into_iter().flatten().flatten();
+        let mut names = templates.map(|entry| entry.file_name());
+        let is_half_made = names.any(|name| name.to_string_lossy().starts_with("tmp-"));
+        directories == 0 && self.machine.alive() == 0 && !is_half_made
     }
 }
 

@@ -1,15 +1,22 @@
 //! The drives beyond the root disk, in device order from `vdc` on.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use banger_api::agent::Drive;
 use nix::mount::{MsFlags, mount};
 
 use super::{ConfigureError, work_disk};
+use crate::boot::Uevents;
+use crate::boot::disks::Disk;
 use crate::files;
 
 /// The first drive after the two that make up the root.
 const FIRST: u8 = b'c';
+/// Bytes of what disks are counted in.
+const SECTOR: u64 = 512;
+/// How long the kernel may take to notice another disk's size.
+const SIZE_LIMIT: Duration = Duration::from_secs(10);
 /// `vdc` to `vdz`; the machine has fewer slots than that.
 const MOST: usize = 24;
 
@@ -25,8 +32,9 @@ pub fn mount_all(
     for (letter, drive) in (FIRST..).map(char::from).zip(drives) {
         match drive {
             Drive::Unused => {}
-            Drive::Work => {
+            Drive::Work { bytes } => {
                 let name = format!("vd{letter}");
+                wait_for_size(&name, *bytes)?;
                 if !is_mounted(&format!("/dev/{name}")) {
                     warnings.extend(work_disk::mount(&name, user)?);
                 }
@@ -37,6 +45,17 @@ pub fn mount_all(
         }
     }
     Ok(())
+}
+
+/// Waits until the kernel knows how large a disk is that has just taken the place of another.
+fn wait_for_size(name: &str, bytes: Option<u64>) -> Result<(), ConfigureError> {
+    let Some(wanted) = bytes.map(|bytes| bytes / SECTOR) else { return Ok(()) };
+    let uevents = Uevents::listen();
+    let has_size = || Disk::find(name).filter(|disk| disk.sectors >= wanted).map(drop);
+    uevents.wait_for(SIZE_LIMIT, has_size).ok_or_else(|| {
+        let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        ConfigureError::step("waiting for the work disk")(late)
+    })
 }
 
 fn mount_modules(

@@ -25,7 +25,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use banger_api::agent::{Configure, Configured};
+use banger_api::agent::{Configure, Configured, Drive};
 use banger_api::{ErrorCode, Problem, step};
 
 use crate::agent::{Agent, Settings};
@@ -91,6 +91,15 @@ pub async fn run(agent: &Arc<Agent>, request: Configure) -> Result<Configured, P
     blocking(move || Ok(hand_over(&init)?)).await?;
     agent.set_settings(Some(applied.settings));
     Ok(Configured { warnings })
+}
+
+/// Does what needs no identity, ahead of time; `drives` are those that are the same for every VM.
+///
+/// # Errors
+/// [`ConfigureError`].
+pub fn prepare(drives: &[Drive]) -> Result<(), ConfigureError> {
+    network::bring_up_loopback()?;
+    drives::mount_all(drives, None, &mut Vec::new())
 }
 
 /// Does a step that blocks.

@@ -5,11 +5,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::fcntl::copy_file_range;
-use nix::unistd::{Whence, lseek};
-
 use super::{CHUNK_SECTORS, MAGIC};
+use crate::sparse;
 
 /// Size of a chunk in bytes.
 const CHUNK: u64 = CHUNK_SECTORS as u64 * 512;
@@ -26,42 +23,12 @@ pub fn flatten(image: &Path, store: &Path, disk_bytes: u64, target: &Path) -> io
         OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(target)?;
     let image = File::open(image)?;
     target.set_len(disk_bytes.max(image.metadata()?.len()))?;
-    copy_data(&image, &target)?;
+    sparse::copy_data(&image, &target)?;
     let store = File::open(store)?;
     let mut chunk = vec![0; usize::try_from(CHUNK).expect("it is small")];
     for (disk_chunk, store_chunk) in exceptions(&store, disk_bytes / CHUNK)? {
         store.read_exact_at(&mut chunk, store_chunk * CHUNK)?;
         target.write_all_at(&chunk, disk_chunk * CHUNK)?;
-    }
-    Ok(())
-}
-
-/// Copies what is data, and leaves the holes.
-fn copy_data(from: &File, to: &File) -> io::Result<()> {
-    let size = from.metadata()?.len();
-    let size = i64::try_from(size).map_err(io::Error::other)?;
-    let mut at = 0;
-    while at < size {
-        let data = match lseek(from, at, Whence::SeekData) {
-            Ok(data) => data,
-            Err(Errno::ENXIO) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        };
-        let hole = lseek(from, data, Whence::SeekHole)?;
-        copy_range(from, to, data, hole)?;
-        at = hole;
-    }
-    Ok(())
-}
-
-fn copy_range(from: &File, to: &File, begin: i64, end: i64) -> io::Result<()> {
-    let (mut read_at, mut write_at) = (begin, begin);
-    while read_at < end {
-        let left = usize::try_from(end - read_at).unwrap_or(usize::MAX).min(1 << 30);
-        let copied = copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), left)?;
-        if copied == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
     }
     Ok(())
 }

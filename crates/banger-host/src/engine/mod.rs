@@ -1,5 +1,6 @@
 //! Finding and examining the programs that can run a guest.
 
+pub mod cpu;
 pub mod kvm;
 pub mod tsc;
 
@@ -95,6 +96,7 @@ pub fn discover(choice: EngineChoice, cache_dir: &Path) -> Result<EngineSpec, En
         name: "qemu".to_owned(),
         version: examined.version,
         binary: text(&binary),
+        build: Some(examined.fingerprint.text()),
         libraries: examined.libraries,
         data_dirs: examined.data_dirs,
         accelerator,
@@ -120,6 +122,13 @@ struct Fingerprint {
     bytes: u64,
     modified_ns: i64,
     modified_s: i64,
+}
+
+impl Fingerprint {
+    /// The same for the same program, wherever it lies.
+    fn text(&self) -> String {
+        format!("{}-{}.{:09}", self.bytes, self.modified_s, self.modified_ns)
+    }
 }
 
 fn fingerprint(binary: &Path) -> io::Result<Fingerprint> {

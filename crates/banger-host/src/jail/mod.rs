@@ -12,15 +12,18 @@
 //!   the network of the shim, which belong to the shim's user namespace;
 //! - `no_new_privs`, no capability left to gain, and limits on file size and core dumps.
 
+mod opener;
 mod proc_self;
 mod root;
 mod user;
 
+pub use opener::{OPENER_STEP, serve_opens};
 pub use user::{NoJailUser, SYSTEM_USER, system_user};
 
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -45,6 +48,10 @@ pub struct JailSpec {
     pub user: Option<JailUser>,
     /// The largest file that can be written.
     pub max_file_bytes: u64,
+    /// A socket to whoever answers for the files that the program opens for reading and writing and
+    /// may only read: see [`serve_opens`].
+    #[serde(default)]
+    pub opener: Option<RawFd>,
 }
 
 /// A file or directory that is visible in a jail.
@@ -95,7 +102,7 @@ pub struct JailError {
 type Step = (&'static str, fn(&JailSpec) -> Result<(), StepError>);
 
 /// The way into the jail. After the last step only the exec is left.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("separate the namespaces", separate),
     ("mount the root", root::mount_root),
     ("show the files", root::show_files),
@@ -104,6 +111,7 @@ const STEPS: [Step; 8] = [
     ("set the limits", limit),
     ("block the signals", block_signals),
     ("drop the privileges", user::drop_privileges),
+    (OPENER_STEP, opener::hand_over),
 ];
 
 /// An error of a step, with the path it was about.

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 
 use banger_api::agent::{INIT_ARG, PORT_NAME, ROOT_SECTORS_ARG};
-use banger_api::shim::{EngineSpec, LaunchSpec};
+use banger_api::shim::{Begin, EngineSpec, LaunchSpec};
 use banger_api::vm::{Accelerator, InitMode};
 
 use crate::network::GUEST_MAC;
@@ -23,6 +23,8 @@ pub mod guest_paths {
     pub const KERNEL: &str = "/vm/kernel";
     /// The initramfs.
     pub const INITRAMFS: &str = "/vm/initramfs";
+    /// The guest's memory, where it is a file.
+    pub const MEMORY: &str = "/vm/memory";
 }
 
 /// Descriptors that QEMU inherits.
@@ -34,15 +36,32 @@ pub struct Descriptors {
     pub agent: RawFd,
     /// A listening unix socket for QMP.
     pub qmp: RawFd,
+    /// What was saved of the devices, where a guest goes on from that.
+    pub devices: Option<RawFd>,
+}
+
+/// All that a guest sees of its machine, in words: what was saved of one can go on only in another that is
+/// the same. The time stamp counter's rate is left out, since it is measured.
+#[must_use]
+pub fn shape(spec: &LaunchSpec) -> Vec<String> {
+    let none = Descriptors { tap: -1, agent: -1, qmp: -1, devices: None };
+    let engine = EngineSpec { tsc_khz: spec.engine.tsc_khz.map(|_| 0), ..spec.engine.clone() };
+    // What is flushed, and how the guest began, it does not see.
+    words(&LaunchSpec { engine, durable: true, begin: Begin::Boot, ..spec.clone() }, none, &[])
 }
 
 /// Program and arguments.
 #[must_use]
 pub fn arguments(spec: &LaunchSpec, fds: Descriptors) -> Vec<String> {
+    words(spec, fds, &crate::fault::for_the_guest())
+}
+
+fn words(spec: &LaunchSpec, fds: Descriptors, faults: &[String]) -> Vec<String> {
     let mut argv = vec![spec.engine.binary.clone()];
     for group in [
         machine(spec),
-        kernel(spec),
+        memory(spec),
+        kernel(spec, faults),
         control(fds),
         drives(spec),
         network(fds),
@@ -78,6 +97,27 @@ fn tcg(version: &str) -> &'static str {
     }
 }
 
+/// Nothing of a PC that a guest does not need; its memory is the object of that name.
+const MACHINE: &str = "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,x-option-roms=off,\
+                       mem-merge=off,memory-backend=ram";
+
+/// The guest's memory: its own, or a file's. A guest that goes on from a saved one has a private copy, of
+/// which only what it writes takes memory; and it waits to be told from where.
+///
+/// Never a balloon or free page reporting: before 8.0 QEMU would punch what the guest gives back out of
+/// the file, through the private mapping, and so out of every other guest that began with it.
+fn memory(spec: &LaunchSpec) -> Vec<String> {
+    let size = format!("id=ram,size={}M", spec.memory_mib);
+    let file = |shared| {
+        format!("memory-backend-file,{size},mem-path={},share={shared}", guest_paths::MEMORY)
+    };
+    match spec.begin {
+        Begin::Boot => strings(&["-object", &format!("memory-backend-ram,{size}")]),
+        Begin::Save => strings(&["-object", &file("on")]),
+        Begin::Restore { .. } => strings(&["-object", &file("off"), "-incoming", "defer", "-S"]),
+    }
+}
+
 fn machine(spec: &LaunchSpec) -> Vec<String> {
     let cpu = match spec.engine.accelerator {
         Accelerator::Kvm => "host",
@@ -93,7 +133,7 @@ fn machine(spec: &LaunchSpec) -> Vec<String> {
         // A guest's reboot ends QEMU; the shim starts it again.
         "-no-reboot",
         "-M",
-        "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,x-option-roms=off,mem-merge=off",
+        MACHINE,
         "-accel",
         accelerator(&spec.engine),
         "-cpu",
@@ -105,14 +145,19 @@ fn machine(spec: &LaunchSpec) -> Vec<String> {
     ])
 }
 
-fn kernel(spec: &LaunchSpec) -> Vec<String> {
+fn kernel(spec: &LaunchSpec, faults: &[String]) -> Vec<String> {
+    let mut append = kernel_arguments(spec);
+    for fault in faults {
+        append.push(' ');
+        append.push_str(fault);
+    }
     strings(&[
         "-kernel",
         guest_paths::KERNEL,
         "-initrd",
         guest_paths::INITRAMFS,
         "-append",
-        &kernel_arguments(spec),
+        &append,
     ])
 }
 
@@ -156,7 +201,6 @@ pub fn kernel_arguments(spec: &LaunchSpec) -> String {
         // and keeps time by ticks, which are late or lost where the host is busy.
         words.push("tsc=reliable".to_owned());
     }
-    words.extend(crate::fault::for_the_guest());
     words.join(" ")
 }
 
@@ -181,20 +225,21 @@ fn control(fds: Descriptors) -> Vec<String> {
     ])
 }
 
+/// Every VM has all of them, so that one saved guest serves those with and without a work disk; in the
+/// place of what a VM has not lies an empty one.
 fn drives(spec: &LaunchSpec) -> Vec<String> {
     // A VM that goes away with its command has nothing to save: its flushes are answered at once.
     let own_cache = if spec.durable { "cache=writeback" } else { "cache=unsafe" };
-    let mut argv = drive("root", guest_paths::ROOT_IMAGE, "readonly=on,cache=writeback");
     // A full host disk pauses the guest instead of telling it of errors it cannot mend.
     let own = format!("{own_cache},werror=enospc");
-    argv.extend(drive("cow", guest_paths::ROOT_COW, &own));
-    if spec.work_disk_bytes.is_some() {
-        argv.extend(drive("work", guest_paths::WORK, &own));
-    }
-    if spec.modules_image.is_some() {
-        argv.extend(drive("modules", guest_paths::MODULES, "readonly=on,cache=writeback"));
-    }
-    argv
+    let shared = "readonly=on,cache=writeback";
+    [
+        drive("root", guest_paths::ROOT_IMAGE, shared),
+        drive("cow", guest_paths::ROOT_COW, &own),
+        drive("work", guest_paths::WORK, &own),
+        drive("modules", guest_paths::MODULES, shared),
+    ]
+    .concat()
 }
 
 fn drive(id: &str, path: &str, options: &str) -> Vec<String> {
@@ -274,6 +319,33 @@ mod tests {
         assert_eq!(accel(&spec), "tcg,thread=single");
         spec.engine.accelerator = Accelerator::Kvm;
         assert_eq!(accel(&spec), "kvm");
+    }
+
+    #[test]
+    fn the_shape_is_what_the_guest_sees() {
+        let spec = launch_spec(true);
+        let same = LaunchSpec {
+            durable: false,
+            name: "other".to_owned(),
+            begin: Begin::Restore { saved: "/s".to_owned() },
+            work_disk_bytes: None,
+            modules_image: None,
+            ..spec.clone()
+        };
+        assert_eq!(shape(&spec), shape(&same));
+        let mut faster = spec.clone();
+        (faster.engine.tsc_khz, faster.memory_mib) = (Some(1), 128);
+        let mut slower = spec.clone();
+        slower.engine.tsc_khz = Some(2);
+        assert_eq!(shape(&faster), shape(&slower));
+        for other in [
+            LaunchSpec { cpus: 2, ..spec.clone() },
+            LaunchSpec { memory_mib: 256, ..spec.clone() },
+            LaunchSpec { disk_bytes: 1 << 30, ..spec.clone() },
+            LaunchSpec { init: InitMode::System, ..spec.clone() },
+        ] {
+            assert_ne!(shape(&spec), shape(&other));
+        }
     }
 
     #[test]

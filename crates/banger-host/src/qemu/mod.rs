@@ -3,7 +3,9 @@
 pub mod arguments;
 pub mod qmp;
 
+mod migration;
 mod spawn;
 
 pub use arguments::{Descriptors, guest_paths};
+pub use migration::MigrationError;
 pub use spawn::{AGENT_SOCKET, QMP_SOCKET, SpawnError, Vmm, spawn};

@@ -3,11 +3,13 @@
 //! A guest that has taken over its VMM speaks here too, so every line is bounded and nothing that
 //! comes is believed further than "the VMM says so".
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
@@ -110,6 +112,10 @@ impl Qmp {
         // The late answer to a command that was given up, or one that nobody asked for.
         while self.answers.try_recv().is_ok() {}
         self.writer.write_all(line.as_bytes()).await?;
+        self.answer(command).await
+    }
+
+    async fn answer(&mut self, command: &str) -> Result<Value, QmpError> {
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.answers.recv())
             .await
             .map_err(|_| QmpError::Timeout { command: command.to_owned() })?
@@ -125,6 +131,22 @@ impl Qmp {
         }
     }
 
+    /// Gives the VMM a descriptor, by the name that later commands call it by.
+    ///
+    /// # Errors
+    /// [`QmpError`].
+    pub async fn give(&mut self, name: &str, fd: BorrowedFd<'_>) -> Result<(), QmpError> {
+        let mut line = json!({ "execute": "getfd", "arguments": { "fdname": name } }).to_string();
+        line.push('\n');
+        while self.answers.try_recv().is_ok() {}
+        let socket: &UnixStream = self.writer.as_ref();
+        let sent = socket.async_io(Interest::WRITABLE, || send_with(socket, line.as_bytes(), fd));
+        if sent.await? < line.len() {
+            return Err(QmpError::Protocol("it takes no descriptor".to_owned()));
+        }
+        self.answer("getfd").await.map(drop)
+    }
+
     /// Where the guest's processors stand, one line each: `CPU#0 RIP=… HLT=1`. For people who look for
     /// the reason of a hang.
     ///
@@ -135,6 +157,15 @@ impl Qmp {
         let told = self.execute("human-monitor-command", command).await?;
         Ok(stands(told.as_str().unwrap_or_default()))
     }
+}
+
+/// Sends bytes and a descriptor along with the first of them.
+fn send_with(socket: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let descriptors = [fd.as_raw_fd()];
+    let message = [ControlMessage::ScmRights(&descriptors)];
+    let pieces = [IoSlice::new(bytes)];
+    sendmsg::<()>(socket.as_raw_fd(), &pieces, &message, MsgFlags::MSG_NOSIGNAL, None)
+        .map_err(Into::into)
 }
 
 /// What of QEMU's `info registers -a` says where the processors stand.

@@ -7,7 +7,7 @@ use banger_ext4::{Kind, Reader, Tree};
 
 use super::super::testing::{Member, gzip, paths, short, tar};
 use super::*;
-use crate::sparse::disk_digest;
+use banger_host::sparse::disk_digest;
 
 const IDENTITY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 

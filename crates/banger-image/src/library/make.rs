@@ -16,8 +16,8 @@ use super::pull::LABEL;
 use crate::error::{LibraryError, PullError};
 use crate::layer::{Layer, Root};
 use crate::rootfs::{DiskPlan, uuid_of};
-use crate::sparse::disk_digest;
 use crate::stage::Reporter;
+use banger_host::sparse::disk_digest;
 
 /// Version of the way from a tree to a disk. A change makes other images out of the same trees.
 const BUILDER_VERSION: u32 = 2;

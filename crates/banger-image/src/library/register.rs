@@ -23,8 +23,8 @@ use crate::archive::{self, ArchivedImage, Source};
 use crate::error::PullError;
 use crate::layer::Layer;
 use crate::rootfs::{DiskPlan, make_root_disk, tree_digest};
-use crate::sparse::disk_digest;
 use crate::stage::Reporter;
+use banger_host::sparse::disk_digest;
 
 /// What files are called besides their names.
 const ENDINGS: [&str; 9] =

@@ -1,6 +1,6 @@
 //! What is done to pass a step, what it needs, and what must hold when it is repeated.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use banger_api::shim::{LOCK_FILE, WORK_FILE};
@@ -8,11 +8,10 @@ use banger_api::step::{self, Operation, Step};
 use banger_host::lock::is_locked;
 use nix::sys::signal::Signal;
 
+use super::props::registry;
 use super::{Bench, Case, END};
 use crate::fixtures::{SigningKey, TestRegistry};
-use crate::host::Host;
 use crate::invocation::Invocation;
-use crate::registry::{Layer, TestImage};
 use crate::wait;
 
 /// What the operation's command prints.
@@ -63,12 +62,17 @@ pub(super) enum Doing {
     Import,
     /// A kernel comes from Debian's archive.
     KernelPull,
+    /// A guest is saved for others to begin from.
+    Template,
+    /// A VM begins from a saved guest.
+    Warm,
+    RemoveTemplate,
 }
 
 /// What there is besides the host.
 #[derive(Default)]
 pub(super) struct Props {
-    registry: Option<(TestRegistry, SigningKey)>,
+    pub(super) registry: Option<(TestRegistry, SigningKey)>,
     /// When the VM's run began that nobody may end.
     running_since: Option<u64>,
 }
@@ -78,6 +82,9 @@ impl Doing {
     pub(super) fn of(step: Step) -> Self {
         match step.operation() {
             _ if step == step::INITRAMFS_WRITE => Self::RunUncached,
+            Operation::Template if step == step::TEMPLATE_REMOVE => Self::RemoveTemplate,
+            Operation::Template => Self::Template,
+            _ if [step::START_SEED, step::VM_RESTORE].contains(&step) => Self::Warm,
             Operation::Create => Self::Run,
             Operation::Start => Self::Start,
             Operation::Exec => Self::Exec,
@@ -108,8 +115,16 @@ impl Doing {
 
     /// Whether a VM, and so its processes, has a part in it.
     pub(super) fn has_a_vm(self) -> bool {
-        use Doing::{Begin, Exec, Remove, Run, RunUncached, Set, Start, Stop};
-        matches!(self, Run | RunUncached | Start | Exec | Stop | Set | Remove | Begin)
+        use Doing::{Begin, Exec, Remove, Run, RunUncached, Set, Start, Stop, Template, Warm};
+        let of_a_vm =
+            matches!(self, Run | RunUncached | Start | Exec | Stop | Set | Remove | Begin);
+        of_a_vm || matches!(self, Template | Warm)
+    }
+
+    /// Whether VMs begin from templates meanwhile. Elsewhere they boot, so that every step of a boot is
+    /// taken.
+    pub(super) fn has_templates(self) -> bool {
+        matches!(self, Self::Template | Self::Warm | Self::RemoveTemplate)
     }
 
     /// Whether it runs a command in a VM.
@@ -191,7 +206,12 @@ impl Bench {
             Doing::KernelPull => {
                 self.host.banger(["kernel", "rm", "debian-cloud"]).run().assert_ok();
             }
-            Doing::Debian => {}
+            Doing::Debian | Doing::Template => {}
+            Doing::RemoveTemplate => self.make_template(),
+            Doing::Warm => {
+                self.make_template();
+                self.host.banger(["create", "-q", "--name", "web"]).run().assert_ok();
+            }
         }
     }
 
@@ -202,7 +222,9 @@ impl Bench {
             Doing::Run | Doing::RunUncached => {
                 words(&["run", "--rm", "-q", "--name", "web", "--", "echo", "done"])
             }
-            Doing::Start => words(&["start", "-q", "web"]),
+            Doing::Start | Doing::Warm => words(&["start", "-q", "web"]),
+            Doing::Template => words(&["template", "make", "-q"]),
+            Doing::RemoveTemplate => words(&["template", "prune", "--all", "--yes"]),
             Doing::Exec => words(&["exec", "web", "--", "echo", "done"]),
             Doing::Stop => words(&["stop", "web"]),
             // All that takes a step of its own.
@@ -260,6 +282,11 @@ impl Bench {
                 assert_eq!(self.host.state("web").as_deref(), Some("running"), "{case}");
                 self.check_note();
             }
+            Doing::Warm if case.spares_the_vm() => {
+                assert_eq!(self.host.state("web").as_deref(), Some("running"), "{case}");
+            }
+            Doing::Template => assert_eq!(self.templates(), 1, "{case}"),
+            Doing::RemoveTemplate => assert_eq!(self.templates(), 0, "{case}"),
             Doing::Push => self.check_pushed(case),
             Doing::Set => self.check_set(case),
             Doing::RemoveImage => assert!(!self.is_listed("image", "little"), "{case}"),
@@ -306,6 +333,22 @@ impl Bench {
                     Doing::Exec => drop(self.operation().run().assert_ok().assert_stdout(DONE)),
                     _ => {}
                 }
+            }
+            Doing::Warm => {
+                assert_eq!(names, ["web"], "{case}: the VM is there");
+                self.operation().run().assert_ok();
+                let run = ["exec", "web", "--", "echo", "done"];
+                self.host.banger(run).run().assert_ok().assert_stdout(DONE);
+                self.host.banger(["stop", "web"]).run().assert_ok();
+                self.host.banger(["start", "-q", "web"]).run().assert_ok();
+            }
+            Doing::Template => {
+                self.operation().run().assert_ok();
+                assert_eq!(self.templates(), 1, "{case}");
+            }
+            Doing::RemoveTemplate => {
+                self.operation().run().assert_ok();
+                assert_eq!(self.templates(), 0, "{case}");
             }
             Doing::Migrate => assert_eq!(names, FIRST_VMS, "{case}: nothing is lost"),
             Doing::Set => {
@@ -368,7 +411,7 @@ impl Bench {
     /// kernel has taken it from whoever was killed.
     fn check_no_work_is_left(&self, case: Case) {
         let what = format!("{case}: no work of a dead daemon is left");
-        for kind in ["images", "kernels"] {
+        for kind in ["images", "kernels", "templates"] {
             let dir = self.host.data.join(kind);
             wait::until(&what, AFTERMATH, || {
                 let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
@@ -377,94 +420,8 @@ impl Bench {
             });
         }
     }
-
-    /// A VM that runs, and has written something that it must not lose.
-    fn vm_with_a_note(&self) {
-        self.host.running_vm("web");
-        let keep = "echo kept > /root/note; sync /root/note /root";
-        self.host.banger(["exec", "web", "--", "sh", "-c", keep]).run().assert_ok();
-    }
-
-    fn check_note(&self) {
-        let read = ["exec", "web", "--", "cat", "/root/note"];
-        self.host.banger(read).run().assert_ok().assert_stdout("kept\n");
-    }
-
-    /// When the VM's present run began, in milliseconds since 1970.
-    fn running_since(&self) -> u64 {
-        let status = &self.host.show("web")["status"];
-        assert_eq!(status["state"], "running", "{status}");
-        status["since_ms"].as_u64().expect("a number")
-    }
-
-    fn forget_the_initramfs(&self) {
-        let cache = self.host.data.join("cache");
-        for entry in std::fs::read_dir(cache).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("initramfs-") {
-                std::fs::remove_file(entry.path()).expect("our own file");
-            }
-        }
-    }
-
-    /// Writes a file that belongs to the host's user.
-    fn put(&self, path: &Path, bytes: &[u8]) {
-        std::fs::write(path, bytes).expect("our own directory");
-        self.host.account.own(path);
-    }
-
-    fn tree(&self) -> PathBuf {
-        self.host.scratch.join("root")
-    }
-
-    /// A small root filesystem in a directory.
-    fn make_tree(&self) {
-        let make = ["-c", "mkdir -p root/etc && echo hello > root/etc/hello"];
-        self.host.program("/bin/sh".as_ref(), make).run().assert_ok();
-        assert!(self.tree().join("etc/hello").exists());
-    }
-
-    /// A catalog of the user's with one image, that is a file of the web.
-    fn make_catalog(&mut self) {
-        let (registry, key) = registry(&self.host);
-        let tar = Layer::tar_of(&[("etc/hello", b"hello")]);
-        let digest = registry.server.put_blob("files", &tar);
-        let text = format!(
-            "[[image]]\nname = 'filed'\n[image.file]\nsha256 = '{}'\nurl = 'http://{}/v2/files/blobs/{digest}'\n",
-            digest.trim_start_matches("sha256:"),
-            registry.server.address(),
-        );
-        self.props.registry = Some((registry, key));
-        let config = self.host.config();
-        self.host.account.make_dir(&config);
-        self.put(&config.join("catalog.toml"), text.as_bytes());
-    }
-
-    /// The files of the kernel that is here.
-    fn kernel_dir(&self) -> PathBuf {
-        let entries = std::fs::read_dir(self.host.data.join("kernels")).expect("kernels are there");
-        let mut dirs = entries.flatten().map(|entry| entry.path());
-        dirs.find(|path| path.join("vmlinuz").is_file()).expect("the default kernel is there")
-    }
-
-    /// The modules of the kernel that is here, as files.
-    fn take_modules_out(&self) {
-        let modules = self.host.scratch.join("modules");
-        self.host.account.make_dir(&modules);
-        let dump = format!("rdump /kernel /modules.builtin {}", modules.display());
-        let disk = self.kernel_dir().join("modules.ext4").display().to_string();
-        self.host.program("/usr/sbin/debugfs".as_ref(), ["-R", &dump, &disk]).run().assert_ok();
-    }
 }
 
 fn register(tree: &Path) -> Vec<String> {
     ["image", "register", &tree.to_string_lossy(), "--name", "little"].map(str::to_owned).into()
-}
-
-/// A registry on loopback with one image, `app:signed`, and the key that signed it.
-fn registry(host: &Host) -> (TestRegistry, SigningKey) {
-    let registry = TestRegistry::empty();
-    let key = SigningKey::create(&host.scratch, "signer");
-    let signed = registry.push(&TestImage::new().file("etc/hello", b"hello\n"), "app:signed");
-    key.sign(&registry, "app", signed["digest"].as_str().expect("a digest"));
-    (registry, key)
 }

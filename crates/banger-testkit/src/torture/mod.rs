@@ -7,6 +7,7 @@
 //! signal: SIGKILL for a crash, SIGTERM for a failure, SIGSTOP for a stall.
 
 mod doing;
+mod props;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -160,7 +161,7 @@ struct Bench {
 
 impl Bench {
     fn new(doing: Doing) -> Self {
-        let mut host = Host::builder().with_fail_points().build();
+        let mut host = Host::builder().with_fail_points().templates(doing.has_templates()).build();
         let faults = host.scratch.join("faults");
         host.account.make_dir(&faults);
         host.set_env("BANGER_FAULTS", &faults);

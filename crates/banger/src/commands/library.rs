@@ -81,7 +81,10 @@ pub async fn remove(path: &str, removal: &Removal, ui: &Ui) -> Result<u8, Failur
 }
 
 fn is_missing(failure: &Failure) -> bool {
-    matches!(failure.code(), Some(ErrorCode::ImageNotFound | ErrorCode::KernelNotFound))
+    matches!(
+        failure.code(),
+        Some(ErrorCode::ImageNotFound | ErrorCode::KernelNotFound | ErrorCode::TemplateNotFound)
+    )
 }
 
 /// Has something made, showing the stages, and prints what came of it.
@@ -103,6 +106,7 @@ pub async fn make_with(
     match &followed.result {
         OperationResult::Image(image) => ui.done(&image.name, Some(image))?,
         OperationResult::Kernel(kernel) => ui.done(&kernel.name, Some(kernel))?,
+        OperationResult::Template(template) => ui.done(&template.id, Some(template))?,
         OperationResult::Pushed(pushed) => {
             let name = format!("{}@{}", pushed.reference, pushed.digest);
             ui.done(&name, Some(pushed))?;

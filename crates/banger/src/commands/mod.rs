@@ -21,6 +21,7 @@ pub mod show;
 pub mod start;
 pub mod stop;
 pub mod system;
+pub mod template;
 pub mod version;
 pub mod wait;
 
@@ -44,6 +45,7 @@ pub async fn run(command: Command, ui: &Ui) -> Result<u8, Failure> {
         Command::Everyday(command) | Command::Vm(command) => run_vm(command, ui).await,
         Command::Image(command) => image::run(command, ui).await,
         Command::Kernel(command) => kernel::run(command, ui).await,
+        Command::Template(command) => template::run(command, ui).await,
         Command::Daemon(command) => daemon::run(command, ui).await,
         Command::Doctor(args) => args.run(ui).await,
         Command::Events(args) => args.run(ui).await,

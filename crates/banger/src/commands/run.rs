@@ -27,7 +27,6 @@ use crate::ui::Ui;
 
 const EXAMPLES: &str = "\
 Examples:
-  banger run                             A shell in a new VM of the default image
   banger run --rm -- make test           One command; the VM is gone afterwards
   banger run debian-bookworm ls /        The image's name, then the command
   banger run -d --name web -- ./serve    In the background; `banger logs web` shows its output
@@ -47,6 +46,9 @@ pub struct Run {
     /// Leave the VM running in the background, and print its name
     #[arg(short, long, help_heading = "VM")]
     detach: bool,
+    /// Boot, instead of going on from a saved guest
+    #[arg(long, help_heading = "VM")]
+    cold: bool,
     #[command(flatten)]
     shape: Shape,
     /// End the command after so long, for example 30s or 5m
@@ -128,7 +130,8 @@ impl Run {
             (false, true) => Some(OwnerPolicy::Kill),
             (false, false) => Some(OwnerPolicy::Stop),
         };
-        let start = StartVm { owner, session_env: guest_session::session_env(ui) };
+        let session_env = guest_session::session_env(ui);
+        let start = StartVm { owner, cold: self.cold, session_env };
         Ok(CreateVm {
             name: self.shape.name.clone(),
             spec,

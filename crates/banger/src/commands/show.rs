@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use banger_api::vm::{InitMode, NetworkPolicy, RestartPolicy, Vm};
+use banger_api::vm::{InitMode, NetworkPolicy, Origin, RestartPolicy, Vm};
 use banger_core::{duration, size};
 use clap::Args;
 
@@ -57,7 +57,11 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
         fields.push(("Engine", format!("{} {} ({accelerator})", engine.name, engine.version)));
     }
     if let Some(boot_ms) = vm.status.boot_ms {
-        fields.push(("Boot", duration::format(Duration::from_millis(boot_ms))));
+        let took = duration::format(Duration::from_millis(boot_ms));
+        match vm.status.origin {
+            Some(Origin::Template) => fields.push(("Start", format!("{took}, from a template"))),
+            Some(Origin::Boot) | None => fields.push(("Start", format!("{took}, by a boot"))),
+        }
     }
     if spec.network == NetworkPolicy::HostAccess {
         fields.push(("Network", "with access to this host".to_owned()));
@@ -160,7 +164,7 @@ mod tests {
         Image:        debian-bookworm (sha256:aa)
         Kernel:       sha256:bb
         Size:         2 CPUs, 1 GiB memory, 8 GiB disk
-        Boot:         2s
+        Start:        2s, by a boot
         Init:         the image's own
         Entrypoint:   /bin/sh -c
         Stop signal:  SIGQUIT

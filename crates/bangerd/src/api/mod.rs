@@ -7,6 +7,7 @@ mod kernels;
 pub mod openapi;
 mod operations;
 mod system;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod vms;
@@ -57,6 +58,7 @@ pub fn router(front: Front, daemon: Arc<Daemon>) -> Router {
     let routes = vms::routes()
         .merge(images::routes())
         .merge(kernels::routes())
+        .merge(templates::routes())
         .merge(operations::routes())
         .merge(events::routes())
         .merge(system::routes())

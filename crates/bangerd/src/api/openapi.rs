@@ -4,7 +4,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::OpenApi;
 
-use super::{events, images, kernels, operations, system, vms};
+use super::{events, images, kernels, operations, system, templates, vms};
 
 #[derive(Debug, OpenApi)]
 #[openapi(
@@ -46,6 +46,11 @@ use super::{events, images, kernels, operations, system, vms};
         kernels::import,
         kernels::show,
         kernels::remove,
+        templates::list,
+        templates::make,
+        templates::show,
+        templates::remove,
+        templates::prune,
         operations::list,
         operations::show,
         operations::cancel,

@@ -288,7 +288,14 @@ async fn what_is_used_and_what_can_go() {
     let rows: Vec<_> = used.rows.iter().map(|r| (r.kind.as_str(), r.count, r.in_use)).collect();
     assert_eq!(
         rows,
-        [("vms", 3, 1), ("images", 1, 1), ("kernels", 1, 1), ("layers", 2, 1), ("cache", 0, 0)]
+        [
+            ("vms", 3, 1),
+            ("images", 1, 1),
+            ("kernels", 1, 1),
+            ("layers", 2, 1),
+            ("templates", 0, 0),
+            ("cache", 0, 0)
+        ]
     );
 
     let would: Pruned =

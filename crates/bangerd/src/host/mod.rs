@@ -319,6 +319,8 @@ pub trait Machine: Debug + Send + Sync {
     /// # Errors
     /// `host_program_missing`.
     fn engine(&self, choice: EngineChoice) -> Result<EngineSpec, Problem>;
+    /// What the processor is, as far as a saved guest depends on it.
+    fn cpu(&self) -> String;
     /// The user that a VMM becomes, where it must not stay who the daemon is.
     ///
     /// # Errors

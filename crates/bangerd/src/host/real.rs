@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use banger_api::shim::{
     EngineSpec, JailUser, LOCK_FILE, LaunchEvent, RUN_DIR, SHIM_SOCKET, ShimHello,
@@ -48,7 +48,7 @@ pub fn host(dirs: &StateDirs, ends: Ends) -> Result<Host, Problem> {
     Ok(Host {
         shims: Arc::new(RealShims { program: programs.shim, known: KnownShims::new(ends) }),
         artifacts: Arc::new(artifacts),
-        machine: Arc::new(RealMachine { cache: dirs.cache() }),
+        machine: Arc::new(RealMachine { cache: dirs.cache(), cpu: OnceLock::new() }),
     })
 }
 
@@ -219,6 +219,7 @@ impl Shims for RealShims {
 #[derive(Debug)]
 struct RealMachine {
     cache: PathBuf,
+    cpu: OnceLock<String>,
 }
 
 impl Machine for RealMachine {
@@ -245,6 +246,10 @@ impl Machine for RealMachine {
 
     fn engine(&self, choice: EngineChoice) -> Result<EngineSpec, Problem> {
         engine::discover(choice, &self.cache).map_err(|error| error.problem())
+    }
+
+    fn cpu(&self) -> String {
+        self.cpu.get_or_init(engine::cpu::identity).clone()
     }
 
     fn jail_user(&self) -> Result<Option<JailUser>, Problem> {

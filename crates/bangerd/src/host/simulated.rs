@@ -15,7 +15,10 @@ use std::time::Duration;
 use banger_api::image::Image;
 use banger_api::kernel::Kernel;
 use banger_api::operation::Progress;
-use banger_api::shim::{EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, STATUS_FILE};
+use banger_api::shim::{
+    Begin, DEVICES_FILE, EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, MEMORY_FILE,
+    STATUS_FILE,
+};
 use banger_api::vm::{Accelerator, EndCause, EngineChoice, StopVm, VmState, VmStatus};
 use banger_api::{ErrorCode, Problem};
 use banger_core::expiry::Clocks;
@@ -49,6 +52,8 @@ pub enum Manner {
     Ends(EndCause),
     /// The VM lost its network, and runs on.
     Offline,
+    /// The guest does not go on from its template.
+    Forgets,
 }
 
 /// The machine.
@@ -67,6 +72,10 @@ pub struct Simulation {
     pub slow_jobs: AtomicBool,
     /// A pull waits until it is cancelled.
     pub slow_pulls: AtomicBool,
+    /// No guest goes on from a template.
+    pub bad_templates: AtomicBool,
+    /// How many guests were saved.
+    pub saves: AtomicUsize,
     pub used_bytes: AtomicU64,
     /// What there is to know of shims that vanished.
     pub traces: Mutex<Traces>,
@@ -113,7 +122,12 @@ impl Simulation {
                     let warnings = vec!["the VM lost its network".to_owned()];
                     self.say(&dir, &VmStatus { warnings, ..status });
                 }
-                Manner::Good | Manner::Hangs | Manner::Deaf | Manner::Ignores | Manner::Mute => {}
+                Manner::Forgets
+                | Manner::Good
+                | Manner::Hangs
+                | Manner::Deaf
+                | Manner::Ignores
+                | Manner::Mute => {}
             }
         }
     }
@@ -251,7 +265,14 @@ impl Shims for Seen {
         let starting = fresh(VmState::Starting, now_ms());
         write_status(vm_dir, &starting);
         // The test goes on as soon as something is alive, and may then want another manner.
-        let manner = self.0.manner();
+        let manner = match (&launch.begin, self.0.manner()) {
+            (Begin::Restore { .. }, Manner::Good)
+                if self.0.bad_templates.load(Ordering::SeqCst) =>
+            {
+                Manner::Forgets
+            }
+            (_, manner) => manner,
+        };
         let shim = watch::Sender::new(Some(starting));
         let mut alive = shim.subscribe();
         self.0.shims.lock().unwrap().insert(vm_dir.to_owned(), shim);
@@ -263,7 +284,14 @@ impl Shims for Seen {
                 };
                 let resources = Some(launch.resources());
                 let status = VmStatus { warnings, resources, ..fresh(VmState::Running, now_ms()) };
-                if self.0.say(vm_dir, &status) {
+                if launch.begin == Begin::Save {
+                    for name in [MEMORY_FILE, DEVICES_FILE] {
+                        std::fs::write(vm_dir.join(name), name).expect("a file");
+                    }
+                    self.0.saves.fetch_add(1, Ordering::SeqCst);
+                    events.try_send(LaunchEvent::Saved).unwrap();
+                    self.0.vanish(vm_dir);
+                } else if self.0.say(vm_dir, &status) {
                     events.try_send(LaunchEvent::Ready { status }).unwrap();
                 }
             }
@@ -283,6 +311,11 @@ impl Shims for Seen {
                 let problem = Problem::new(ErrorCode::GuestPanic, "the guest's kernel panicked");
                 events.try_send(LaunchEvent::Failed { problem }).unwrap();
                 self.0.end(vm_dir, EndCause::GuestPanic);
+            }
+            Manner::Forgets => {
+                let problem = Problem::new(ErrorCode::TemplateFailed, "it does not go on");
+                events.try_send(LaunchEvent::Failed { problem }).unwrap();
+                self.0.end(vm_dir, EndCause::LaunchFailed);
             }
             Manner::Dies => self.0.vanish(vm_dir),
         }
@@ -383,11 +416,16 @@ impl Machine for Seen {
             name: "simulated".into(),
             version: "1".into(),
             binary: "/bin/false".into(),
+            build: None,
             libraries: Vec::new(),
             data_dirs: Vec::new(),
             accelerator: Accelerator::Tcg,
             tsc_khz: None,
         })
+    }
+
+    fn cpu(&self) -> String {
+        "simulated".to_owned()
     }
 
     fn jail_user(&self) -> Result<Option<JailUser>, Problem> {

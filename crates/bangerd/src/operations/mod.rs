@@ -22,7 +22,7 @@ use banger_host::{clock, random};
 
 use entry::{Entry, FinishOnDrop};
 pub use entry::{Handle, Subscription};
-pub use shared::{Shared, SharedKey};
+pub use shared::{Shared, SharedKey, Waiter};
 
 /// How long a finished operation can still be asked about.
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);

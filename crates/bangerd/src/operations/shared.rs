@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use banger_api::Problem;
 use banger_api::operation::{OperationEvent, OperationResult};
+use tokio_util::sync::CancellationToken;
 
 use super::entry::Entry;
 use super::{Handle, Operations, Subscription, Visibility, cancelled};
@@ -20,6 +21,21 @@ pub struct SharedKey {
     pub description: String,
     /// All that was asked, in a text that is the same for the same.
     pub request: String,
+}
+
+/// Who waits for shared work.
+#[derive(Clone, Copy)]
+pub struct Waiter<'a> {
+    /// Set when it does not want it any more.
+    pub cancel: &'a CancellationToken,
+    /// Told how far it is.
+    pub tell: &'a (dyn Fn(OperationEvent) + Send + Sync),
+}
+
+impl std::fmt::Debug for Waiter<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiter").finish_non_exhaustive()
+    }
 }
 
 /// Work under way that others may join.
@@ -38,6 +54,25 @@ impl Shared {
         operations: &Operations,
         key: SharedKey,
         waiter: &Handle,
+        work: W,
+    ) -> Result<OperationResult, Problem>
+    where
+        W: FnOnce(Handle) -> F,
+        F: Future<Output = Result<OperationResult, Problem>> + Send + 'static,
+    {
+        let waiter = Waiter { cancel: waiter.cancel_token(), tell: &|event| waiter.forward(event) };
+        self.join_as(operations, key, waiter, work).await
+    }
+
+    /// The same for a waiter that is no operation.
+    ///
+    /// # Errors
+    /// As [`Shared::join`].
+    pub async fn join_as<W, F>(
+        &self,
+        operations: &Operations,
+        key: SharedKey,
+        waiter: Waiter<'_>,
         work: W,
     ) -> Result<OperationResult, Problem>
     where
@@ -88,13 +123,13 @@ enum Entered {
 /// stays until the work has cleaned up.
 async fn follow(
     subscription: &mut Subscription,
-    waiter: &Handle,
+    waiter: Waiter<'_>,
 ) -> Result<OperationResult, Problem> {
     let mut leaving = false;
     loop {
         let event = tokio::select! {
             event = subscription.next() => event,
-            () = waiter.cancel_token().cancelled(), if !leaving => {
+            () = waiter.cancel.cancelled(), if !leaving => {
                 leaving = true;
                 if subscription.release() {
                     continue;
@@ -105,7 +140,7 @@ async fn follow(
         match event {
             Some(OperationEvent::Succeeded { result }) => return Ok(result),
             Some(OperationEvent::Failed { problem }) => return Err(problem),
-            Some(other) => waiter.forward(other),
+            Some(other) => (waiter.tell)(other),
             None => return Err(cancelled()),
         }
     }

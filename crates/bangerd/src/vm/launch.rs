@@ -11,7 +11,7 @@ use std::time::Duration;
 use banger_api::exec::ExecRequest;
 use banger_api::operation::{OperationEvent, Progress};
 use banger_api::shim::{
-    EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, SHIM_LOG_FILE, STATUS_FILE,
+    Begin, EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, SHIM_LOG_FILE, STATUS_FILE,
 };
 use banger_api::step;
 use banger_api::vm::{StartVm, VmStatus};
@@ -31,6 +31,7 @@ use crate::daemon::{Daemon, blocking, failed};
 use crate::host::{LocalImage, LocalKernel};
 use crate::operations::cancelled;
 use crate::store::VmRow;
+use crate::templates::Wanted;
 
 /// How much longer than the guest's own limit a shim may take before it is taken for hung.
 const SLACK: Duration = Duration::from_secs(15);
@@ -68,28 +69,45 @@ impl Launch {
     /// # Errors
     /// [`Failure`].
     pub(super) async fn run(self) -> Result<VmStatus, Failure> {
-        let unspawned = |problem| Failure { problem, spawned: false };
         let vm_dir = self.daemon.vm_dir(&self.row.id);
         self.tell("vm.prepare", "preparing the VM");
-        self.prepare(&vm_dir).await.map_err(unspawned)?;
+        let begun = self.start(&vm_dir, self.request.cold).await;
+        match begun {
+            Err(failure) if failure.problem.code == ErrorCode::TemplateFailed => {
+                self.give_up_template(&vm_dir, &failure.problem).await.map_err(unspawned)?;
+                self.start(&vm_dir, true).await
+            }
+            begun => begun,
+        }
+    }
+
+    /// Starts it, by a boot if it shall begin `cold`.
+    async fn start(&self, vm_dir: &Path, cold: bool) -> Result<VmStatus, Failure> {
+        self.prepare(vm_dir, cold).await.map_err(unspawned)?;
         if self.cancel.is_cancelled() {
             return Err(unspawned(cancelled()));
         }
         self.daemon.gate.pass(step::START_SPAWN).await.map_err(unspawned)?;
-        let events = self.spawn(&vm_dir).await.map_err(unspawned)?;
-        let outcome = self.await_ready(events, &vm_dir).await;
+        let events = self.spawn(vm_dir).await.map_err(unspawned)?;
+        let outcome = self.await_ready(events, vm_dir).await;
         outcome.map_err(|problem| Failure { problem, spawned: true })
     }
 
     /// Everything that a shim needs to find.
-    async fn prepare(&self, vm_dir: &Path) -> Result<(), Problem> {
+    async fn prepare(&self, vm_dir: &Path, cold: bool) -> Result<(), Problem> {
         let gate = &self.daemon.gate;
         gate.pass(step::START_PREPARE).await?;
         let needs = Needs::gather(&self.daemon, &self.row).await?;
-        let launch = self.launch_spec(&needs);
+        let (mut launch, warnings) = launch_spec(&self.daemon, &self.row, &self.request, &needs);
+        for message in warnings {
+            self.send(OperationEvent::Warning { message });
+        }
 
         gate.pass(step::START_DISKS).await?;
         disks::fit(&self.daemon, &self.row).await?;
+        if !cold {
+            launch.begin = self.choose_begin(&needs, &launch, vm_dir).await?;
+        }
 
         gate.pass(step::START_FORGET_LAST_RUN).await?;
         let status = vm_dir.join(STATUS_FILE);
@@ -103,46 +121,6 @@ impl Launch {
         gate.pass(step::START_INTEND).await?;
         let id = self.row.id.clone();
         self.daemon.store(move |store| store.set_desired(&id, Desired::Running)).await
-    }
-
-    fn launch_spec(&self, needs: &Needs) -> LaunchSpec {
-        let VmRow { spec, .. } = self.row.as_ref();
-        let config = &needs.image.image.config;
-        let (ca_certificates, warnings) =
-            read_certificates(&self.daemon.config.guest.ca_certificates);
-        for message in warnings {
-            self.send(OperationEvent::Warning { message });
-        }
-        LaunchSpec {
-            vm_id: self.row.id.to_string(),
-            name: self.row.name.clone(),
-            machine_id: self.row.machine_id.clone(),
-            engine: needs.engine.clone(),
-            cpus: spec.cpus,
-            memory_mib: spec.memory_mib,
-            kernel: text(&needs.kernel.boot_file),
-            kernel_release: needs.kernel.kernel.release.clone(),
-            initramfs: text(&needs.initramfs),
-            root_image: text(&needs.image.root),
-            root_image_bytes: needs.image.image.disk_bytes,
-            disk_bytes: self.row.disk_bytes,
-            work_disk_bytes: spec.work_disk_bytes,
-            modules_image: needs.kernel.modules_image.as_deref().map(text),
-            durable: !spec.remove_on_exit,
-            network: spec.network,
-            env: spec::environment(&config.env, &spec.env, &self.request.session_env),
-            user: spec.user.clone().or_else(|| config.user.clone()),
-            workdir: spec.workdir.clone().or_else(|| config.workdir.clone()),
-            ca_certificates,
-            init: spec.init.unwrap_or(needs.image.image.init),
-            stop_signal: spec.stop_signal.clone().or_else(|| config.stop_signal.clone()),
-            main: main_process(&self.row),
-            owner: self.request.owner,
-            jail_user: needs.jail_user,
-            boot_timeout_ms: self.daemon.config.boot_timeout_s.saturating_mul(1000),
-            log_bytes: self.daemon.config.logs.max_size_mib.saturating_mul(size::MIB),
-            host_boot_id: self.daemon.host.machine.boot_id(),
-        }
     }
 
     /// Starts the shim, and waits until it is in its namespaces. One that hangs before is killed,
@@ -205,7 +183,8 @@ impl Launch {
                     return Ok(status);
                 }
                 Some(LaunchEvent::Failed { problem }) => break problem,
-                None => break self.died(vm_dir),
+                // Nobody asked for that.
+                Some(LaunchEvent::Saved) | None => break self.died(vm_dir),
             }
         };
         // A shim that failed ends by itself; anything else is ended.
@@ -250,19 +229,68 @@ impl Launch {
         problem.hint("banger doctor")
     }
 
-    fn tell(&self, stage: &str, message: &str) {
+    pub(super) fn tell(&self, stage: &str, message: &str) {
         self.send(OperationEvent::Progress(Progress::stage(stage, message)));
     }
 
-    fn send(&self, event: OperationEvent) {
+    pub(super) fn send(&self, event: OperationEvent) {
         // Whoever asked may have gone; the start goes on.
         let _ = self.events.send(event);
     }
 }
 
+/// A failure before there was a shim.
+fn unspawned(problem: Problem) -> Failure {
+    Failure { problem, spawned: false }
+}
+
+/// What a shim is told of a VM, and warnings.
+pub(crate) fn launch_spec(
+    daemon: &Daemon,
+    row: &VmRow,
+    request: &StartVm,
+    needs: &Needs,
+) -> (LaunchSpec, Vec<String>) {
+    let spec = &row.spec;
+    let config = &needs.image.image.config;
+    let (ca_certificates, warnings) = read_certificates(&daemon.config.guest.ca_certificates);
+    let launch = LaunchSpec {
+        vm_id: row.id.to_string(),
+        name: row.name.clone(),
+        machine_id: row.machine_id.clone(),
+        engine: needs.engine.clone(),
+        cpus: spec.cpus,
+        memory_mib: spec.memory_mib,
+        kernel: text(&needs.kernel.boot_file),
+        kernel_release: needs.kernel.kernel.release.clone(),
+        initramfs: text(&needs.initramfs),
+        root_image: text(&needs.image.root),
+        root_image_bytes: needs.image.image.disk_bytes,
+        disk_bytes: row.disk_bytes,
+        work_disk_bytes: spec.work_disk_bytes,
+        modules_image: needs.kernel.modules_image.as_deref().map(text),
+        durable: !spec.remove_on_exit,
+        network: spec.network,
+        env: spec::environment(&config.env, &spec.env, &request.session_env),
+        user: spec.user.clone().or_else(|| config.user.clone()),
+        workdir: spec.workdir.clone().or_else(|| config.workdir.clone()),
+        ca_certificates,
+        init: spec.init.unwrap_or(needs.image.image.init),
+        stop_signal: spec.stop_signal.clone().or_else(|| config.stop_signal.clone()),
+        main: main_process(row),
+        owner: request.owner,
+        jail_user: needs.jail_user,
+        boot_timeout_ms: daemon.config.boot_timeout_s.saturating_mul(1000),
+        log_bytes: daemon.config.logs.max_size_mib.saturating_mul(size::MIB),
+        host_boot_id: daemon.host.machine.boot_id(),
+        begin: Begin::Boot,
+    };
+    (launch, warnings)
+}
+
 /// What a launch needs and does not make.
 #[derive(Debug)]
-struct Needs {
+pub(crate) struct Needs {
     image: LocalImage,
     kernel: LocalKernel,
     initramfs: PathBuf,
@@ -271,7 +299,13 @@ struct Needs {
 }
 
 impl Needs {
-    async fn gather(daemon: &Arc<Daemon>, row: &Arc<VmRow>) -> Result<Self, Problem> {
+    /// The template for what is to be launched.
+    pub(crate) fn template(&self, daemon: &Daemon, launch: &LaunchSpec) -> Wanted {
+        Wanted::new(launch, &self.image, &self.kernel, daemon.host.machine.cpu())
+    }
+
+    /// Finds all of it.
+    pub(crate) async fn gather(daemon: &Arc<Daemon>, row: &Arc<VmRow>) -> Result<Self, Problem> {
         let (host, row) = (daemon.host.clone(), Arc::clone(row));
         blocking(move || {
             let image = host.artifacts.find_image(&row.image_digest)?.ok_or_else(|| {
@@ -317,7 +351,11 @@ fn forget(status: &Path) -> Result<(), Problem> {
     }
 }
 
-fn write_launch_file(file: &Path, launch: &LaunchSpec) -> Result<(), Problem> {
+/// Writes what a shim reads.
+///
+/// # Errors
+/// Of the file system.
+pub fn write_launch_file(file: &Path, launch: &LaunchSpec) -> Result<(), Problem> {
     let json = serde_json::to_vec_pretty(launch).expect("a launch spec has only string keys");
     files::write_atomic(file, &json).map_err(|error| failed("cannot write the VM's files", &error))
 }
@@ -346,7 +384,10 @@ fn text(path: &Path) -> String {
 pub async fn last_environment(daemon: &Daemon, id: &Id) -> StartVm {
     let file = daemon.vm_dir(id).join(LAUNCH_FILE);
     let launch = blocking(move || Ok(read_launch_file(&file))).await.ok().flatten();
-    StartVm { owner: None, session_env: launch.map(|launch| launch.env).unwrap_or_default() }
+    StartVm {
+        session_env: launch.map(|launch| launch.env).unwrap_or_default(),
+        ..StartVm::default()
+    }
 }
 
 /// What a VM was last started with; None if that cannot be read.

@@ -7,6 +7,7 @@
 mod actor;
 mod answers;
 mod attach;
+mod begin;
 mod change;
 pub mod create;
 mod disks;
@@ -24,7 +25,7 @@ mod restart;
 #[cfg(test)]
 mod restart_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod trouble_tests;
 
@@ -50,7 +51,8 @@ pub use actor::Phase;
 pub use attach::read_status;
 pub use change::Wanted;
 pub(crate) use end::is_locked;
-pub use launch::{last_environment, read_launch_file};
+pub(crate) use launch::{Needs, launch_spec};
+pub use launch::{last_environment, read_launch_file, write_launch_file};
 pub use lend::LentRoot;
 pub use remove::{clear_leftovers, remove_traces};
 

@@ -30,18 +30,18 @@ pub(super) fn life<F: Future>(future: F) -> F::Output {
     runtime.block_on(future)
 }
 
-pub(super) async fn finish(outcome: Result<Outcome, Problem>) -> Result<(), Problem> {
+pub(crate) async fn finish(outcome: Result<Outcome, Problem>) -> Result<(), Problem> {
     match outcome? {
         Outcome::Accepted(work) => work.finished().await,
         Outcome::AlreadySo => Ok(()),
     }
 }
 
-pub(super) async fn stop(vm: &VmHandle) -> Result<(), Problem> {
+pub(crate) async fn stop(vm: &VmHandle) -> Result<(), Problem> {
     finish(vm.end(Request::Stop, StopVm { grace_ms: 10 }).await).await
 }
 
-pub(super) fn find(daemon: &Daemon, name: &str) -> Arc<VmHandle> {
+pub(crate) fn find(daemon: &Daemon, name: &str) -> Arc<VmHandle> {
     daemon.find(name).expect("the VM exists")
 }
 
@@ -95,6 +95,7 @@ async fn the_launch_file_says_what_image_vm_and_session_say() {
     request.spec.remove_on_exit = true;
     let start = StartVm {
         owner: Some(OwnerPolicy::Kill),
+        cold: true,
         session_env: [("https_proxy".into(), "http://proxy".into())].into(),
     };
     request.start = Some(start);

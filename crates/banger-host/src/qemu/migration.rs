@@ -1,0 +1,87 @@
+//! Saving a guest, and going on from one that was saved, by QEMU's own migration.
+//!
+//! The memory is a file of its own already, so only what is left is migrated: some hundred kilobytes of
+//! processors and devices (`x-ignore-shared`; whoever takes it up maps that file privately).
+
+use std::os::fd::{BorrowedFd, RawFd};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::qmp::{Qmp, QmpError};
+use crate::logs::printable_line;
+
+/// How long the devices may take, which are small.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How often to ask how far it is.
+const INTERVAL: Duration = Duration::from_millis(1);
+/// What the VMM calls the file that it saves to.
+const DEVICES: &str = "devices";
+/// Longest reason of the VMM that is told, in characters.
+const MAX_REASON: usize = 300;
+
+/// Why a guest could not be saved, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// The VMM did not do as it was told.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// It tried and failed.
+    #[error("the VMM gave up: {0}")]
+    Failed(String),
+    /// It takes too long.
+    #[error("the VMM did not come to an end with it")]
+    Timeout,
+}
+
+impl Qmp {
+    /// Stops the guest and writes its processors and devices to `devices`. Its memory, in a shared file,
+    /// is then as they expect it.
+    ///
+    /// # Errors
+    /// [`MigrationError`].
+    pub async fn save(&mut self, devices: BorrowedFd<'_>) -> Result<(), MigrationError> {
+        self.execute("stop", json!({})).await?;
+        self.leave_memory_alone().await?;
+        self.give(DEVICES, devices).await?;
+        self.execute("migrate", json!({ "uri": format!("fd:{DEVICES}") })).await?;
+        self.migrated().await
+    }
+
+    /// Takes up a guest whose processors and devices come from the inherited descriptor `devices`. It
+    /// stands still until it is told to go on.
+    ///
+    /// # Errors
+    /// [`MigrationError`].
+    pub async fn restore(&mut self, devices: RawFd) -> Result<(), MigrationError> {
+        self.leave_memory_alone().await?;
+        self.execute("migrate-incoming", json!({ "uri": format!("fd:{devices}") })).await?;
+        self.migrated().await
+    }
+
+    /// The capability must be the same on both sides: it is a part of the format.
+    async fn leave_memory_alone(&mut self) -> Result<(), QmpError> {
+        let ignored = json!({ "capability": "x-ignore-shared", "state": true });
+        let arguments = json!({ "capabilities": [ignored] });
+        self.execute("migrate-set-capabilities", arguments).await.map(drop)
+    }
+
+    /// Waits for the end of what is under way.
+    async fn migrated(&mut self) -> Result<(), MigrationError> {
+        let deadline = Instant::now() + LIMIT;
+        while Instant::now() < deadline {
+            let told = self.execute("query-migrate", json!({})).await?;
+            match told["status"].as_str().unwrap_or_default() {
+                "completed" => return Ok(()),
+                "failed" | "cancelled" => return Err(MigrationError::Failed(reason(&told))),
+                _ => sleep(INTERVAL).await,
+            }
+        }
+        Err(MigrationError::Timeout)
+    }
+}
+
+fn reason(told: &Value) -> String {
+    printable_line(told["error-desc"].as_str().unwrap_or("it gave no reason"), MAX_REASON)
+}
