@@ -8,6 +8,7 @@
     reason = "a development program: it prints, starts cargo and reads its environment"
 )]
 
+mod apt;
 mod bench;
 mod ci;
 mod dist;
