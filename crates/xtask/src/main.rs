@@ -8,6 +8,7 @@
     reason = "a development program: it prints, starts cargo and reads its environment"
 )]
 
+mod apt;
 mod bench;
 mod ci;
 mod dist;
@@ -79,14 +80,7 @@ enum Chore {
     /// Break real machines at every step; `cargo xtask dist --faults` first.
     Torture(torture::Selection),
     /// Measure start, exec, list and memory, as ratios taken in the same run.
-    Bench {
-        /// How often each start is measured.
-        #[arg(long, default_value_t = 7)]
-        runs: usize,
-        /// Put the table into README.md.
-        #[arg(long)]
-        readme: bool,
-    },
+    Bench(bench::Selection),
 }
 
 #[derive(Debug, Subcommand)]
@@ -129,7 +123,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Chore::Fuzz { seconds, jobs, targets } => fuzz::run(&fuzz::Plan { seconds, jobs, targets }),
-        Chore::Bench { runs, readme } => bench::run(runs, readme),
+        Chore::Bench(selection) => bench::run(&selection),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

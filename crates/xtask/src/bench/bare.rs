@@ -12,7 +12,7 @@ use crate::failure::{ChoreFailure, on_file, run};
 use crate::tree;
 
 /// What its first process prints last.
-const LAST_WORDS: &str = "bare boot done";
+pub(super) const LAST_WORDS: &str = "bare boot done";
 
 /// How the kernel is booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,19 +31,13 @@ pub(super) struct BareBoot {
 }
 
 impl BareBoot {
-    /// Compiles the first process and puts it over the agent in a copy of the VM's initramfs: of
-    /// two files with one name in an initramfs the kernel takes the later.
+    /// Makes what it boots.
     pub(super) fn prepare(
         spec: &LaunchSpec,
         scratch: &Path,
         manner: Manner,
     ) -> Result<Self, ChoreFailure> {
-        let init = compile(scratch)?;
-        let mut bytes = read(Path::new(&spec.initramfs))?;
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes.extend(cpio_of("init", &read(&init)?));
-        let initramfs = scratch.join(format!("bare-initramfs-{}", spec.kernel_release));
-        std::fs::write(&initramfs, bytes).map_err(on_file("write", &initramfs))?;
+        let initramfs = make_initramfs(spec, scratch)?;
         Ok(Self {
             program: spec.engine.binary.clone(),
             arguments: arguments(spec, &initramfs, manner),
@@ -66,6 +60,18 @@ impl BareBoot {
         let complaint = String::from_utf8_lossy(&output.stderr);
         Err(ChoreFailure::Found(format!("the bare boot did not come up: {said}{complaint}")))
     }
+}
+
+/// Compiles the first process and puts it over the agent in a copy of the VM's initramfs: of two
+/// files with one name in an initramfs the kernel takes the later.
+pub(super) fn make_initramfs(spec: &LaunchSpec, scratch: &Path) -> Result<PathBuf, ChoreFailure> {
+    let init = compile(scratch)?;
+    let mut bytes = read(Path::new(&spec.initramfs))?;
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(cpio_of("init", &read(&init)?));
+    let initramfs = scratch.join(format!("bare-initramfs-{}", spec.kernel_release));
+    std::fs::write(&initramfs, bytes).map_err(on_file("write", &initramfs))?;
+    Ok(initramfs)
 }
 
 fn compile(scratch: &Path) -> Result<PathBuf, ChoreFailure> {

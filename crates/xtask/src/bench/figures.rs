@@ -43,7 +43,7 @@ pub(super) fn median(times: &mut [Duration]) -> Duration {
 /// The one that so many of a hundred are not longer than.
 pub(super) fn percentile(times: &mut [Duration], part: usize) -> Duration {
     times.sort();
-    times[(times.len() - 1) * part / 100]
+    times[(times.len() * part).div_ceil(100).max(1) - 1]
 }
 
 /// For people.
@@ -78,6 +78,8 @@ mod tests {
         assert_eq!(median(&mut times), Duration::from_millis(50));
         assert_eq!(percentile(&mut times, 95), Duration::from_millis(95));
         assert_eq!(median(&mut [Duration::from_secs(1)]), Duration::from_secs(1));
+        // Of fifty, three are longer than the one before.
+        assert_eq!(percentile(&mut times[..50], 95), Duration::from_millis(48));
     }
 
     #[test]

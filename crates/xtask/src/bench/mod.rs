@@ -1,26 +1,44 @@
-//! `cargo xtask bench`: how fast and how small, as ratios taken in the same run.
+//! `cargo xtask bench`: how fast and how small, as ratios taken in the same run; with `--instant`, how
+//! quickly a VM comes and goes beside others.
 //!
 //! `bench/README.md` says what each figure is.
 
 mod bare;
 mod crowds;
 mod figures;
+mod instant;
 mod pulls;
+mod readme;
 mod starts;
 
-use std::path::Path;
 use std::time::Duration;
 
 use banger_testkit::Host;
+use clap::Args;
 
-use crate::failure::{ChoreFailure, on_file};
-use crate::{dist, tree};
+use crate::dist;
+use crate::failure::ChoreFailure;
 use figures::{Machine, median, millis, percentile};
 
 const EXECS: usize = 100;
 const MANY_VMS: usize = 1000;
-/// Between these lines of README.md stands the table.
-const MARKS: [&str; 2] = ["<!-- bench:begin -->\n", "<!-- bench:end -->"];
+/// How often each start is measured unless something else is said.
+const STARTS: usize = 7;
+
+/// What is measured.
+#[derive(Debug, Args)]
+pub struct Selection {
+    /// How often each start is measured [default: 7; 50 with --instant, for slow peers less].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: Option<u16>,
+    /// Put the table into README.md.
+    #[arg(long)]
+    readme: bool,
+    /// Only how long it takes until a VM has run `true` and is gone, beside others that do the same;
+    /// installs them. With --readme also draws docs/instant-start.svg.
+    #[arg(long)]
+    instant: bool,
+}
 
 /// One line of the table.
 struct Row {
@@ -35,11 +53,19 @@ impl Row {
     }
 }
 
-/// Measures everything and prints the table.
+/// Measures what was selected and prints the table.
 ///
 /// # Errors
 /// If the programs cannot be built, or README.md cannot be changed.
-pub fn run(runs: usize, readme: bool) -> Result<(), ChoreFailure> {
+pub fn run(selection: &Selection) -> Result<(), ChoreFailure> {
+    let runs = |default| selection.runs.map_or(default, usize::from);
+    match selection.instant {
+        true => instant::run(runs(instant::RUNS), selection.readme),
+        false => everything(runs(STARTS), selection.readme),
+    }
+}
+
+fn everything(runs: usize, into_readme: bool) -> Result<(), ChoreFailure> {
     dist::build(dist::Kind::Release)?;
     let host = Host::new();
     let vm = host.running_vm("bench");
@@ -55,7 +81,7 @@ pub fn run(runs: usize, readme: bool) -> Result<(), ChoreFailure> {
     host.finish();
     let table = table(&Machine::this(&spec), &rows);
     println!("{table}");
-    if readme { write_readme(&table) } else { Ok(()) }
+    if into_readme { readme::write(readme::EVERYTHING, &table) } else { Ok(()) }
 }
 
 fn exec(host: &Host, vm: &str) -> Vec<Row> {
@@ -126,36 +152,4 @@ fn table(machine: &Machine, rows: &[Row]) -> String {
         text.push_str(&format!("| {} | {} | {} |\n", row.what, row.measured, row.wanted));
     }
     text
-}
-
-fn write_readme(table: &str) -> Result<(), ChoreFailure> {
-    let path = tree::root().join("README.md");
-    let text = std::fs::read_to_string(&path).map_err(on_file("read", &path))?;
-    let Some(fresh) = with_table(&text, table) else {
-        return Err(ChoreFailure::Found("README.md has no place for the table".to_owned()));
-    };
-    write(&path, &fresh)
-}
-
-fn write(path: &Path, text: &str) -> Result<(), ChoreFailure> {
-    std::fs::write(path, text).map_err(on_file("write", path))
-}
-
-fn with_table(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(MARKS[0])?;
-    let (_, after) = rest.split_once(MARKS[1])?;
-    Some([before, MARKS[0], table, MARKS[1], after].concat())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_replaces_the_one_before() {
-        let text = "a\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nb\n";
-        let fresh = with_table(text, "new\n").unwrap();
-        assert_eq!(fresh, "a\n<!-- bench:begin -->\nnew\n<!-- bench:end -->\nb\n");
-        assert_eq!(with_table("nothing", "new"), None);
-    }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::home;
+use crate::apt;
 use crate::failure::{ChoreFailure, capture, on_file, run};
 
 const SCRIPT: &str = include_str!("image.sh");
@@ -16,10 +17,6 @@ const BASE: &str = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,u
 const NEEDS: &str = "qemu-system-x86,passt,nftables,uidmap,mmdebstrap,gpgv";
 /// What a build of banger needs.
 const BUILD: &str = "gcc,libc6-dev";
-/// Settings of apt that say how mirrors are reached.
-const TRANSPORT: [&str; 4] =
-    ["Acquire::http::", "Acquire::https::", "Acquire::Retries", "Acquire::ForceIPv"];
-
 /// Which machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -31,8 +28,8 @@ pub(super) enum Kind {
 
 /// Where the image is, made if it is missing or `fresh`.
 pub(super) fn ensure(kind: Kind, fresh: bool) -> Result<PathBuf, ChoreFailure> {
-    let (suite, sources) = sources()?;
-    let settings = transport()?;
+    let (suite, sources) = apt::sources()?;
+    let settings = apt::transport()?;
     let packages = match kind {
         Kind::Ready => format!("{BASE},{NEEDS}"),
         Kind::Blank => format!("{BASE},{BUILD}"),
@@ -84,67 +81,4 @@ fn as_root() -> Command {
     }
     command.stdin(Stdio::null());
     command
-}
-
-/// Debian's release and sources as the host's apt has them, in one-line form.
-fn sources() -> Result<(String, String), ChoreFailure> {
-    let format = "$(REPO_URI)\t$(RELEASE)\t$(COMPONENT)\t$(ORIGIN)";
-    let mut apt = Command::new("apt-get");
-    apt.args(["indextargets", "--format", format, "Identifier: Packages", "Architecture: amd64"]);
-    select_sources(&capture(&mut apt)?).ok_or_else(|| {
-        ChoreFailure::Found("apt knows no source of Debian: run apt-get update".to_owned())
-    })
-}
-
-fn select_sources(listing: &str) -> Option<(String, String)> {
-    let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    let mut lines: Vec<String> = Vec::new();
-    let mut release = None;
-    for line in listing.lines() {
-        let [uri, suite, component, "Debian"] = line.split('\t').collect::<Vec<_>>()[..] else {
-            continue;
-        };
-        if component != "main" || suite.contains("backports") {
-            continue;
-        }
-        if !suite.contains('-') {
-            release = Some(suite.to_owned());
-        }
-        lines.push(format!("deb [signed-by={keyring}] {uri} {suite} {component}\n"));
-    }
-    lines.sort();
-    lines.dedup();
-    Some((release?, lines.concat()))
-}
-
-fn transport() -> Result<String, ChoreFailure> {
-    let mut apt = Command::new("apt-config");
-    apt.args(["dump", "--no-empty", "--format", "%f\t%v%n", "Acquire"]);
-    let dump = capture(&mut apt)?;
-    let wanted = |line: &&str| TRANSPORT.iter().any(|prefix| line.starts_with(prefix));
-    let setting = |line: &str| {
-        let (name, value) = line.split_once('\t')?;
-        (!value.contains('"')).then(|| format!("{name} \"{value}\";\n"))
-    };
-    Ok(dump.lines().filter(wanted).filter_map(setting).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_debian_itself_is_a_source() {
-        let listing = "http://a.test/debian/\tbookworm\tmain\tDebian\n\
-            http://a.test/debian/\tbookworm-updates\tmain\tDebian\n\
-            http://a.test/debian/\tbookworm\tmain\tDebian\n\
-            http://a.test/debian/\tbookworm\tnon-free\tDebian\n\
-            http://a.test/debian/\tbookworm-backports\tmain\tDebian Backports\n\
-            http://b.test/node/\tnodistro\tmain\tnodesource\n";
-        let (release, lines) = select_sources(listing).expect("there is Debian");
-        assert_eq!(release, "bookworm");
-        assert_eq!(lines.lines().count(), 2, "{lines}");
-        assert!(lines.lines().all(|line| line.contains("] http://a.test/debian/ bookworm")));
-        assert_eq!(select_sources("http://b.test/node/\tnodistro\tmain\tnodesource\n"), None);
-    }
 }
