@@ -80,7 +80,7 @@ impl Account {
     }
 
     /// Gives a file to this user.
-    pub(crate) fn own(&self, path: &Path) {
+    pub fn own(&self, path: &Path) {
         if !self.current {
             std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid))
                 .unwrap_or_else(|e| panic!("chown {}: {e}", path.display()));

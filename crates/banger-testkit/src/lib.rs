@@ -37,6 +37,7 @@ pub mod wait;
 
 pub use account::Account;
 pub use api::Api;
+pub use banger_host::sparse;
 pub use host::{Host, HostBuilder, Seed};
 pub use image_guard::ImageGuard;
 pub use invocation::{Invocation, Output, Running};

@@ -61,7 +61,7 @@ fn same_file(from: &Path, to: &Path) -> bool {
     }
 }
 
-/// A data directory with the default image and kernel.
+/// A data directory with the default image and kernel, and their template.
 pub(crate) fn data(account: &Account) -> PathBuf {
     let data = account.test_dir().join("prepared");
     let _lock = lock(account, "prepared.lock");
@@ -71,19 +71,20 @@ pub(crate) fn data(account: &Account) -> PathBuf {
         let host = Host::builder().seed(Seed::Nothing).data_dir(data.clone()).build();
         host.banger(["image", "pull", "debian-bookworm"]).timeout(PULL_BOUND).run().assert_ok();
         host.banger(["kernel", "pull", "debian-cloud"]).timeout(PULL_BOUND).run().assert_ok();
+        host.banger(["template", "make"]).run().assert_ok();
         host.finish();
         File::create(done).expect("the test directory is ours");
     }
     data
 }
 
-/// Copies image, kernel and cache into a test's own data directory, by hard links: nobody writes
+/// Copies image, kernel, template and cache into a test's own data directory, by hard links: nobody writes
 /// these files after they are published. A test that damages one must replace it.
 ///
 /// They are always those of the user under test; root reads them, too.
 pub(crate) fn seed(account: &Account, into: &Path) {
     let from = data(&Account::under_test());
-    for part in ["images", "kernels", "cache"] {
+    for part in ["images", "kernels", "cache", "templates"] {
         if from.join(part).exists() {
             link_tree(account, &from.join(part), &into.join(part));
         }

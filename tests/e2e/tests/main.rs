@@ -37,6 +37,7 @@ mod robust_pulls;
 mod run;
 mod set;
 mod system_init;
+mod templates;
 mod ten_images;
 mod terminal;
 mod upgrade;
