@@ -72,6 +72,10 @@ impl Run {
     }
 
     fn together(&mut self, vm: usize, acts: &[Act]) -> Result<(), String> {
+        // What stands still has no place among the answers to what happens at once.
+        if self.reference.state(vm) == Some(VmState::Paused) {
+            return Ok(());
+        }
         let before = Begin { state: self.reference.state(vm), goes: self.reference.goes(vm) };
         // A command line does not say whether a guest was there to be ended.
         let acts = acts.iter().filter(|act| !matches!(act, Act::Ends(_)));
@@ -146,6 +150,8 @@ fn words(vm: usize, act: Act) -> Vec<&'static str> {
         Act::Stop { .. } => vec!["stop", name],
         Act::Kill => vec!["kill", name],
         Act::Restart => vec!["restart", name],
+        Act::Pause => vec!["pause", name],
+        Act::Resume => vec!["resume", name],
         Act::Remove { force: false } => vec!["rm", name],
         Act::Remove { force: true } => vec!["rm", "-f", name],
         Act::Exec => vec!["exec", name, "--", "true"],

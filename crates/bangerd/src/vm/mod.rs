@@ -19,6 +19,9 @@ mod lend;
 pub mod logs;
 #[cfg(test)]
 mod model_tests;
+mod pause;
+#[cfg(test)]
+mod pause_tests;
 mod remove;
 mod restart;
 #[cfg(test)]
@@ -184,6 +187,14 @@ impl VmHandle {
         self.ask(|reply| Ask::End { request, grace, reply }).await
     }
 
+    /// Asks that it stand still, [`Request::Pause`], or go on, [`Request::Resume`].
+    ///
+    /// # Errors
+    /// As for [`VmHandle::start`].
+    pub async fn turn(&self, request: Request) -> Result<Outcome, Problem> {
+        self.ask(|reply| Ask::Turn { request, reply }).await
+    }
+
     /// Asks for the removal.
     ///
     /// # Errors
@@ -273,6 +284,10 @@ enum Ask {
     End {
         request: Request,
         grace: StopVm,
+        reply: oneshot::Sender<Verdict>,
+    },
+    Turn {
+        request: Request,
         reply: oneshot::Sender<Verdict>,
     },
     Remove {
