@@ -51,6 +51,10 @@ impl Row {
     fn new(what: &str, measured: impl Into<String>, wanted: &str) -> Self {
         Self { what: what.into(), measured: measured.into(), wanted: wanted.into() }
     }
+
+    fn line(&self) -> String {
+        format!("| {} | {} | {} |\n", self.what, self.measured, self.wanted)
+    }
 }
 
 /// Measures what was selected and prints the table.
@@ -148,8 +152,6 @@ fn many(host: &Host) -> Row {
 
 fn table(machine: &Machine, rows: &[Row]) -> String {
     let mut text = format!("{machine}\n\n| | measured | wanted |\n|---|---|---|\n");
-    for row in rows {
-        text.push_str(&format!("| {} | {} | {} |\n", row.what, row.measured, row.wanted));
-    }
+    rows.iter().for_each(|row| text.push_str(&row.line()));
     text
 }

@@ -3,6 +3,7 @@
 //!
 //! `bench/README.md` says what each contender does.
 
+mod agent;
 mod contender;
 mod debvm;
 mod floor;
