@@ -34,8 +34,8 @@ pub struct Selection {
     /// Put the table into README.md.
     #[arg(long)]
     readme: bool,
-    /// Only how long it takes until a VM has run `true` and is gone, beside others that do the same;
-    /// installs them. With --readme also draws docs/instant-start.svg.
+    /// Only how long it takes until a VM has run `true` and is gone, beside others that do the same,
+    /// and what many at once take; installs those others. With --readme also draws docs/instant-start.svg.
     #[arg(long)]
     instant: bool,
 }

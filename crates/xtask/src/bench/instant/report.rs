@@ -7,13 +7,15 @@ use crate::bench::figures::Machine;
 /// With fewer runs the 95th of a hundred is the slowest one, and says nothing.
 const RUNS_FOR_P95: usize = 20;
 
-/// Both tables, with the machine above.
-pub(super) fn report(machine: &Machine, outcomes: &[Outcome]) -> String {
+/// All tables, with the machine above.
+pub(super) fn report(machine: &Machine, outcomes: &[Outcome], crowd: &[Row]) -> String {
     let mut text = format!("{machine}\n\n");
     text.push_str("| a VM runs `true` and is gone | p50 | p95 | runs |\n|---|---|---|---|\n");
     outcomes.iter().for_each(|outcome| text.push_str(&line(outcome)));
     text.push_str("\n| ratio | measured | wanted |\n|---|---|---|\n");
     ratios(outcomes).iter().for_each(|row| text.push_str(&row.line()));
+    text.push_str("\n| many at once | measured | wanted |\n|---|---|---|\n");
+    crowd.iter().for_each(|row| text.push_str(&row.line()));
     text
 }
 
