@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use banger_api::agent::{
-    AwaitSystem, Configure, Configured, Hello, MAX_BODY, PARK_FEATURE, Park, SYSTEM_INIT_FEATURE,
-    SetClock, Shutdown, SystemStatus, WORK_DISK_FEATURE,
+    AwaitSystem, COPY_FEATURE, Configure, Configured, Hello, MAX_BODY, PARK_FEATURE, Park,
+    SYSTEM_INIT_FEATURE, SetClock, Shutdown, SystemStatus, WORK_DISK_FEATURE,
 };
 use banger_api::error::PROBLEM_MEDIA_TYPE;
 use banger_api::exec::{MAX_PAYLOAD, MAX_REQUEST};
@@ -70,7 +70,7 @@ async fn hello(State(agent): State<Arc<Agent>>) -> Json<Hello> {
     Json(Hello {
         protocol: AGENT_PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        features: [SYSTEM_INIT_FEATURE, WORK_DISK_FEATURE, PARK_FEATURE]
+        features: [SYSTEM_INIT_FEATURE, WORK_DISK_FEATURE, PARK_FEATURE, COPY_FEATURE]
             .map(str::to_owned)
             .to_vec(),
         kernel_release: kernel_release(),

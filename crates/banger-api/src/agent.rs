@@ -66,6 +66,9 @@ pub const WORK_DISK_FEATURE: &str = "work-disk";
 /// In [`Hello::features`]: the agent knows `park`.
 pub const PARK_FEATURE: &str = "park";
 
+/// In [`Hello::features`]: the agent knows [`Configure::copy`].
+pub const COPY_FEATURE: &str = "copy";
+
 /// Answer of `GET /v1/hello`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -114,6 +117,10 @@ pub struct Configure {
     /// The drives beyond `/`, in device order from the third on.
     #[serde(default)]
     pub drives: Vec<Drive>,
+    /// The guest is a copy of another VM, whose identity it has: it loses that first. See
+    /// [`COPY_FEATURE`].
+    #[serde(default)]
+    pub copy: bool,
 }
 
 impl std::fmt::Debug for Configure {

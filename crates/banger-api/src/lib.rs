@@ -18,6 +18,7 @@ pub mod error;
 pub mod event;
 pub mod exec;
 pub mod exit;
+pub mod fork;
 pub mod image;
 pub mod kernel;
 pub mod operation;

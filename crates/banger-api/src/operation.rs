@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
+use crate::fork::Forked;
 use crate::image::{Image, Pushed};
 use crate::kernel::Kernel;
 use crate::template::Template;
@@ -59,6 +60,8 @@ pub enum OperationResult {
     Pushed(Pushed),
     /// A template, now there.
     Template(Box<Template>),
+    /// Copies of a VM, which run.
+    Forked(Box<Forked>),
     /// Nothing to show.
     Nothing,
 }

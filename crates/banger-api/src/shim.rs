@@ -13,6 +13,7 @@
 //! | `GET /v1/logs` | [`crate::vm::LogQuery`] | text |
 //! | `POST /v1/stop` | [`crate::vm::StopVm`] | 202; the end shows in `watch` |
 //! | `POST /v1/kill` | | 202 |
+//! | `POST /v1/capture` | [`Capture`] | [`Captured`] |
 //! | `POST /v1/pause` | | 204 when the virtual CPUs stand still |
 //! | `POST /v1/resume` | | 204 when they go on and the guest's clock is right; 507 if the disk is still full |
 //!
@@ -146,10 +147,16 @@ pub enum Begin {
     /// Its kernel boots, and as soon as its agent is there it is saved, in [`MEMORY_FILE`] and
     /// [`DEVICES_FILE`] of the working directory, instead of becoming a VM. The shim then ends.
     Save,
+    /// It comes from another VMM, and stands still: how a running guest is saved. Only a shim itself wants
+    /// that, beside the VM that it runs.
+    Receive,
     /// It goes on from where one was saved, and becomes this VM. The disks are as they were then.
     Restore {
         /// The directory with [`MEMORY_FILE`] and [`DEVICES_FILE`].
         saved: String,
+        /// It was another VM before, whose identity it must lose.
+        #[serde(default)]
+        copy: bool,
     },
 }
 
@@ -236,6 +243,23 @@ pub struct ShimHello {
     pub version: String,
     /// The VM it runs.
     pub vm_id: String,
+}
+
+/// Body of `POST /v1/capture`: saves the running guest and its disks, and lets it go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// An empty directory on the host, for [`MEMORY_FILE`], [`DEVICES_FILE`], [`COW_FILE`] and, where the VM
+    /// has one, [`WORK_FILE`].
+    pub dir: String,
+}
+
+/// Answer of `POST /v1/capture`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Captured {
+    /// How long the guest stood still.
+    pub paused_ms: u64,
+    /// How long all of it took.
+    pub took_ms: u64,
 }
 
 /// Query of `GET /v1/exec`.

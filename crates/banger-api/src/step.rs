@@ -143,6 +143,8 @@ pub enum Operation {
     KernelPull,
     /// A template that is made or removed.
     Template,
+    /// A running VM that is copied.
+    Fork,
     /// A database that becomes one of this release.
     Migrate,
 }
@@ -302,6 +304,10 @@ steps! {
     STOP_RECORD = "stop.record", Daemon, Stop;
     /// A fresh root disk is made beside the one that there is.
     SET_NEW_ROOT = "set.new_root", Daemon, Set;
+    /// A running guest is asked to be saved for copies of it.
+    FORK_CAPTURE = "fork.capture", Daemon, Fork;
+    /// A copy gets its disks.
+    FORK_DISKS = "fork.disks", Daemon, Fork;
     /// The row of a VM that is changed is written.
     SET_ROW = "set.row", Daemon, Set;
     /// The fresh root disk takes the place of the old one.
@@ -398,6 +404,8 @@ steps! {
     VM_CONFIGURE = "vm.configure", Shim, Start;
     /// The VM runs, and the daemon is told.
     VM_READY = "vm.ready", Shim, Start;
+    /// A running guest begins to be saved.
+    SHIM_CAPTURE = "shim.capture", Shim, Fork;
     /// An exec stream is opened to the guest.
     SHIM_EXEC = "shim.exec", Shim, Exec;
     /// The virtual CPUs are halted.

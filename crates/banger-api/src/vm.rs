@@ -302,6 +302,8 @@ pub enum Origin {
     Boot,
     /// It went on from a template.
     Template,
+    /// It went on from where another VM was.
+    Fork,
 }
 
 impl Origin {
@@ -311,6 +313,7 @@ impl Origin {
         match self {
             Self::Boot => "boot",
             Self::Template => "template",
+            Self::Fork => "fork",
         }
     }
 }

@@ -54,10 +54,29 @@ fn copy_range(from: &File, to: &File, begin: i64, end: i64) -> io::Result<()> {
     let (mut read_at, mut write_at) = (begin, begin);
     while read_at < end {
         let left = usize::try_from(end - read_at).unwrap_or(usize::MAX).min(1 << 30);
-        let copied = copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), left)?;
+        let copied = match copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), left)
+        {
+            // They are on different file systems.
+            Err(Errno::EXDEV | Errno::EOPNOTSUPP) => return copy_bytes(from, to, read_at, end),
+            copied => copied?,
+        };
         if copied == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+    }
+    Ok(())
+}
+
+fn copy_bytes(from: &File, to: &File, begin: i64, end: i64) -> io::Result<()> {
+    let offset = |at: i64| u64::try_from(at).map_err(io::Error::other);
+    let mut buffer = vec![0; usize::try_from(BLOCK).expect("it is small")];
+    let mut at = offset(begin)?;
+    while at < offset(end)? {
+        let left = usize::try_from(offset(end)? - at).unwrap_or(usize::MAX);
+        let piece = left.min(buffer.len());
+        from.read_exact_at(&mut buffer[..piece], at)?;
+        to.write_all_at(&buffer[..piece], at)?;
+        at += piece as u64;
     }
     Ok(())
 }
@@ -156,6 +175,19 @@ mod tests {
         assert!(taken <= 64 << 10, "{taken}");
         let again = copy(&from, &to).expect_err("there is one");
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn a_copy_to_another_file_system_is_as_sparse() {
+        let (here, there) = (tempfile::tempdir(), tempfile::tempdir_in("/dev/shm"));
+        let (Ok(here), Ok(there)) = (here, there) else { return };
+        let (from, to) = (here.path().join("from"), there.path().join("to"));
+        let file = File::create(&from).expect("create");
+        file.write_all_at(&[7; 100_000], 1 << 20).expect("write");
+        file.set_len(1 << 30).expect("extend");
+        copy(&from, &to).expect("copied");
+        assert_eq!(disk_digest(&from).expect("read"), disk_digest(&to).expect("read"));
+        assert!(crate::files::allocated_bytes(&to).expect("measure") <= 256 << 10);
     }
 
     #[test]

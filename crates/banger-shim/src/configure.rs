@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use banger_api::agent::{
-    AwaitSystem, Configure, Configured, Drive, GuestNetwork, Hello, MAX_BODY, PARK_FEATURE, Park,
-    SYSTEM_INIT_FEATURE, SetClock, SystemState, SystemStatus, WORK_DISK_FEATURE,
+    AwaitSystem, COPY_FEATURE, Configure, Configured, Drive, GuestNetwork, Hello, MAX_BODY,
+    PARK_FEATURE, Park, SYSTEM_INIT_FEATURE, SetClock, SystemState, SystemStatus,
+    WORK_DISK_FEATURE,
 };
-use banger_api::shim::LaunchSpec;
+use banger_api::shim::{Begin, LaunchSpec};
 use banger_api::version::AGENT_PROTOCOL;
 use banger_api::vm::InitMode;
 use banger_host::http::{self, HttpError};
@@ -41,6 +42,9 @@ pub(crate) async fn configure(
     let knows_system_init = hello.features.iter().any(|name| name == SYSTEM_INIT_FEATURE);
     if spec.init == InitMode::System && !knows_system_init {
         return Err(LaunchError::NoSystemInit { version: plain(&hello.version) });
+    }
+    if is_copy(spec) && !hello.features.iter().any(|name| name == COPY_FEATURE) {
+        return Err(LaunchError::NoCopy { version: plain(&hello.version) });
     }
     let knows_work_disk = hello.features.iter().any(|name| name == WORK_DISK_FEATURE);
     if spec.work_disk_bytes.is_some() && !knows_work_disk {
@@ -111,7 +115,13 @@ fn configuration(spec: &LaunchSpec) -> Configure {
         workdir: spec.workdir.clone(),
         ca_certificates: spec.ca_certificates.clone(),
         drives: drives(spec),
+        copy: is_copy(spec),
     }
+}
+
+/// Whether the guest was another VM before.
+fn is_copy(spec: &LaunchSpec) -> bool {
+    matches!(spec.begin, Begin::Restore { copy: true, .. })
 }
 
 /// What the disks beyond the root disk are for, in the order in which every VMM has them.

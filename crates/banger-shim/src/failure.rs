@@ -105,6 +105,12 @@ pub(crate) enum LaunchError {
         /// The agent's release.
         version: String,
     },
+    /// The guest's agent is of a release that stays who it is.
+    #[error("the guest's agent {version} cannot become another VM")]
+    NoCopy {
+        /// The agent's release.
+        version: String,
+    },
     /// The VMM could not save or load a guest.
     #[error("the VMM could not save or load the guest")]
     Migration(#[source] MigrationError),
@@ -154,7 +160,8 @@ impl LaunchError {
             | Self::Protocol { .. }
             | Self::NoSystemInit { .. }
             | Self::NoWorkDisk { .. }
-            | Self::NoPark { .. } => ErrorCode::GuestProtocol,
+            | Self::NoPark { .. }
+            | Self::NoCopy { .. } => ErrorCode::GuestProtocol,
             _ => ErrorCode::BootFailed,
         }
     }
@@ -185,7 +192,8 @@ impl LaunchError {
             Self::Host { .. }
             | Self::Protocol { .. }
             | Self::NoWorkDisk { .. }
-            | Self::NoPark { .. } => None,
+            | Self::NoPark { .. }
+            | Self::NoCopy { .. } => None,
         }
     }
 

@@ -9,6 +9,7 @@
 //! It keeps no database and knows no registry. What it learns it writes to `status.json`.
 
 mod board;
+mod capture;
 mod clock_watch;
 mod configure;
 mod console;
@@ -16,9 +17,11 @@ mod dns;
 mod ends;
 mod exec;
 mod failure;
+mod farewell;
 mod guest;
 mod launch;
 mod main_process;
+mod order;
 mod ownership;
 mod power;
 mod serve;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::exec::{failure_code, next_frame, open, plain};
 use crate::guest::Guest;
-use crate::power::Order;
+use crate::order::Order;
 use crate::supervise::Vm;
 
 /// How long the end of a main process may be on its way from a guest that is down already.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::power::Order;
+use crate::order::Order;
 
 /// How long the owner may take to come.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(15);

@@ -16,32 +16,26 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use banger_api::agent::{Shutdown, ShutdownAction, StopMain};
-use banger_api::exec::ExecEnd;
-use banger_api::shim::LaunchSpec;
-use banger_api::step;
-use banger_api::vm::{EndCause, InitMode, NetworkPolicy, OwnerPolicy, VmEnd, VmState};
-use banger_core::signal;
+use banger_api::vm::{EndCause, NetworkPolicy, VmEnd};
 use banger_core::standstill::{Act, Happening};
-use banger_host::fault;
 use banger_host::http::HttpError;
 use banger_host::qemu::qmp::Event;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::capture;
 use crate::clock_watch::{ClockWatch, Reading};
 use crate::configure;
-use crate::ends::{self, Gone, TOLD_TO_END, reason};
-use crate::exec;
+use crate::ends::Gone;
+use crate::farewell::{look_back, obey, shutdown};
 use crate::guest::Guest;
 use crate::launch::{Host, Machine};
+use crate::order::Order;
 use crate::standstill::{self, Reply, Wish};
 use crate::supervise::Vm;
 
 /// How often the clock and the host's disk are looked at.
 const TICK: Duration = Duration::from_secs(2);
-/// What a guest gets on top of its grace period to answer that it is down.
-const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// Pause before an agent that hung up is greeted again; twice as long after each time that it did
 /// not answer.
 const REGAIN_PAUSE: Duration = Duration::from_secs(1);
@@ -51,99 +45,6 @@ const MAX_REGAIN_PAUSE: Duration = Duration::from_secs(30);
 const REGAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a pause waits for a clock that is being set: what is under way then would come late.
 const CLOCK_GRACE: Duration = Duration::from_secs(1);
-/// How long it may take to hear the rest of what a VMM said that is gone.
-const LAST_EVENTS: Duration = Duration::from_secs(1);
-/// Grace of a stop that nobody gave one.
-const DEFAULT_GRACE: Duration = Duration::from_secs(10);
-
-/// How a VM ended whose guest could not be asked yet.
-const KILLED_IN_BOOT: &str = "killed while it booted again";
-
-/// What asks a program to end that nobody named a signal for.
-const SIGTERM: i32 = 15;
-
-/// What a running machine can be told.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Order {
-    /// Stop cleanly within a grace period.
-    Stop(Duration),
-    /// The same, because the shim was told to end.
-    Terminate(Duration),
-    /// End at once.
-    Kill,
-    /// The main process ended.
-    MainEnded(ExecEnd),
-    /// The owner's stream ended, after its command or without it.
-    OwnerGone(Option<ExecEnd>),
-}
-
-impl Order {
-    /// The end that comes of it.
-    fn end(self) -> VmEnd {
-        let (cause, main) = match self {
-            Self::Kill => (EndCause::Killed, None),
-            Self::Stop(_) => (EndCause::Stopped, None),
-            Self::Terminate(_) => (EndCause::Terminated, None),
-            Self::MainEnded(end) | Self::OwnerGone(Some(end)) => (EndCause::MainExited, Some(end)),
-            Self::OwnerGone(None) => (EndCause::OwnerGone, None),
-        };
-        VmEnd { cause, reason: reason(cause, main), main, console_tail: Vec::new() }
-    }
-
-    /// The end that comes of it while the guest boots again, and cannot be asked to go down.
-    pub(crate) fn end_in_boot(self) -> VmEnd {
-        let mut end = self.end();
-        match self {
-            Self::Stop(_) => {
-                end.cause = EndCause::Killed;
-                end.reason = KILLED_IN_BOOT.to_owned();
-            }
-            // The cause stays: it was nobody's wish, so a restart policy goes on.
-            Self::Terminate(_) => end.reason = format!("{TOLD_TO_END}; {KILLED_IN_BOOT}"),
-            Self::Kill | Self::MainEnded(_) | Self::OwnerGone(_) => {}
-        }
-        end
-    }
-
-    /// How long the guest may take to go down; None if nobody waits for it.
-    fn grace(self, owner: Option<OwnerPolicy>) -> Option<Duration> {
-        match self {
-            Self::Kill => None,
-            Self::OwnerGone(_) if owner != Some(OwnerPolicy::Stop) => None,
-            Self::Stop(grace) | Self::Terminate(grace) => Some(grace),
-            Self::MainEnded(_) | Self::OwnerGone(_) => Some(DEFAULT_GRACE),
-        }
-    }
-}
-
-/// What the end of a VMM says of its guest, and the last lines of the console.
-async fn look_back(
-    vm: &Vm,
-    machine: Machine,
-    status: std::io::Result<ExitStatus>,
-    mut reason: Option<String>,
-) -> (Gone, Vec<String>) {
-    let Machine { mut events, console, words, .. } = machine;
-    let (console, words) = (console.finish().await, words.finish().await);
-    // The connection ended with the VMM, and what it had said is on its way.
-    while let Ok(Some(event)) = tokio::time::timeout(LAST_EVENTS, events.recv()).await {
-        reason = shutdown(event).or(reason);
-    }
-    let gone = ends::judge(status, reason.as_deref(), (&console, &words), vm.oom.has_killed());
-    (gone, console.lines())
-}
-
-/// How a guest took being asked to go down.
-enum Farewell {
-    /// It has synced and unmounted.
-    Clean,
-    /// It answered with a problem: its data is synced, something could not be unmounted.
-    Incomplete(String),
-    /// It did not manage in time, or somebody lost patience.
-    TimedOut,
-    /// Its VMM is gone: it has powered itself off, or did not come to that.
-    Gone(std::io::Result<ExitStatus>),
-}
 
 /// What became of a machine.
 #[derive(Debug)]
@@ -182,6 +83,16 @@ pub(crate) async fn watch(
             status = machine.vmm.wait() => return watch.judge(status).await,
             Some(event) = machine.events.recv() => watch.note(event).await,
             wish = vm.switch.next() => watch.turn(wish).await,
+            wish = vm.captures.next() => {
+                let Watch { host, machine, .. } = &mut watch;
+                let told = capture::grant(vm, host, machine, orders, wish).await;
+                if let Some(order) = told {
+                    return Outcome::Ended(obey(vm, watch.machine, order, orders).await);
+                }
+                if !vm.board.stands_still() {
+                    watch.catch_up(None);
+                }
+            }
             // A guest that stands still greets nobody.
             () = machine.guest.closed(), if watch.regaining.is_none() && !stands_still => {
                 watch.regain_guest();
@@ -326,172 +237,10 @@ impl Watch<'_> {
     }
 }
 
-/// Ends a machine whose guest answers, as it was told to.
-pub(crate) async fn obey(
-    vm: &Vm,
-    mut machine: Machine,
-    order: Order,
-    orders: &mut mpsc::Receiver<Order>,
-) -> VmEnd {
-    let mut end = order.end();
-    if let Some(grace) = order.grace(vm.spec.owner) {
-        match shut_down(vm, &mut machine, grace, orders).await {
-            Farewell::Clean => {}
-            Farewell::Incomplete(problem) => vm.board.warn(problem),
-            Farewell::TimedOut => {
-                end.cause = EndCause::StopTimedOut;
-                end.reason = reason(EndCause::StopTimedOut, None);
-            }
-            Farewell::Gone(status) => {
-                if end.main.is_none() {
-                    end.main = vm.main_pid.last_word().await;
-                }
-                let (gone, console_tail) = look_back(vm, machine, status, None).await;
-                return match gone {
-                    Gone::PoweredOff | Gone::Reset => end,
-                    Gone::Failed(cause, reason) => VmEnd { cause, reason, console_tail, ..end },
-                };
-            }
-        }
-        if end.main.is_none() {
-            end.main = vm.main_pid.last_word().await;
-        }
-    }
-    if let Err(error) = fault::reach(step::SHIM_POWER_OFF).await {
-        tracing::error!(%error, "the VMM may not be killed");
-    }
-    // Nothing is lost: either the guest has synced and unmounted, or that was not wanted.
-    if let Err(error) = machine.vmm.kill() {
-        tracing::error!(%error, "cannot kill the VMM");
-    }
-    let _ = machine.vmm.wait().await;
-    end
-}
-
-/// Asks the guest to go down.
-async fn shut_down(
-    vm: &Vm,
-    machine: &mut Machine,
-    grace: Duration,
-    orders: &mut mpsc::Receiver<Order>,
-) -> Farewell {
-    let stood_still = vm.board.stands_still();
-    vm.board.enter(VmState::Stopping);
-    // Processes that ignore SIGTERM must leave time for the sync.
-    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) / 4 * 3;
-    let main = vm.main_pid.get().and_then(|pid| stop_main(&vm.spec, pid));
-    let request = Shutdown { action: ShutdownAction::PowerOff, grace_ms, main };
-    let limit = grace.saturating_add(ANSWER_GRACE);
-    let Machine { vmm, qmp, guest, .. } = machine;
-    let told = async {
-        if stood_still {
-            standstill::wake(qmp, guest).await;
-        }
-        fault::reach(step::SHIM_SHUT_DOWN)
-            .await
-            .map_err(|error| HttpError::Body(error.to_string()))?;
-        configure::tell(guest, "/v1/shutdown", &request, limit).await
-    };
-    let deadline = tokio::time::sleep(limit);
-    tokio::pin!(deadline);
-    let answered = tokio::select! {
-        told = told => told,
-        () = &mut deadline => return Farewell::TimedOut,
-        status = vmm.wait() => return Farewell::Gone(status),
-        () = told_to_kill(orders) => return Farewell::TimedOut,
-    };
-    match answered {
-        Ok(()) => Farewell::Clean,
-        Err(HttpError::Problem(problem)) => Farewell::Incomplete(exec::plain(problem).to_string()),
-        // An agent that hung up may be on its way down already.
-        Err(_) => tokio::select! {
-            status = vmm.wait() => Farewell::Gone(status),
-            () = &mut deadline => Farewell::TimedOut,
-            () = told_to_kill(orders) => Farewell::TimedOut,
-        },
-    }
-}
-
-/// How the main process is asked to end. None if it gets SIGTERM along with all others.
-fn stop_main(spec: &LaunchSpec, pid: u32) -> Option<StopMain> {
-    let named = spec.stop_signal.as_deref().and_then(|name| match signal::parse(name) {
-        Ok(number) => Some(number),
-        Err(error) => {
-            // The daemon takes no such specification; one of another release may have.
-            tracing::warn!(%error, "the main process gets SIGTERM");
-            None
-        }
-    });
-    match (named, spec.init) {
-        (Some(signal), _) => Some(StopMain { pid, signal }),
-        // Before the services that it may use.
-        (None, InitMode::System) => Some(StopMain { pid, signal: SIGTERM }),
-        (None, InitMode::Agent) => None,
-    }
-}
-
 /// The result of an attempt to regain the guest; never, if there is none.
 async fn attempt(regaining: &mut Option<JoinHandle<Option<Guest>>>) -> Option<Guest> {
     match regaining {
         Some(attempt) => attempt.await.ok().flatten(),
         None => std::future::pending().await,
-    }
-}
-
-async fn told_to_kill(orders: &mut mpsc::Receiver<Order>) {
-    while let Some(order) = orders.recv().await {
-        if matches!(order, Order::Kill) {
-            return;
-        }
-    }
-    std::future::pending::<()>().await;
-}
-
-fn shutdown(event: Event) -> Option<String> {
-    match event {
-        Event::Shutdown { reason, .. } => Some(reason),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::launch_spec;
-
-    #[test]
-    fn an_end_without_a_guest_that_could_be_asked_is_not_called_clean() {
-        let grace = Duration::from_secs(10);
-        // Order, cause, part of the reason.
-        let table = [
-            (Order::Stop(grace), EndCause::Killed, "killed while it booted again"),
-            (Order::Terminate(grace), EndCause::Terminated, "killed while it booted again"),
-            (Order::Kill, EndCause::Killed, "killed by request"),
-            (Order::OwnerGone(None), EndCause::OwnerGone, "is gone"),
-            (Order::MainEnded(ExecEnd::Exited(3)), EndCause::MainExited, "exited with 3"),
-        ];
-        for (order, cause, part) in table {
-            let end = order.end_in_boot();
-            assert_eq!(end.cause, cause, "{order:?}");
-            assert!(end.reason.contains(part), "{}", end.reason);
-            assert!(!end.reason.contains("cleanly"), "{}", end.reason);
-        }
-    }
-
-    #[test]
-    fn a_main_process_ends_in_the_way_that_its_image_names() {
-        let cases = [
-            ("agent", "SIGQUIT", Some(3)),
-            ("agent", "SIGRTMIN+3", Some(37)),
-            ("agent", "nonsense", None),
-            ("system", "10", Some(10)),
-            ("system", "nonsense", Some(SIGTERM)),
-        ];
-        for (init, name, signal) in cases {
-            let want = signal.map(|signal| StopMain { pid: 7, signal });
-            assert_eq!(stop_main(&launch_spec(init, name), 7), want, "{init} {name}");
-        }
-        let unnamed = LaunchSpec { stop_signal: None, ..launch_spec("agent", "") };
-        assert_eq!(stop_main(&unnamed, 7), None);
     }
 }

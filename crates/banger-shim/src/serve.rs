@@ -14,17 +14,20 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use banger_api::error::{ErrorCode, PROBLEM_MEDIA_TYPE, Problem};
 use banger_api::exec::MAX_REQUEST;
-use banger_api::shim::{CONSOLE_FILE, ExecQuery, MAIN_LOG_FILE, RUN_DIR, SHIM_SOCKET, ShimHello};
+use banger_api::shim::{
+    CONSOLE_FILE, Capture, ExecQuery, MAIN_LOG_FILE, RUN_DIR, SHIM_SOCKET, ShimHello,
+};
 use banger_api::version::SHIM_PROTOCOL;
-use banger_api::vm::{LogQuery, LogSource, StopVm, VmStatus};
+use banger_api::vm::{LogQuery, LogSource, StopVm, VmState, VmStatus};
 use banger_host::connect;
 use banger_host::logs::{LogReader, Printer};
 use futures_util::stream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::capture::CaptureWish;
 use crate::exec::{self, StreamEnd};
-use crate::power::Order;
+use crate::order::Order;
 use crate::standstill::Turn;
 use crate::supervise::Vm;
 
@@ -61,6 +64,7 @@ pub(crate) fn start(vm: Arc<Vm>) -> io::Result<Server> {
         .route("/v1/stop", post(stop))
         .route("/v1/kill", post(kill))
         .route("/v1/pause", post(async |State(vm)| turn(vm, Turn::Pause).await))
+        .route("/v1/capture", post(capture))
         .route("/v1/resume", post(async |State(vm)| turn(vm, Turn::Resume).await))
         .fallback(async || refusal(&Problem::new(ErrorCode::NotFound, "no such route of a shim")))
         .with_state(vm);
@@ -231,6 +235,28 @@ async fn order(vm: &Vm, order: Order) -> StatusCode {
     // A VM that does not take orders any more is ending, which is what was asked for.
     let _ = vm.orders.send(order).await;
     StatusCode::ACCEPTED
+}
+
+async fn capture(State(vm): State<Arc<Vm>>, Json(wanted): Json<Capture>) -> Response {
+    let state = || vm.board.now().state;
+    let refused = || {
+        let title = format!("VM {} cannot be saved: it is {}", vm.spec.name, state());
+        refusal(&Problem::new(ErrorCode::VmWrongState, title))
+    };
+    if !matches!(state(), VmState::Running | VmState::Paused) {
+        return refused();
+    }
+    let (reply, answer) = oneshot::channel();
+    let wish = CaptureWish { dir: wanted.dir.into(), reply };
+    if vm.captures.wish(wish).await.is_err() {
+        return refused();
+    }
+    match answer.await {
+        Ok(Ok(captured)) => Json(captured).into_response(),
+        Ok(Err(problem)) => refusal(&problem),
+        // The VM ended under it.
+        Err(_) => refused(),
+    }
 }
 
 fn refusal(problem: &Problem) -> Response {

@@ -18,14 +18,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::board::Board;
+use crate::capture::Captures;
 use crate::failure::{LaunchError, host};
 use crate::guest::Guest;
 use crate::launch::{self, Host, Machine, Uplink};
 use crate::main_process::MainPid;
+use crate::order::Order;
 use crate::ownership::Ownership;
-use crate::power::{self, Order, Outcome};
+use crate::power::{self, Outcome};
 use crate::standstill::Switch;
-use crate::{Failure, main_process, read_launch_spec, serve};
+use crate::{Failure, farewell, main_process, read_launch_spec, serve};
 
 /// Orders that wait to be obeyed; the first decides.
 const ORDERS: usize = 16;
@@ -61,6 +63,8 @@ pub(crate) struct Vm {
     pub(crate) ownership: Ownership,
     /// Told when a log has grown.
     pub(crate) logged: Notify,
+    /// Where wishes go to save the guest.
+    pub(crate) captures: Captures,
     /// Whether the kernel kills for want of memory.
     pub(crate) oom: OomWatch,
 }
@@ -125,6 +129,7 @@ async fn run(stop_line: Option<StopLine>) -> Result<(), Failure> {
         guest: watch::Sender::new(None),
         orders,
         switch: Switch::default(),
+        captures: Captures::default(),
         main_pid: MainPid::default(),
         logged: Notify::new(),
         oom: OomWatch::of_this_process(),
@@ -162,8 +167,9 @@ async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
     };
     vm.guest.send_replace(Some(machine.guest.clone()));
     let origin = match vm.spec.begin {
-        Begin::Restore { .. } => Origin::Template,
-        Begin::Boot | Begin::Save => Origin::Boot,
+        Begin::Restore { copy: true, .. } => Origin::Fork,
+        Begin::Restore { copy: false, .. } => Origin::Template,
+        Begin::Boot | Begin::Save | Begin::Receive => Origin::Boot,
     };
     vm.board.up(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), origin);
     vm.ownership.expect_soon(vm.orders.clone());
@@ -242,7 +248,7 @@ async fn come_up(
         }
         _ = machine.vmm.wait() => Err(Early::Failed(machine.early_end().await)),
         Some(order) = orders.recv() => {
-            Err(Early::Told(power::obey(vm, machine, order, orders).await))
+            Err(Early::Told(farewell::obey(vm, machine, order, orders).await))
         }
     }
 }
@@ -419,7 +425,7 @@ mod tests {
             let (machine, mut commands) = machine(&vm, testing::guest(answers).await).await;
             vm.board.up(1, Origin::Boot);
             vm.board.stand(vec![PauseReason::Requested]);
-            let end = power::obey(&vm, machine, order, &mut orders).await;
+            let end = farewell::obey(&vm, machine, order, &mut orders).await;
             assert_eq!(end.cause, cause, "{order:?}");
             let mut said = Vec::new();
             while let Some(command) = commands.recv().await {

@@ -17,10 +17,11 @@ use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 use yamux::{Connection, Mode};
 
 use crate::board::Board;
+use crate::capture::Captures;
 use crate::guest::Guest;
 use crate::main_process::MainPid;
+use crate::order::Order;
 use crate::ownership::Ownership;
-use crate::power::Order;
 use crate::standstill::Switch;
 use crate::supervise::Vm;
 
@@ -124,6 +125,7 @@ pub(crate) fn vm(dir: &Path, spec: LaunchSpec) -> (Vm, mpsc::Receiver<Order>) {
         guest: watch::Sender::new(None),
         orders,
         switch: Switch::default(),
+        captures: Captures::default(),
         main_pid: MainPid::default(),
         logged: Notify::new(),
         oom: OomWatch::of_this_process(),

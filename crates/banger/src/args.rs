@@ -5,8 +5,9 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    completion, create, daemon, doctor, events, exec, image, kernel, kill, logs, ls, pause, prune,
-    restart, resume, rm, run, set, shell, show, start, stop, system, template, version, wait,
+    completion, create, daemon, doctor, events, exec, fork, image, kernel, kill, logs, ls, pause,
+    prune, restart, resume, rm, run, set, shell, show, start, stop, system, template, version,
+    wait,
 };
 
 /// The commands as a person thinks of them. clap would list them as they come.
@@ -24,7 +25,7 @@ Live with VMs:
   rm          Remove VMs                  kill        Switch VMs off at once
   prune       Remove all ended VMs        pause       Have VMs stand still
   events      Show what happens           resume      Have paused VMs go on
-  set         Change size, disks, labels of VMs
+  set         Change size, disks, labels  fork        Copy a running VM
   vm          All of these, as `banger vm VERB`
 
 What VMs are made of:
@@ -155,6 +156,8 @@ pub enum VmCommand {
     Restart(restart::Restart),
     /// Switch VMs off at once; what was not synced may be lost
     Kill(kill::Kill),
+    /// Make running copies of a running VM
+    Fork(fork::Fork),
     /// Have VMs stand still; their memory stays
     Pause(pause::Pause),
     /// Have paused VMs go on

@@ -173,17 +173,29 @@ fn missing_kernel(artifacts: &dyn Artifacts, spec: &VmSpec) -> Result<Option<Job
 /// # Errors
 /// `host_disk_full`.
 pub async fn check_space(daemon: &Daemon) -> Result<(), Problem> {
+    check_space_for(daemon, 0).await
+}
+
+/// Refuses work that may take so much disk if that would leave the host's nearly full.
+///
+/// # Errors
+/// `host_disk_full`.
+pub async fn check_space_for(daemon: &Daemon, needed: u64) -> Result<(), Problem> {
     let (host, data) = (daemon.host.clone(), daemon.dirs.data.clone());
     let reserve_bytes = daemon.config.reserve_disk_mib.saturating_mul(size::MIB);
     blocking(move || {
         let free = host.machine.free_bytes(&data);
         let free = free.map_err(|error| failed("cannot tell how much disk is free", &error))?;
-        if free >= reserve_bytes {
+        if free >= reserve_bytes.saturating_add(needed) {
             return Ok(());
         }
+        let needed = match needed {
+            0 => String::new(),
+            bytes => format!("up to {} are needed, ", size::format(bytes)),
+        };
         Err(Problem::new(ErrorCode::HostDiskFull, "the host's disk is nearly full")
             .cause(format!(
-                "{} are free at {}, and {} are kept in reserve",
+                "{needed}{} are free at {}, and {} are kept in reserve",
                 size::format(free),
                 data.display(),
                 size::format(reserve_bytes)

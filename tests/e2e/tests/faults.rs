@@ -44,6 +44,11 @@ cases! {
     a_daemon_dies_before_a_change = "set.row/daemon/crash";
     a_daemon_cannot_keep_a_layer = "blob.publish/daemon/fail";
     a_daemon_dies_as_it_migrates = "migrate.apply/daemon/crash";
+    a_shim_is_killed_as_a_template_is_saved = "vm.save/shim/crash";
+    a_daemon_dies_before_a_template_is_sealed = "template.seal/daemon/crash";
+    a_vmm_is_killed_as_a_guest_is_restored = "vm.restore/vmm/crash";
+    a_daemon_dies_as_its_vm_is_copied = "fork.disks/daemon/crash";
+    a_shim_fails_to_save_its_vm = "shim.capture/shim/fail";
     an_agent_dies_before_its_root = "guest.root/agent/crash";
     an_agent_cannot_configure = "guest.configure/agent/fail";
     an_agent_hangs_before_a_command = "guest.exec/agent/stall";

@@ -13,6 +13,7 @@ mod doctor;
 mod exec;
 mod faults;
 mod figures;
+mod fork;
 mod full_disk;
 mod host_trouble;
 mod hostile_guest;

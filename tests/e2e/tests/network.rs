@@ -32,7 +32,7 @@ fn heard_in_guest(host: &Host, vm: &str, address: SocketAddr) -> String {
 }
 
 /// The host's address towards the outside; no packet is sent.
-fn address_of_this_host() -> Option<IpAddr> {
+pub(crate) fn address_of_this_host() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())

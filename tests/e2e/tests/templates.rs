@@ -2,10 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use banger_testkit::Host;
 use banger_testkit::sparse::disk_digest;
+use banger_testkit::{Host, wait};
 use serde_json::Value;
 
 /// How far the clock of a guest may be off, in seconds.
@@ -98,7 +97,7 @@ fn two_from_one_template_have_nothing_in_common_that_they_must_not() {
     }
     for vm in &vms {
         let there: f64 = said(&host, vm, "date +%s.%N").trim().parse().expect("a time");
-        let here = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+        let here = wait::since_1970().as_secs_f64();
         assert!((here - there).abs() < CLOCK_SLACK_S, "{vm}: {there}, and here it is {here}");
         let uptime = said(&host, vm, "cut -d ' ' -f 1 /proc/uptime");
         let uptime: f64 = uptime.trim().parse().expect("seconds");

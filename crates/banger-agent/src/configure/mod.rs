@@ -7,11 +7,13 @@
 //!
 //! A configured guest takes `configure` again only as the same VM (the same machine-id): a shim
 //! that lost the answer may ask once more, and everything is applied anew. Another machine-id is
-//! refused, for by then commands have seen the first one.
+//! refused, for by then commands have seen the first one; unless the guest is a copy of that VM, which
+//! loses what it has of it right after it has entropy and time of its own.
 
 pub mod clock;
 
 mod certificates;
+mod copied;
 mod drives;
 mod entropy;
 mod host_keys;
@@ -76,13 +78,18 @@ pub async fn run(agent: &Arc<Agent>, request: Configure) -> Result<Configured, P
     let mut warnings = agent.root_warnings().await?;
     if let Some(settings) = agent.settings()
         && settings.machine_id != request.machine_id
+        && !request.copy
     {
         let title = "the guest is already configured as another VM";
         return Err(Problem::new(ErrorCode::VmWrongState, title));
     }
     agent.set_settings(None);
+    let is_copy = request.copy;
     let applied = blocking(move || apply(request)).await?;
     warnings.extend(applied.warnings);
+    if is_copy {
+        warnings.extend(copied::run_hooks(agent).await);
+    }
     if applied.keys_removed || agent.init().is_separate() {
         let made = host_keys::ensure(agent).await;
         warnings.extend(made.err().map(|problem| format!("no ssh host keys: {problem}")));
@@ -151,6 +158,10 @@ fn apply(request: Configure) -> Result<Applied, ConfigureError> {
     let mut warnings = Vec::new();
     entropy::add(&request.entropy_hex)?;
     clock::set(request.time_unix_ns).map_err(ConfigureError::step("setting the clock"))?;
+    if request.copy {
+        copied::renew_boot_id().map_err(ConfigureError::step("renewing the boot id"))?;
+        copied::reset_connections();
+    }
     let keys_removed = host_keys::forget_foreign(&request.machine_id)
         .map_err(ConfigureError::step("removing the image's ssh host keys"))?;
     identity::set_machine_id(&request.machine_id)?;

@@ -70,10 +70,11 @@ pub struct Control {
     terminal: Option<Arc<Terminal>>,
 }
 
-/// Obeys the client until it hangs up or breaks the protocol.
+/// Obeys the client until it hangs up or breaks the protocol. The command's input stays open: what breaks
+/// off must not look like what has ended.
 pub async fn pump(
     source: &mut SplitStream<WebSocket>,
-    mut stdin: Option<Stdin>,
+    stdin: &mut Option<Stdin>,
     control: &Control,
     credit: &Credit,
 ) {

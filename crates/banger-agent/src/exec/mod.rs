@@ -159,7 +159,7 @@ impl Running {
             // First, so that a client that hangs up on the last byte still counts as served.
             biased;
             ended = ended => ended,
-            () = input::pump(&mut source, self.streams.stdin.take(), &control, &credit) => {
+            () = input::pump(&mut source, &mut self.streams.stdin, &control, &credit) => {
                 Err(Hangup)
             }
             never = deadline(limit, &self.child, &self.group, &self.timed_out) => match never {},
@@ -176,6 +176,7 @@ impl Running {
                 }
             }
             Err(Hangup) => {
+                // Before its input closes.
                 self.group.kill(self.child.running());
                 cgroups.retire(self.group);
             }

@@ -256,6 +256,23 @@ async fn the_end_of_the_connection_ends_all_its_commands() {
     until("all are killed", || pids.iter().all(|pid| !is_alive(*pid))).await;
 }
 
+#[tokio::test]
+async fn input_that_breaks_off_does_not_look_like_its_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = host().await;
+    let text = format!("cat; touch {}/ended", dir.path().display());
+    let mut pids = Vec::new();
+    let mut execs = Vec::new();
+    for _ in 0..20 {
+        let mut exec = host.exec(&ExecRequest { stdin: true, ..script(&text) }).await;
+        pids.push(exec.started().await);
+        execs.push(exec);
+    }
+    host.hang_up();
+    until("all are killed", || pids.iter().all(|pid| !is_alive(*pid))).await;
+    assert!(!dir.path().join("ended").exists(), "one took it for the end");
+}
+
 /// Whether a process sleeps, twice in a row.
 fn is_waiting(pid: u32) -> bool {
     let sleeps = || {

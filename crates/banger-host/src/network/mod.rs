@@ -47,6 +47,8 @@ const UPLINK_MASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
 pub const MTU: u16 = 1500;
 /// Name of the tap device in the namespace.
 pub const TAP: &str = "tap0";
+/// Name of one that leads nowhere.
+const SPARE_TAP: &str = "tap1";
 /// The guest's MAC address, locally administered. The same in every VM, too.
 pub const GUEST_MAC: &str = "52:54:00:ba:6e:02";
 
@@ -132,6 +134,20 @@ impl Network {
         in_namespace(&self.namespace, || load_rules(&update))?;
         self.host_addresses = now;
         Ok(())
+    }
+
+    /// One more tap in the VM's namespace, that leads nowhere: for a VMM that has the guest's devices and
+    /// never runs it. It goes with its descriptor.
+    ///
+    /// # Errors
+    /// [`NetworkError`] names the step.
+    pub fn spare_tap(&self) -> Result<OwnedFd, NetworkError> {
+        let mut tap = None;
+        in_namespace(&self.namespace, || {
+            tap = Some(device::create_tap(SPARE_TAP).map_err(step("create a spare tap device"))?);
+            Ok(())
+        })?;
+        tap.ok_or_else(|| step("create a spare tap device")(io::Error::other("there is none")))
     }
 
     fn create_in_new_namespace(

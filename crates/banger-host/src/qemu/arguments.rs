@@ -114,6 +114,7 @@ fn memory(spec: &LaunchSpec) -> Vec<String> {
     match spec.begin {
         Begin::Boot => strings(&["-object", &format!("memory-backend-ram,{size}")]),
         Begin::Save => strings(&["-object", &file("on")]),
+        Begin::Receive => strings(&["-object", &file("on"), "-incoming", "defer", "-S"]),
         Begin::Restore { .. } => strings(&["-object", &file("off"), "-incoming", "defer", "-S"]),
     }
 }
@@ -327,7 +328,7 @@ mod tests {
         let same = LaunchSpec {
             durable: false,
             name: "other".to_owned(),
-            begin: Begin::Restore { saved: "/s".to_owned() },
+            begin: Begin::Restore { saved: "/s".to_owned(), copy: false },
             work_disk_bytes: None,
             modules_image: None,
             ..spec.clone()

@@ -12,8 +12,14 @@ use tokio::time::{Instant, sleep};
 use super::qmp::{Qmp, QmpError};
 use crate::logs::printable_line;
 
-/// How long the devices may take, which are small.
-const LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take: of a running guest, that writes its memory while it is copied.
+const LIMIT: Duration = Duration::from_secs(120);
+/// No limit to speak of, in bytes per second: it goes from memory to memory.
+const BANDWIDTH: u64 = 64 << 30;
+/// How long the guest may stand still for the rest of its memory.
+const DOWNTIME_MS: u64 = 50;
+/// What the VMM calls a connection to another one.
+const STREAM: &str = "stream";
 /// How often to ask how far it is.
 const INTERVAL: Duration = Duration::from_millis(1);
 /// What the VMM calls the file that it saves to.
@@ -60,9 +66,46 @@ impl Qmp {
         self.migrated().await
     }
 
+    /// Begins to take up a guest with all of its memory from the other end of `stream`.
+    ///
+    /// # Errors
+    /// [`MigrationError`].
+    pub async fn receive(&mut self, stream: BorrowedFd<'_>) -> Result<(), MigrationError> {
+        self.set_ignore_shared(false).await?;
+        self.give(STREAM, stream).await?;
+        self.execute("migrate-incoming", json!({ "uri": format!("fd:{STREAM}") })).await?;
+        Ok(())
+    }
+
+    /// Sends the guest with all of its memory to the other end of `stream`. It runs meanwhile, and stands
+    /// still when the rest is small.
+    ///
+    /// # Errors
+    /// [`MigrationError`]. The guest may then stand still.
+    pub async fn send(&mut self, stream: BorrowedFd<'_>) -> Result<(), MigrationError> {
+        self.set_ignore_shared(false).await?;
+        let limits = json!({ "max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME_MS });
+        self.execute("migrate-set-parameters", limits).await?;
+        self.give(STREAM, stream).await?;
+        self.execute("migrate", json!({ "uri": format!("fd:{STREAM}") })).await?;
+        self.migrated().await
+    }
+
+    /// Waits until a guest that is being received is whole.
+    ///
+    /// # Errors
+    /// [`MigrationError`].
+    pub async fn received(&mut self) -> Result<(), MigrationError> {
+        self.migrated().await
+    }
+
     /// The capability must be the same on both sides: it is a part of the format.
     async fn leave_memory_alone(&mut self) -> Result<(), QmpError> {
-        let ignored = json!({ "capability": "x-ignore-shared", "state": true });
+        self.set_ignore_shared(true).await
+    }
+
+    async fn set_ignore_shared(&mut self, state: bool) -> Result<(), QmpError> {
+        let ignored = json!({ "capability": "x-ignore-shared", "state": state });
         let arguments = json!({ "capabilities": [ignored] });
         self.execute("migrate-set-capabilities", arguments).await.map(drop)
     }

@@ -109,7 +109,7 @@ struct Saved {
 
 impl Saved {
     fn open(spec: &LaunchSpec) -> Result<Option<Self>, SpawnError> {
-        let Begin::Restore { saved } = &spec.begin else { return Ok(None) };
+        let Begin::Restore { saved, .. } = &spec.begin else { return Ok(None) };
         let open = |name| File::open(Path::new(saved).join(name));
         Ok(Some(Self {
             memory: open(MEMORY_FILE).map_err(step("open the saved memory"))?,
@@ -150,7 +150,7 @@ impl Opener {
 fn make_missing_files(spec: &LaunchSpec, vm_dir: &Path) -> Result<(), SpawnError> {
     let no_disk = vm_dir.join(RUN_DIR).join(NO_DISK);
     let mut files = vec![(no_disk, NO_DISK_BYTES)];
-    if spec.begin == Begin::Save {
+    if matches!(spec.begin, Begin::Save | Begin::Receive) {
         files.push((vm_dir.join(MEMORY_FILE), u64::from(spec.memory_mib) << 20));
     }
     for (path, bytes) in files {
@@ -209,18 +209,23 @@ fn jail_spec(spec: &LaunchSpec, vm_dir: &Path, argv: Vec<String>) -> JailSpec {
     mounts.push(JailMount::read_only(&spec.kernel, guest_paths::KERNEL));
     mounts.push(JailMount::read_only(&spec.initramfs, guest_paths::INITRAMFS));
     mounts.push(JailMount::read_only(&spec.root_image, guest_paths::ROOT_IMAGE));
-    mounts.push(JailMount::writable(vm_dir.join(COW_FILE), guest_paths::ROOT_COW));
     let no_disk = vm_dir.join(RUN_DIR).join(NO_DISK);
-    let work = spec.work_disk_bytes.map_or(no_disk.clone(), |_| vm_dir.join(WORK_FILE));
+    // A guest that is only kept while it is saved never touches its disks, which another one writes.
+    let own = |name: &str| match spec.begin {
+        Begin::Receive => no_disk.clone(),
+        _ => vm_dir.join(name),
+    };
+    mounts.push(JailMount::writable(own(COW_FILE), guest_paths::ROOT_COW));
+    let work = spec.work_disk_bytes.map_or(no_disk.clone(), |_| own(WORK_FILE));
     mounts.push(JailMount::writable(work, guest_paths::WORK));
     let modules = spec.modules_image.as_ref().map_or(no_disk, PathBuf::from);
     mounts.push(JailMount::read_only(modules, guest_paths::MODULES));
     match &spec.begin {
         Begin::Boot => {}
-        Begin::Save => {
+        Begin::Save | Begin::Receive => {
             mounts.push(JailMount::writable(vm_dir.join(MEMORY_FILE), guest_paths::MEMORY));
         }
-        Begin::Restore { saved } => {
+        Begin::Restore { saved, .. } => {
             let memory = Path::new(saved).join(MEMORY_FILE);
             mounts.push(JailMount::read_only(memory, guest_paths::MEMORY));
         }

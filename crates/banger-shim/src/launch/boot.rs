@@ -57,7 +57,7 @@ pub(super) async fn boot(
 pub(super) fn booted(vm: &Vm) -> LaunchSpec {
     let begin = match vm.spec.begin {
         Begin::Save => Begin::Save,
-        Begin::Boot | Begin::Restore { .. } => Begin::Boot,
+        Begin::Boot | Begin::Receive | Begin::Restore { .. } => Begin::Boot,
     };
     LaunchSpec { begin, ..vm.spec.clone() }
 }

@@ -170,7 +170,7 @@ async fn make_host(vm: &Vm) -> Result<Host, LaunchError> {
     dns::serve(udp, tcp);
     let log = |name| new_log(&vm.dir, name, vm.spec.log_bytes).map_err(host("begin the VM's logs"));
     let console_log = log(CONSOLE_FILE)?;
-    if let Begin::Restore { saved } = &vm.spec.begin {
+    if let Begin::Restore { saved, .. } = &vm.spec.begin {
         // What the kernel said when it booted, which was not here.
         console::begin_with(&console_log, &Path::new(saved).join(CONSOLE_FILE));
     }

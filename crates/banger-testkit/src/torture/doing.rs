@@ -70,6 +70,8 @@ pub(super) enum Doing {
     /// A VM begins from a saved guest.
     Warm,
     RemoveTemplate,
+    /// A VM that runs is copied.
+    Fork,
 }
 
 /// What there is besides the host.
@@ -94,6 +96,7 @@ impl Doing {
             Operation::Stop => Self::Stop,
             Operation::Pause if step == step::SHIM_RESUME => Self::Resume,
             Operation::Pause => Self::Pause,
+            Operation::Fork => Self::Fork,
             Operation::Set => Self::Set,
             Operation::Remove if step == step::CLI_REMOVE => Self::Run,
             Operation::Remove => Self::Remove,
@@ -123,7 +126,7 @@ impl Doing {
         use Doing::{Begin, Exec, Pause, Remove, Resume, Run, RunUncached, Set, Start, Stop, Warm};
         let of_a_vm =
             matches!(self, Run | RunUncached | Start | Exec | Stop | Set | Remove | Begin);
-        of_a_vm || matches!(self, Pause | Resume | Warm | Self::Template)
+        of_a_vm || matches!(self, Pause | Resume | Warm | Self::Template | Self::Fork)
     }
 
     /// Whether VMs begin from templates meanwhile. Elsewhere they boot, so that every step of a boot is
@@ -169,7 +172,7 @@ impl Bench {
                 let create = ["create", "-q", "--name", "web", "--work-disk", "128M"];
                 self.host.banger(create).run().assert_ok();
             }
-            Doing::Stop | Doing::Pause | Doing::Remove => self.vm_with_a_note(),
+            Doing::Stop | Doing::Pause | Doing::Remove | Doing::Fork => self.vm_with_a_note(),
             Doing::Resume => {
                 self.vm_with_a_note();
                 self.host.banger(["pause", "web"]).run().assert_ok();
@@ -238,6 +241,7 @@ impl Bench {
             Doing::Stop => words(&["stop", "web"]),
             Doing::Pause => words(&["pause", "web"]),
             Doing::Resume => words(&["resume", "web"]),
+            Doing::Fork => words(&["fork", "-q", "web", "--name", "copy"]),
             // All that takes a step of its own.
             Doing::Set => words(&[
                 "set",
@@ -297,6 +301,10 @@ impl Bench {
                 self.check_note();
             }
             Doing::Warm if case.spares_the_vm() => {
+                assert_eq!(self.host.state("web").as_deref(), Some("running"), "{case}");
+            }
+            Doing::Fork if case.spares_the_vm() => {
+                assert_eq!(self.host.state("copy").as_deref(), Some("running"), "{case}");
                 assert_eq!(self.host.state("web").as_deref(), Some("running"), "{case}");
             }
             Doing::Template => assert_eq!(self.templates(), 1, "{case}"),
@@ -362,6 +370,7 @@ impl Bench {
                 self.host.banger(["stop", "web"]).run().assert_ok();
                 self.host.banger(["start", "-q", "web"]).run().assert_ok();
             }
+            Doing::Fork => self.fork_again(case, &names),
             Doing::Template | Doing::RemoveTemplate => {
                 self.operation().run().assert_ok();
                 let left = usize::from(self.doing == Doing::Template);
@@ -393,6 +402,18 @@ impl Bench {
             }
         }
         self.check_no_work_is_left(case);
+    }
+
+    fn fork_again(&self, case: Case, names: &[String]) {
+        assert!(names.iter().any(|name| name == "web"), "{case}: the VM is there");
+        for copy in names.iter().filter(|name| *name != "web") {
+            self.host.banger(["rm", "-f", copy]).run().assert_ok();
+        }
+        self.host.banger(["start", "-q", "web"]).run().assert_ok();
+        self.operation().run().assert_ok();
+        self.check_note();
+        let run = ["exec", "copy", "--", "echo", "done"];
+        self.host.banger(run).run().assert_ok().assert_stdout(DONE);
     }
 
     fn banger(&self, words: &[String]) -> Invocation {

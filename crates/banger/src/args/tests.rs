@@ -41,6 +41,8 @@ fn these_lines_are_understood() {
         "banger pause a b",
         "banger resume a b",
         "banger vm pause a",
+        "banger fork a",
+        "banger vm fork a -n 3 --name b --keep-env",
         "banger vm resume a",
         "banger rm -f a b",
         "banger ls -q --filter state=running --filter label=a=b",

@@ -111,7 +111,7 @@ pub async fn make_with(
             let name = format!("{}@{}", pushed.reference, pushed.digest);
             ui.done(&name, Some(pushed))?;
         }
-        OperationResult::Vm(_) | OperationResult::Nothing => {}
+        OperationResult::Vm(_) | OperationResult::Forked(_) | OperationResult::Nothing => {}
     }
     Ok(0)
 }

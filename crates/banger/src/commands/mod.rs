@@ -28,6 +28,7 @@ pub mod version;
 pub mod wait;
 
 mod each;
+pub mod fork;
 mod guest_session;
 mod library;
 mod registry;
@@ -65,6 +66,7 @@ async fn run_vm(command: VmCommand, ui: &Ui) -> Result<u8, Failure> {
         VmCommand::Stop(args) => args.run(ui).await,
         VmCommand::Restart(args) => args.run(ui).await,
         VmCommand::Kill(args) => args.run(ui).await,
+        VmCommand::Fork(args) => args.run(ui).await,
         VmCommand::Pause(args) => args.run(ui).await,
         VmCommand::Resume(args) => args.run(ui).await,
         VmCommand::Rm(args) => args.run(ui).await,

@@ -61,6 +61,7 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
         let took = duration::format(Duration::from_millis(boot_ms));
         match vm.status.origin {
             Some(Origin::Template) => fields.push(("Start", format!("{took}, from a template"))),
+            Some(Origin::Fork) => fields.push(("Start", format!("{took}, as a copy"))),
             Some(Origin::Boot) | None => fields.push(("Start", format!("{took}, by a boot"))),
         }
     }

@@ -29,6 +29,7 @@ use super::{events, images, kernels, operations, system, templates, vms};
         vms::kill,
         vms::pause,
         vms::resume,
+        vms::fork,
         vms::wait,
         vms::read_logs,
         vms::prune,

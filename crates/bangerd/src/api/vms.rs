@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use banger_api::change::{SetVm, VmChanged};
+use banger_api::fork::ForkVm;
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::vm::{
     CreateVm, EndCause, ListVms, LogQuery, PruneVms, Pruned, RemoveVm, StartVm, StopVm, Vm, VmState,
@@ -26,6 +27,7 @@ use crate::daemon::Daemon;
 use crate::operations::Handle;
 use crate::system;
 use crate::vm::create::Creation;
+use crate::vm::fork::Fork;
 use crate::vm::{Outcome, VmHandle, Wanted, last_environment, logs};
 
 pub(super) fn routes() -> Router<Arc<Daemon>> {
@@ -39,6 +41,7 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
         .route("/v1/vms/{vm}/kill", post(kill))
         .route("/v1/vms/{vm}/pause", post(pause))
         .route("/v1/vms/{vm}/resume", post(resume))
+        .route("/v1/vms/{vm}/fork", post(fork))
         .route("/v1/vms/{vm}/wait", get(wait))
         .route("/v1/vms/{vm}/logs", get(read_logs))
 }
@@ -253,6 +256,20 @@ async fn turn(daemon: &Arc<Daemon>, vm: &str, request: Request) -> Result<Accept
         }
         Ok(shown(&vm))
     })))
+}
+
+/// Makes running copies of a running VM.
+#[utoipa::path(post, path = "/v1/vms/{vm}/fork", tag = "vms", request_body = ForkVm,
+    params(("vm" = String, Path, description = "Name, id, or unique beginning of an id")),
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn fork(
+    State(daemon): State<Arc<Daemon>>,
+    Named(vm): Named,
+    Body(request): Body<ForkVm>,
+) -> Result<Accepted, Failure> {
+    let fork = Fork::check(&daemon, daemon.find(&vm)?, request).await?;
+    let description = fork.description();
+    Ok(Accepted(daemon.operations.start(description, |operation| fork.run(operation))))
 }
 
 /// Removes a VM.

@@ -23,7 +23,7 @@ use banger_api::image::{
 };
 use banger_api::kernel::{CatalogKernel, ImportKernel, Kernel};
 use banger_api::operation::OperationResult;
-use banger_api::shim::{EngineSpec, JailUser, LaunchEvent};
+use banger_api::shim::{Captured, EngineSpec, JailUser, LaunchEvent};
 use banger_api::vm::{EngineChoice, StopVm, VmStatus};
 use banger_core::expiry::Clocks;
 use banger_core::lifecycle::Traces;
@@ -94,6 +94,17 @@ pub trait Shims: Debug + Send + Sync {
     /// # Errors
     /// As for [`Shims::pause`].
     fn resume<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>>;
+
+    /// Has a shim save its running VM, memory and disks, in an empty directory. The VM goes on, whatever
+    /// comes of it.
+    ///
+    /// # Errors
+    /// As for [`Shims::pause`]; `vm_wrong_state` if the VM does not run any more.
+    fn capture<'a>(
+        &'a self,
+        vm_dir: &'a Path,
+        dir: &'a Path,
+    ) -> Later<'a, Result<Captured, Problem>>;
 
     /// Kills a shim without asking, and with it everything of the VM. Whether there was one.
     ///

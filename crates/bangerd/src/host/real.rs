@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use banger_api::shim::{
-    EngineSpec, JailUser, LOCK_FILE, LaunchEvent, RUN_DIR, SHIM_SOCKET, ShimHello,
+    Capture, Captured, EngineSpec, JailUser, LOCK_FILE, LaunchEvent, RUN_DIR, SHIM_SOCKET,
+    ShimHello,
 };
 use banger_api::version::SHIM_PROTOCOL;
 use banger_api::vm::{EngineChoice, StopVm, VmStatus};
@@ -19,6 +20,7 @@ use banger_host::paths::{Programs, StateDirs};
 use banger_host::supervisor::Ends;
 use banger_host::{clock, connect, engine, environment, files, lock, shim};
 use hyper::Method;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
@@ -28,6 +30,9 @@ use tokio::sync::mpsc;
 use super::known_shims::KnownShims;
 use super::library::RealArtifacts;
 use super::{Host, Later, Machine, Shims};
+
+/// A request without a body.
+const NO_BODY: Option<&()> = None;
 
 /// How many messages of a shim wait to be read.
 const MESSAGES: usize = 64;
@@ -96,14 +101,14 @@ impl RealShims {
         vm_dir: &Path,
         method: Method,
         path: &str,
-        body: Option<&StopVm>,
+        body: Option<&impl Serialize>,
     ) -> Result<T, Problem> {
         let stream = Self::connect(vm_dir).await?;
         http::json(stream, method, path, body).await.map_err(refused)
     }
 
     async fn watch_shim(&self, vm_dir: &Path) -> Result<mpsc::Receiver<VmStatus>, Problem> {
-        let hello: ShimHello = Self::ask(vm_dir, Method::GET, "/v1/hello", None).await?;
+        let hello: ShimHello = Self::ask(vm_dir, Method::GET, "/v1/hello", NO_BODY).await?;
         if SHIM_PROTOCOL.negotiate(hello.protocol).is_none() {
             return Err(Problem::new(
                 ErrorCode::DaemonIncompatible,
@@ -115,7 +120,7 @@ impl RealShims {
         }
         let stream = Self::connect(vm_dir).await?;
         self.known.note(vm_dir, &stream);
-        let answer = http::request(stream, Method::GET, "/v1/watch", None::<&()>).await;
+        let answer = http::request(stream, Method::GET, "/v1/watch", NO_BODY).await;
         let mut lines = Lines::of(answer.map_err(refused)?);
         let (changes, receiver) = mpsc::channel(MESSAGES);
         tokio::spawn(async move {
@@ -195,15 +200,24 @@ impl Shims for RealShims {
     }
 
     fn kill<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>> {
-        Box::pin(Self::ask(vm_dir, Method::POST, "/v1/kill", None))
+        Box::pin(Self::ask(vm_dir, Method::POST, "/v1/kill", NO_BODY))
     }
 
     fn pause<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>> {
-        Box::pin(Self::ask(vm_dir, Method::POST, "/v1/pause", None))
+        Box::pin(Self::ask(vm_dir, Method::POST, "/v1/pause", NO_BODY))
     }
 
     fn resume<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>> {
-        Box::pin(Self::ask(vm_dir, Method::POST, "/v1/resume", None))
+        Box::pin(Self::ask(vm_dir, Method::POST, "/v1/resume", NO_BODY))
+    }
+
+    fn capture<'a>(
+        &'a self,
+        vm_dir: &'a Path,
+        dir: &'a Path,
+    ) -> Later<'a, Result<Captured, Problem>> {
+        let wanted = Capture { dir: dir.to_string_lossy().into_owned() };
+        Box::pin(async move { Self::ask(vm_dir, Method::POST, "/v1/capture", Some(&wanted)).await })
     }
 
     fn kill_shim(&self, vm_dir: &Path) -> io::Result<bool> {

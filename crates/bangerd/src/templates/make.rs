@@ -43,8 +43,7 @@ pub(super) async fn make(
     wanted: Wanted,
     operation: Handle,
 ) -> Result<OperationResult, Problem> {
-    let name = format!("{UNFINISHED}{}-{}", wanted.key, random::hex::<4>());
-    let dir = daemon.dirs.templates().join(name);
+    let dir = unfinished_dir(&daemon, wanted.key.as_str());
     let made = save_and_publish(&daemon, &wanted, &dir, &operation).await;
     if made.is_err() {
         discard(&daemon, dir).await;
@@ -192,6 +191,11 @@ pub(super) async fn seal(daemon: Arc<Daemon>, wanted: Wanted, template: Template
     }
 }
 
+/// A new name for the directory of something that is being made. The next daemon removes what is there.
+pub fn unfinished_dir(daemon: &Daemon, what: &str) -> PathBuf {
+    daemon.dirs.templates().join(format!("{UNFINISHED}{what}-{}", random::hex::<4>()))
+}
+
 /// Gives a directory without a seal the name of one that is being made, unless it has one.
 pub(super) fn set_aside(dir: PathBuf) -> io::Result<PathBuf> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -204,7 +208,7 @@ pub(super) fn set_aside(dir: PathBuf) -> io::Result<PathBuf> {
 }
 
 /// Ends what runs in a directory, and removes it.
-pub(super) async fn discard(daemon: &Arc<Daemon>, dir: PathBuf) {
+pub async fn discard(daemon: &Arc<Daemon>, dir: PathBuf) {
     end_unknown(daemon, &dir).await;
     let removed = blocking(move || {
         files::remove_tree(&dir)

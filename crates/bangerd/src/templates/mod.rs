@@ -32,6 +32,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use key::Key;
+pub use make::{discard as discard_unfinished, unfinished_dir};
 pub use order::Order;
 
 use crate::daemon::{Daemon, blocking, failed};

@@ -62,6 +62,8 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Start {
     pub(super) request: StartVm,
+    /// Where the guest was saved that it goes on from, as a copy.
+    pub(super) saved: Option<PathBuf>,
     pub(super) report: Report,
     pub(super) former: VmStatus,
     /// Nobody asked for it: its restart policy starts it again.
@@ -202,13 +204,13 @@ impl Actor {
                 Ask::Start { reply, .. } if self.runs.removal_failed => {
                     let _ = reply.send(Err(self.is_going()));
                 }
-                Ask::Start { request, reply } => {
+                Ask::Start { request, saved, reply } => {
                     let (report, work) = Report::new();
                     // Whatever comes of recording it: the start says the same.
                     let called_off = self.call_off(&mut status).await;
                     self.note(called_off);
                     let _ = reply.send(Ok(Outcome::Accepted(work)));
-                    let start = Start { request, report, former: status, again: false };
+                    let start = Start { request, saved, report, former: status, again: false };
                     return Some(Phase::Launching(start));
                 }
                 Ask::End { reply, .. } => {
@@ -239,13 +241,14 @@ impl Actor {
     }
 
     async fn launching(&mut self, start: Start) -> Option<Phase> {
-        let Start { request, report, former, again } = start;
+        let Start { request, saved, report, former, again } = start;
         self.runs.begin();
         self.publish(fresh(VmState::Starting, clock::now_ms()));
         let launch = Launch {
             daemon: Arc::clone(&self.daemon),
             row: Arc::clone(&self.row),
             request,
+            saved,
             events: report.events.clone(),
             cancel: report.cancel.clone(),
         };

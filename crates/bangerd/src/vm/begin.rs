@@ -33,6 +33,9 @@ impl Launch {
         launch: &LaunchSpec,
         vm_dir: &Path,
     ) -> Result<Begin, Problem> {
+        if let Some(saved) = &self.saved {
+            return Ok(Begin::Restore { saved: saved.to_string_lossy().into_owned(), copy: true });
+        }
         if !self.daemon.config.templates.enabled || !is_unused(vm_dir).await? {
             return Ok(Begin::Boot);
         }
@@ -71,10 +74,14 @@ impl Launch {
         let (from, dir, durable) = (template.join(COW_FILE), vm_dir.to_owned(), launch.durable);
         let seeded = blocking(move || Ok(copy_disk(&from, &dir, durable))).await?;
         match seeded {
-            Ok(()) => Ok(Begin::Restore { saved: template.to_string_lossy().into_owned() }),
-            // It was removed just now.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Begin::Boot),
-            Err(error) => Err(failed("cannot copy the template's disk", &error)),
+            Ok(()) => {
+                Ok(Begin::Restore { saved: template.to_string_lossy().into_owned(), copy: false })
+            }
+            // It was removed just now, or there is no room for it: an unused disk takes none.
+            Err(error) => {
+                tracing::warn!(vm = %self.row.name, "it boots: no copy of the template: {error}");
+                Ok(Begin::Boot)
+            }
         }
     }
 

@@ -77,7 +77,7 @@ impl Creation {
             Ok(vm) => {
                 // Whoever removes everything finds it from here on, and need not wait for its start.
                 drop(in_use);
-                self.finish(vm, &operation).await
+                self.start_and_finish(vm, &operation).await
             }
             // What is undone is nobody else's to remove either.
             Err(problem) => Err(problem),
@@ -85,30 +85,10 @@ impl Creation {
         match made {
             Ok(vm) => Ok(OperationResult::Vm(Box::new(vm.snapshot()))),
             Err(problem) => {
-                let problem = self.with_last_words(problem, &row).await;
-                self.undo(row).await;
+                let problem = with_last_words(&self.daemon, problem, &row).await;
+                undo(&self.daemon, row).await;
                 Err(problem)
             }
-        }
-    }
-
-    /// The same failure with what is worth knowing of a VM that goes with it: the end of its console.
-    /// No hint sends anybody to a VM that is no more.
-    async fn with_last_words(&self, mut problem: Problem, row: &VmRow) -> Problem {
-        if problem.code == ErrorCode::Cancelled {
-            return problem;
-        }
-        let about_it = format!(" {}", row.name);
-        let leads_there = |hint: &String| hint.starts_with("banger ") && hint.ends_with(&about_it);
-        if problem.hint.as_ref().is_some_and(leads_there) {
-            let hint = "a VM that is to be looked at: banger create, then banger start";
-            problem = problem.hint(hint);
-        }
-        let console = self.daemon.vm_dir(&row.id).join(CONSOLE_FILE);
-        let lines = blocking(move || Ok(tail(&console))).await.unwrap_or_default();
-        match lines.is_empty() {
-            true => problem,
-            false => problem.cause(format!("its console ended with:\n{}", lines.join("\n"))),
         }
     }
 
@@ -123,9 +103,7 @@ impl Creation {
         let in_use = self.daemon.artifacts_in_use.read().await;
         let (image, kernel) = artifacts::find(&self.daemon, &self.request.spec).await?;
         let row = self.row(&image, &kernel)?;
-        self.daemon.gate.pass(step::CREATE_ROW).await?;
-        let insert = row.clone();
-        self.daemon.store(move |store| store.insert(&insert)).await?;
+        insert(&self.daemon, &row).await?;
         Ok((row, in_use))
     }
 
@@ -159,12 +137,10 @@ impl Creation {
         operation.progress(Progress::stage("vm.create", "creating the VM"));
         self.make_files(&row).await?;
         operation.check_cancelled()?;
-        let created = fresh(VmState::Created, row.created_at_ms);
-        self.daemon.events.tell(News::vm(EventType::VmCreated, &row));
-        Ok(self.daemon.add(row, Phase::Ended(created)))
+        Ok(appear(&self.daemon, row))
     }
 
-    async fn finish(
+    async fn start_and_finish(
         &self,
         vm: Arc<VmHandle>,
         operation: &Handle,
@@ -172,11 +148,7 @@ impl Creation {
         if let Some(start) = &self.request.start {
             start_first_time(&vm, start.clone(), operation).await?;
         }
-        self.daemon.gate.pass(step::CREATE_FINISH).await?;
-        let id = vm.id.clone();
-        self.daemon.store(move |store| store.finish_creation(&id)).await?;
-        operation.check_cancelled()?;
-        Ok(vm)
+        finish(&self.daemon, vm, operation).await
     }
 
     async fn make_files(&self, row: &VmRow) -> Result<(), Problem> {
@@ -196,22 +168,80 @@ impl Creation {
         })
         .await
     }
+}
 
-    async fn undo(&self, row: VmRow) {
-        let removed = match self.daemon.get(&row.id) {
-            Some(vm) => match vm.remove(true).await {
-                Ok(Outcome::Accepted(work)) => work.finished().await,
-                // It went by itself.
-                Ok(Outcome::AlreadySo) | Err(_) => Ok(()),
-            },
-            None => remove_traces(&self.daemon, &row.id).await,
-        };
-        if let Err(problem) = removed {
-            tracing::warn!(vm = %self.name, "what was made of it could not be removed: {problem}");
-            if self.daemon.get(&row.id).is_none() {
-                // Its task shows it, and tries again.
-                self.daemon.add(row, Phase::found_to_remove());
-            }
+/// Writes down that there shall be a VM.
+///
+/// # Errors
+/// Of the database.
+pub(super) async fn insert(daemon: &Arc<Daemon>, row: &VmRow) -> Result<(), Problem> {
+    daemon.gate.pass(step::CREATE_ROW).await?;
+    let row = row.clone();
+    daemon.store(move |store| store.insert(&row)).await
+}
+
+/// Gives a VM whose files are there its task.
+pub(super) fn appear(daemon: &Arc<Daemon>, row: VmRow) -> Arc<VmHandle> {
+    let created = fresh(VmState::Created, row.created_at_ms);
+    daemon.events.tell(News::vm(EventType::VmCreated, &row));
+    daemon.add(row, Phase::Ended(created))
+}
+
+/// Writes down that the VM is made: it stays.
+///
+/// # Errors
+/// Of the database; `cancelled`.
+pub(super) async fn finish(
+    daemon: &Arc<Daemon>,
+    vm: Arc<VmHandle>,
+    operation: &Handle,
+) -> Result<Arc<VmHandle>, Problem> {
+    daemon.gate.pass(step::CREATE_FINISH).await?;
+    let id = vm.id.clone();
+    daemon.store(move |store| store.finish_creation(&id)).await?;
+    operation.check_cancelled()?;
+    Ok(vm)
+}
+
+/// The same failure with what is worth knowing of a VM that goes with it: the end of its console.
+/// No hint sends anybody to a VM that is no more.
+pub(super) async fn with_last_words(
+    daemon: &Arc<Daemon>,
+    mut problem: Problem,
+    row: &VmRow,
+) -> Problem {
+    if problem.code == ErrorCode::Cancelled {
+        return problem;
+    }
+    let about_it = format!(" {}", row.name);
+    let leads_there = |hint: &String| hint.starts_with("banger ") && hint.ends_with(&about_it);
+    if problem.hint.as_ref().is_some_and(leads_there) {
+        let hint = "a VM that is to be looked at: banger create, then banger start";
+        problem = problem.hint(hint);
+    }
+    let console = daemon.vm_dir(&row.id).join(CONSOLE_FILE);
+    let lines = blocking(move || Ok(tail(&console))).await.unwrap_or_default();
+    match lines.is_empty() {
+        true => problem,
+        false => problem.cause(format!("its console ended with:\n{}", lines.join("\n"))),
+    }
+}
+
+/// Removes what was made of a VM that shall not be after all.
+pub(super) async fn undo(daemon: &Arc<Daemon>, row: VmRow) {
+    let removed = match daemon.get(&row.id) {
+        Some(vm) => match vm.remove(true).await {
+            Ok(Outcome::Accepted(work)) => work.finished().await,
+            // It went by itself.
+            Ok(Outcome::AlreadySo) | Err(_) => Ok(()),
+        },
+        None => remove_traces(daemon, &row.id).await,
+    };
+    if let Err(problem) = removed {
+        tracing::warn!(vm = %row.name, "what was made of it could not be removed: {problem}");
+        if daemon.get(&row.id).is_none() {
+            // Its task shows it, and tries again.
+            daemon.add(row, Phase::found_to_remove());
         }
     }
 }
@@ -227,7 +257,11 @@ async fn start_first_time(
     }
 }
 
-fn choose_name(
+/// A name for a VM, kept for it: the wanted one, or a generated one.
+///
+/// # Errors
+/// `invalid_argument`; `vm_name_taken`.
+pub(super) fn choose_name(
     daemon: &Arc<Daemon>,
     wanted: Option<&str>,
 ) -> Result<(String, NameReservation), Problem> {

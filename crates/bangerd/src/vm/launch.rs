@@ -59,6 +59,8 @@ pub(super) struct Launch {
     pub(super) daemon: Arc<Daemon>,
     pub(super) row: Arc<VmRow>,
     pub(super) request: StartVm,
+    /// Where the guest was saved that it goes on from, as a copy.
+    pub(super) saved: Option<PathBuf>,
     pub(super) events: mpsc::UnboundedSender<OperationEvent>,
     pub(super) cancel: CancellationToken,
 }
@@ -73,12 +75,21 @@ impl Launch {
         self.tell("vm.prepare", "preparing the VM");
         let begun = self.start(&vm_dir, self.request.cold).await;
         match begun {
-            Err(failure) if failure.problem.code == ErrorCode::TemplateFailed => {
+            Err(failure) if failure.problem.code != ErrorCode::TemplateFailed => Err(failure),
+            Err(failure) if self.saved.is_some() => Err(self.not_copied(&failure)),
+            Err(failure) => {
                 self.give_up_template(&vm_dir, &failure.problem).await.map_err(unspawned)?;
                 self.start(&vm_dir, true).await
             }
-            begun => begun,
+            Ok(status) => Ok(status),
         }
+    }
+
+    /// It cannot boot instead: what it shall go on from is in its memory.
+    fn not_copied(&self, failure: &Failure) -> Failure {
+        let title = format!("the copy {} did not go on from what was saved", self.row.name);
+        let problem = Problem::new(ErrorCode::BootFailed, title).because(&failure.problem);
+        Failure { problem, spawned: failure.spawned }
     }
 
     /// Starts it, by a boot if it shall begin `cold`.

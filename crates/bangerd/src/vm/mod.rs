@@ -15,6 +15,9 @@ mod end;
 #[cfg(test)]
 mod exhaustive_tests;
 pub mod expiry;
+pub mod fork;
+#[cfg(test)]
+mod fork_tests;
 mod launch;
 mod lend;
 pub mod logs;
@@ -32,7 +35,7 @@ pub(crate) mod tests;
 #[cfg(test)]
 mod trouble_tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -177,7 +180,15 @@ impl VmHandle {
     /// # Errors
     /// `vm_wrong_state`, or `vm_not_found` if it went meanwhile.
     pub async fn start(&self, request: StartVm) -> Result<Outcome, Problem> {
-        self.ask(|reply| Ask::Start { request, reply }).await
+        self.ask(|reply| Ask::Start { request, saved: None, reply }).await
+    }
+
+    /// Asks for a start as a copy of a guest that was saved, whose disks it has. It never boots instead.
+    ///
+    /// # Errors
+    /// As for [`VmHandle::start`].
+    async fn start_as_copy(&self, request: StartVm, saved: PathBuf) -> Result<Outcome, Problem> {
+        self.ask(|reply| Ask::Start { request, saved: Some(saved), reply }).await
     }
 
     /// Asks for an end: [`Request::Stop`], [`Request::Kill`] or the first half of a
@@ -281,6 +292,8 @@ enum Removal {
 enum Ask {
     Start {
         request: StartVm,
+        /// Where the guest was saved that it goes on from, as a copy.
+        saved: Option<PathBuf>,
         reply: oneshot::Sender<Verdict>,
     },
     End {

@@ -58,7 +58,7 @@ struct Figures {
 }
 
 fn observe(stage: &Stage) -> Result<Figures, Reason> {
-    let Begin::Restore { saved } = &stage.spec.begin else {
+    let Begin::Restore { saved, .. } = &stage.spec.begin else {
         return Err(Reason::new("banger keeps no booted VM"));
     };
     let (host, dir) = (&stage.host, Path::new(saved));
@@ -139,7 +139,7 @@ fn booted(host: &Host, saved: &str) -> Result<usize, Reason> {
         let launch = dir.path().join(LAUNCH_FILE);
         let text = std::fs::read_to_string(&launch).map_err(on_file("read", &launch))?;
         let spec: LaunchSpec = serde_json::from_str(&text).expect("the daemon wrote it");
-        let begin = Begin::Restore { saved: saved.to_owned() };
+        let begin = Begin::Restore { saved: saved.to_owned(), copy: false };
         booted += usize::from(spec.name.starts_with(NAME) && spec.begin != begin);
     }
     Ok(booted)

@@ -68,7 +68,7 @@ pub(super) struct Floor {
 impl Floor {
     /// Finds the saved guest, and makes what is the same for every run.
     pub(super) fn prepare(stage: &Stage) -> Result<Self, Reason> {
-        let Begin::Restore { saved } = &stage.spec.begin else {
+        let Begin::Restore { saved, .. } = &stage.spec.begin else {
             return Err(Reason::new("banger keeps no booted VM to restore"));
         };
         if !Account::current().is_root() {
@@ -205,6 +205,7 @@ pub(super) fn identity() -> Configure {
         workdir: None,
         ca_certificates: Vec::new(),
         drives: Vec::new(),
+        copy: false,
     }
 }
 

@@ -1,0 +1,269 @@
+//! Saving a running guest while it runs.
+//!
+//! ```text
+//!   VMM ── live migration ──▶ recorder (stands still, its memory is the file that is kept)
+//!    │ stands still: the disks are copied
+//!    ▼
+//!   goes on                   recorder ── devices ──▶ file; it ends
+//! ```
+//!
+//! The guest's memory may be anonymous, or a private view of a template's: a file of it is made by sending
+//! the guest to a second VMM, whose memory is a shared file. When that one has all of it, both stand still;
+//! at that moment the disks are what the memory expects. The guest stands still for the last of its
+//! memory and for the copy of what its disks hold, nothing else.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use banger_api::error::{ErrorCode, Problem};
+use banger_api::shim::{
+    Begin, COW_FILE, Captured, DEVICES_FILE, LOCK_FILE, LaunchSpec, RUN_DIR, WORK_FILE,
+};
+use banger_api::step;
+use banger_host::network::NetworkError;
+use banger_host::process::Watched;
+use banger_host::qemu::qmp::{Qmp, QmpError};
+use banger_host::qemu::{self, MigrationError, SpawnError};
+use banger_host::{connect, fault, files, sparse};
+use serde_json::json;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use crate::launch::{Host, Machine};
+use crate::order::Order;
+use crate::supervise::Vm;
+
+/// How long the second VMM may take to answer.
+const RECORDER_LIMIT: Duration = Duration::from_secs(20);
+
+/// Wishes that wait.
+const WISHES: usize = 4;
+
+/// A guest that shall be saved.
+#[derive(Debug)]
+pub(crate) struct CaptureWish {
+    /// Where to.
+    pub(crate) dir: PathBuf,
+    /// Where it is told what came of it.
+    pub(crate) reply: oneshot::Sender<Result<Captured, Problem>>,
+}
+
+/// The way of such wishes to whoever watches the machine.
+#[derive(Debug)]
+pub(crate) struct Captures {
+    wishes: mpsc::Sender<CaptureWish>,
+    waiting: Mutex<mpsc::Receiver<CaptureWish>>,
+}
+
+impl Default for Captures {
+    fn default() -> Self {
+        let (wishes, waiting) = mpsc::channel(WISHES);
+        Self { wishes, waiting: Mutex::new(waiting) }
+    }
+}
+
+impl Captures {
+    /// Wishes for one.
+    ///
+    /// # Errors
+    /// If nobody watches a machine any more.
+    pub(crate) async fn wish(&self, wish: CaptureWish) -> Result<(), CaptureWish> {
+        self.wishes.send(wish).await.map_err(|unsent| unsent.0)
+    }
+
+    /// The next that somebody still waits for.
+    pub(crate) async fn next(&self) -> CaptureWish {
+        let mut waiting = self.waiting.lock().await;
+        loop {
+            match waiting.recv().await {
+                Some(wish) if wish.reply.is_closed() => {}
+                Some(wish) => return wish,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Grants a wish. Meanwhile a machine that dies ends it, and so does an order to kill; any other order
+/// waits until the guest goes on, and comes back.
+pub(crate) async fn grant(
+    vm: &Vm,
+    host: &Host,
+    machine: &mut Machine,
+    orders: &mut mpsc::Receiver<Order>,
+    wish: CaptureWish,
+) -> Option<Order> {
+    let Machine { vmm, qmp, .. } = machine;
+    let CaptureWish { dir, reply } = wish;
+    let capturing = capture(vm, host, qmp, &dir);
+    tokio::pin!(capturing);
+    let mut told = None;
+    let captured = loop {
+        tokio::select! {
+            captured = &mut capturing => break captured,
+            // Whoever watches sees it, too, and says why.
+            _ = vmm.wait() => return told,
+            Some(order) = orders.recv(), if told.is_none() => match order {
+                Order::Kill => return Some(order),
+                _ => told = Some(order),
+            },
+        }
+    };
+    let answer = captured.map_err(|error| {
+        tracing::error!(%error, "the guest was not saved");
+        error.problem(&vm.spec.name)
+    });
+    // Whoever asked may be gone; what was saved is theirs to remove.
+    let _ = reply.send(answer);
+    told
+}
+
+/// Why a guest could not be saved. It goes on all the same.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaptureError {
+    /// The second VMM could not be started.
+    #[error("a second VMM could not be started")]
+    Spawn(#[from] SpawnError),
+    /// It has no network device.
+    #[error("a second VMM has no network device")]
+    Network(#[from] NetworkError),
+    /// A VMM cannot be controlled.
+    #[error("the VMM cannot be controlled")]
+    Control(#[from] QmpError),
+    /// The guest could not be sent from one to the other, or saved.
+    #[error("the guest could not be saved")]
+    Migration(#[from] MigrationError),
+    /// The second VMM does not answer.
+    #[error("a second VMM does not answer")]
+    Silent,
+    /// A file of the host.
+    #[error("cannot {what}")]
+    File {
+        /// The step, as a verb and its object.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+fn file(what: &'static str) -> impl FnOnce(std::io::Error) -> CaptureError {
+    move |source| CaptureError::File { what, source }
+}
+
+impl CaptureError {
+    /// The error as it travels.
+    pub(crate) fn problem(&self, vm: &str) -> Problem {
+        let code = match self {
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                ErrorCode::HostDiskFull
+            }
+            _ => ErrorCode::Internal,
+        };
+        let problem = Problem::new(code, format!("VM {vm} could not be saved")).because(self);
+        match code {
+            ErrorCode::HostDiskFull => problem.hint("banger system df"),
+            _ => problem.hint(format!("it goes on; try again, or see: banger show {vm}")),
+        }
+    }
+}
+
+/// Saves the guest to a directory. Whatever comes of it, the guest goes on, if it ran.
+pub(crate) async fn capture(
+    vm: &Vm,
+    host: &Host,
+    source: &mut Qmp,
+    dir: &Path,
+) -> Result<Captured, CaptureError> {
+    let began = Instant::now();
+    fault::reach(step::SHIM_CAPTURE).await.map_err(file("save the guest"))?;
+    let mut recorder = Recorder::start(vm, host, dir).await?;
+    let sent = send(vm, source, &mut recorder, dir).await;
+    if sent.is_err() {
+        // It may be under way still; what has ended is not touched by that.
+        let _ = source.execute("migrate_cancel", json!({})).await;
+    }
+    if !vm.board.stands_still() {
+        source.execute("cont", json!({})).await?;
+    }
+    let stood_still = sent?.elapsed();
+    recorder.write_down(dir).await?;
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Ok(Captured { paused_ms: millis(stood_still), took_ms: millis(began.elapsed()) })
+}
+
+/// Sends the guest over, and copies its disks while it stands still. Since when it does comes back.
+async fn send(
+    vm: &Vm,
+    source: &mut Qmp,
+    recorder: &mut Recorder,
+    dir: &Path,
+) -> Result<Instant, CaptureError> {
+    let (ours, theirs) = UnixStream::pair().map_err(file("make a pair of sockets"))?;
+    recorder.qmp.receive(theirs.as_fd()).await?;
+    drop(theirs);
+    source.send(ours.as_fd()).await?;
+    let since = Instant::now();
+    drop(ours);
+    recorder.qmp.received().await?;
+    let (from, to, work) = (vm.dir.clone(), dir.to_owned(), vm.spec.work_disk_bytes.is_some());
+    let copied = tokio::task::spawn_blocking(move || copy_disks(&from, &to, work)).await;
+    copied.map_err(|error| file("copy the disks")(std::io::Error::other(error)))??;
+    Ok(since)
+}
+
+fn copy_disks(from: &Path, to: &Path, work: bool) -> Result<(), CaptureError> {
+    let disks = [Some(COW_FILE), work.then_some(WORK_FILE)];
+    for name in disks.into_iter().flatten() {
+        sparse::copy(&from.join(name), &to.join(name)).map_err(file("copy the disks"))?;
+    }
+    Ok(())
+}
+
+/// The second VMM.
+struct Recorder {
+    vmm: Watched,
+    qmp: Qmp,
+}
+
+impl Recorder {
+    async fn start(vm: &Vm, host: &Host, dir: &Path) -> Result<Self, CaptureError> {
+        let spec = LaunchSpec { begin: Begin::Receive, ..vm.spec.clone() };
+        files::create_private_dir(&dir.join(RUN_DIR)).map_err(file("make a directory"))?;
+        // It says that somebody may write what lies there.
+        std::fs::File::create(dir.join(LOCK_FILE)).map_err(file("make a lock"))?;
+        let tap = host.network.spare_tap()?;
+        let started = qemu::spawn(&spec, dir, tap.as_fd())?;
+        let vmm = Watched::new(started.child).map_err(file("watch a second VMM"))?;
+        let connected = async {
+            let stream = connect::unix(&dir.join(RUN_DIR), qemu::QMP_SOCKET).await;
+            let (qmp, _) = Qmp::connect(stream.map_err(file("reach a second VMM"))?).await?;
+            Ok::<_, CaptureError>(qmp)
+        };
+        let connected = tokio::time::timeout(RECORDER_LIMIT, connected).await;
+        Ok(Self { vmm, qmp: connected.map_err(|_| CaptureError::Silent)?? })
+    }
+
+    /// Writes processors and devices beside the memory, and ends it.
+    async fn write_down(mut self, dir: &Path) -> Result<(), CaptureError> {
+        let devices = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(dir.join(DEVICES_FILE))
+            .map_err(file("create the file for the saved devices"))?;
+        self.qmp.save(devices.as_fd()).await?;
+        self.vmm.kill().map_err(file("end a second VMM"))?;
+        self.vmm.wait().await.map_err(file("wait for a second VMM"))?;
+        Ok(())
+    }
+}
+
+impl Drop for Recorder {
+    /// A capture that is given up half-way. Nothing depends on it: the recorder ends with the shim.
+    fn drop(&mut self) {
+        let _ = self.vmm.kill();
+    }
+}
