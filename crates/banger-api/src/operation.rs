@@ -11,6 +11,7 @@ use crate::error::Problem;
 use crate::image::{Image, Pushed};
 use crate::kernel::Kernel;
 use crate::template::Template;
+use crate::trace::Mark;
 use crate::vm::Vm;
 
 /// An accepted piece of long work.
@@ -75,6 +76,8 @@ pub enum OperationEvent {
         /// The text, one line.
         message: String,
     },
+    /// Where time went: for those who asked, and no progress.
+    Mark(Mark),
     /// The end: done.
     Succeeded {
         /// What came of it.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use banger_api::agent::{NONCE_LEN, PREAMBLE};
 use banger_api::shim::LaunchSpec;
 use banger_host::oom::OomWatch;
+use banger_host::trace::Trace;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -96,6 +97,7 @@ pub(crate) fn vm(dir: &Path, spec: LaunchSpec) -> (Vm, mpsc::Receiver<Order>) {
         orders,
         main_pid: MainPid::default(),
         logged: Notify::new(),
+        trace: Trace::default(),
         oom: OomWatch::of_this_process(),
     };
     (vm, received)

@@ -18,6 +18,7 @@ pub mod expiry;
 mod launch;
 mod lend;
 pub mod logs;
+mod marks;
 #[cfg(test)]
 mod model_tests;
 mod remove;
