@@ -76,7 +76,7 @@ event_types! {
     VmStarting = "vm.starting",
     /// Its guest is up.
     VmRunning = "vm.running",
-    /// It stands still, for want of host disk.
+    /// It stands still; the reason is `requested` or `host-disk-full`.
     VmPaused = "vm.paused",
     /// It goes on.
     VmResumed = "vm.resumed",

@@ -13,8 +13,10 @@
 //! | `GET /v1/logs` | [`crate::vm::LogQuery`] | text |
 //! | `POST /v1/stop` | [`crate::vm::StopVm`] | 202; the end shows in `watch` |
 //! | `POST /v1/kill` | | 202 |
+//! | `POST /v1/pause` | | 204 when the virtual CPUs stand still |
+//! | `POST /v1/resume` | | 204 when they go on and the guest's clock is right; 507 if the disk is still full |
 //!
-//! Errors are [`crate::Problem`]s. The shim exits when the VM has ended and `status.json` says how.
+//! A shim of an older release has no `pause` and `resume`, and answers 404. Errors are [`crate::Problem`]s. The shim exits when the VM has ended and `status.json` says how.
 
 use std::collections::BTreeMap;
 

@@ -123,6 +123,8 @@ pub enum Operation {
     Start,
     /// A command in a running VM.
     Exec,
+    /// A VM that is paused, or goes on.
+    Pause,
     /// A VM that ends, by request or by itself.
     Stop,
     /// A VM that becomes another: larger, with a work disk.
@@ -292,6 +294,8 @@ steps! {
     START_READY = "start.ready", Daemon, Start;
     /// The request that made a VM has succeeded.
     CREATE_FINISH = "create.finish", Daemon, Create;
+    /// The shim is asked to pause its VM, or to have it go on.
+    PAUSE_ASK = "pause.ask", Daemon, Pause;
     /// The shim is asked to end its VM.
     STOP_ASK = "stop.ask", Daemon, Stop;
     /// How a VM ended is written down.
@@ -396,6 +400,10 @@ steps! {
     VM_READY = "vm.ready", Shim, Start;
     /// An exec stream is opened to the guest.
     SHIM_EXEC = "shim.exec", Shim, Exec;
+    /// The virtual CPUs are halted.
+    SHIM_PAUSE = "shim.pause", Shim, Pause;
+    /// The virtual CPUs go on.
+    SHIM_RESUME = "shim.resume", Shim, Pause;
     /// The guest is asked to go down.
     SHIM_SHUT_DOWN = "shim.shut_down", Shim, Stop;
     /// The VMM is ended.

@@ -57,6 +57,28 @@ impl std::fmt::Display for VmState {
     }
 }
 
+/// Why the virtual CPUs of a VM stand still. There may be several reasons at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum PauseReason {
+    /// Somebody paused it. It goes on when somebody has it resumed.
+    Requested,
+    /// The host's disk is full. It goes on by itself when there is space again.
+    HostDiskFull,
+}
+
+impl PauseReason {
+    /// The reason in one lower-case word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::HostDiskFull => "host-disk-full",
+        }
+    }
+}
+
 /// What a VM is: everything that stays the same from start to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -241,6 +263,10 @@ pub struct VmStatus {
     pub state: VmState,
     /// Since when.
     pub since_ms: u64,
+    /// Why it stands still, for paused VMs. None of a supervisor of an older release, which knows no
+    /// reason but a full disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paused: Vec<PauseReason>,
     /// How it last ended, for ended VMs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<VmEnd>,

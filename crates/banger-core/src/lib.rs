@@ -20,6 +20,7 @@ pub mod scope;
 pub mod signal;
 pub mod size;
 pub mod spec;
+pub mod standstill;
 pub mod suggest;
 pub mod time_of_day;
 pub mod vanished;

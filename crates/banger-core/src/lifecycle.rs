@@ -1,7 +1,7 @@
 //! What may be asked of a VM in which state, and what a VM is whose shim is gone.
 //!
 //! ```text
-//!            start                 guest configured
+//!            start                 guest configured         pause, resume
 //!  created ─────────▶ starting ──────────────────────▶ running ◀──▶ paused
 //!                       ▲  │                             │ │
 //!                 start │  │ never came up          stop │ │ ended by itself, kill
@@ -9,7 +9,7 @@
 //!        stopped, failed ◀───────────────────────── stopping
 //! ```
 
-use banger_api::vm::{EndCause, VmEnd, VmState, VmStatus};
+use banger_api::vm::{EndCause, PauseReason, VmEnd, VmState, VmStatus};
 use banger_api::{ErrorCode, Problem};
 
 pub use crate::vanished::{ShimExit, Traces};
@@ -25,6 +25,10 @@ pub enum Request {
     Kill,
     /// That it ends cleanly and starts again.
     Restart,
+    /// That it stands still.
+    Pause,
+    /// That it goes on.
+    Resume,
     /// That it is no more.
     Remove {
         /// Even if it runs.
@@ -67,10 +71,17 @@ pub fn decide(name: &str, state: VmState, request: Request) -> Decision {
     let deny = |first: &str| Decision::Deny(denial(name, state, request, first));
     match (request, state) {
         (Request::Start | Request::Restart, Created | Stopped | Failed) => Decision::Accept,
-        (Request::Start, Starting | Running | Paused) => Decision::AlreadySo,
+        (Request::Start, Starting | Running) => Decision::AlreadySo,
+        // Whoever starts a VM wants it to run.
+        (Request::Start, Paused) => deny("resume"),
         (Request::Start | Request::Restart, Stopping) => deny("wait"),
         (Request::Restart, Starting) => deny("look"),
         (Request::Restart, Running | Paused) => Decision::Accept,
+
+        (Request::Pause, Running) | (Request::Resume, Paused) => Decision::Accept,
+        (Request::Pause, Paused) | (Request::Resume, Running) => Decision::AlreadySo,
+        (Request::Pause | Request::Resume, Stopping) => deny("wait"),
+        (Request::Pause | Request::Resume, Created | Starting | Stopped | Failed) => deny("start"),
 
         (Request::Stop | Request::Kill, Created | Stopped | Failed) => Decision::AlreadySo,
         (Request::Stop, Stopping) => Decision::AlreadySo,
@@ -84,17 +95,33 @@ pub fn decide(name: &str, state: VmState, request: Request) -> Decision {
     }
 }
 
+/// The same for a VM of which more is known than its state: one that stands still for another reason
+/// has not been paused yet.
+#[must_use]
+pub fn decide_about(name: &str, status: &VmStatus, request: Request) -> Decision {
+    let is_paused = status.paused.contains(&PauseReason::Requested);
+    match (request, status.state) {
+        (Request::Pause, VmState::Paused) if !is_paused => Decision::Accept,
+        _ => decide(name, status.state, request),
+    }
+}
+
 fn denial(name: &str, state: VmState, request: Request, first: &str) -> Denial {
     let verb = match request {
         Request::Start => "started",
         Request::Stop => "stopped",
         Request::Kill => "killed",
         Request::Restart => "restarted",
+        Request::Pause => "paused",
+        Request::Resume => "resumed",
         Request::Remove { .. } => "removed",
     };
     let reason = format!("VM {name} is {state}, so it cannot be {verb}");
     let hint = match first {
         "wait" => format!("banger wait {name}"),
+        // Of one that is starting already this waits until it runs.
+        "start" => format!("banger start {name}"),
+        "resume" => format!("banger resume {name}"),
         "stop" => format!("banger stop {name}, or banger rm --force {name}"),
         _ => format!("banger logs --console {name}"),
     };
@@ -152,7 +179,8 @@ pub fn settle(remains: Remains, now_ms: u64) -> VmStatus {
     match written {
         Some(status) if matches!(status.state, VmState::Stopped | VmState::Failed) => status,
         Some(status) => {
-            VmStatus { state: VmState::Failed, since_ms: now_ms, end: Some(traces.end()), ..status }
+            let known = VmStatus { paused: Vec::new(), ..status };
+            VmStatus { state: VmState::Failed, since_ms: now_ms, end: Some(traces.end()), ..known }
         }
         // What is recorded is how an earlier run ended; a power cut took what this one wrote.
         None if traces.rebooted => {
@@ -182,6 +210,7 @@ pub fn fresh(state: VmState, since_ms: u64) -> VmStatus {
     VmStatus {
         state,
         since_ms,
+        paused: Vec::new(),
         end: None,
         engine: None,
         boot_ms: None,
@@ -284,10 +313,12 @@ mod tests {
         let states = [Created, Starting, Running, Paused, Stopping, Stopped, Failed];
         // One letter per state: accept, already so, deny.
         let table = [
-            (Request::Start, "a s s s d a a"),
+            (Request::Start, "a s s d d a a"),
             (Request::Stop, "s a a a s s s"),
             (Request::Kill, "s a a a a s s"),
             (Request::Restart, "a d a a d a a"),
+            (Request::Pause, "d d a s d d d"),
+            (Request::Resume, "d d s a d d d"),
             (Request::Remove { force: false }, "a d d d d a a"),
             (Request::Remove { force: true }, "a a a a a a a"),
         ];
@@ -301,6 +332,45 @@ mod tests {
                 })
                 .collect();
             assert_eq!(found.join(" "), row, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_stands_still_for_another_reason_is_not_paused_yet() {
+        use PauseReason::{HostDiskFull, Requested};
+        // A supervisor of an older release gives no reason.
+        let table: [(&[PauseReason], _); 4] = [
+            (&[], Decision::Accept),
+            (&[HostDiskFull], Decision::Accept),
+            (&[Requested], Decision::AlreadySo),
+            (&[Requested, HostDiskFull], Decision::AlreadySo),
+        ];
+        for (paused, want) in table {
+            let status = VmStatus { paused: paused.to_vec(), ..fresh(VmState::Paused, 1) };
+            assert_eq!(decide_about("web", &status, Request::Pause), want, "{paused:?}");
+            let resumed = decide_about("web", &status, Request::Resume);
+            assert_eq!(resumed, Decision::Accept, "{paused:?}");
+        }
+        let running = fresh(VmState::Running, 1);
+        assert_eq!(decide_about("web", &running, Request::Pause), Decision::Accept);
+        assert_eq!(decide_about("web", &running, Request::Resume), Decision::AlreadySo);
+    }
+
+    #[test]
+    fn what_cannot_be_paused_or_started_says_what_to_type() {
+        use VmState::{Paused, Starting, Stopped, Stopping};
+        let table = [
+            (Stopped, Request::Pause, "VM web is stopped, so it cannot be paused", "start"),
+            (Starting, Request::Resume, "VM web is starting, so it cannot be resumed", "start"),
+            (Stopping, Request::Pause, "VM web is stopping, so it cannot be paused", "wait"),
+            (Paused, Request::Start, "VM web is paused, so it cannot be started", "resume"),
+        ];
+        for (state, request, reason, hint) in table {
+            let Decision::Deny(denial) = decide("web", state, request) else {
+                panic!("{request:?} of a VM that is {state}");
+            };
+            assert_eq!(denial.reason, reason);
+            assert_eq!(denial.hint, format!("banger {hint} web"));
         }
     }
 
@@ -347,10 +417,11 @@ mod tests {
     #[test]
     fn a_shim_that_says_running_and_is_gone_made_it_fail() {
         for state in [VmState::Starting, VmState::Running, VmState::Paused, VmState::Stopping] {
-            let before = VmStatus { boot_ms: Some(3), ..fresh(state, 7) };
+            let paused = vec![PauseReason::Requested];
+            let before = VmStatus { boot_ms: Some(3), paused, ..fresh(state, 7) };
             let found = settle(Remains { written: Some(before), ..remains(Desired::Running) }, 9);
             assert_eq!(found.state, VmState::Failed);
-            assert_eq!(found.since_ms, 9);
+            assert_eq!((found.since_ms, found.paused), (9, Vec::new()));
             assert_eq!(found.boot_ms, Some(3), "what was known of the run stays known");
             assert_eq!(found.end.map(|end| end.cause), Some(EndCause::ShimGone));
         }

@@ -340,6 +340,7 @@ pub(crate) mod tests {
             status: VmStatus {
                 state: VmState::Created,
                 since_ms: 1,
+                paused: Vec::new(),
                 end: None,
                 engine: None,
                 boot_ms: None,

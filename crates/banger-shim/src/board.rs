@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use banger_api::change::Resources;
 use banger_api::shim::STATUS_FILE;
 use banger_api::step;
-use banger_api::vm::{EngineInUse, Origin, VmEnd, VmState, VmStatus};
+use banger_api::vm::{EngineInUse, Origin, PauseReason, VmEnd, VmState, VmStatus};
 use banger_host::{clock, fault, files};
 use tokio::sync::watch;
 
@@ -27,6 +27,7 @@ impl Board {
         let status = VmStatus {
             state: VmState::Starting,
             since_ms: clock::now_ms(),
+            paused: Vec::new(),
             end: None,
             engine: Some(engine),
             boot_ms: None,
@@ -58,7 +59,28 @@ impl Board {
         self.change(|status| {
             status.state = state;
             status.since_ms = clock::now_ms();
+            status.paused.clear();
         });
+    }
+
+    /// The VM stands still for these reasons; with none it runs.
+    pub(crate) fn stand(&self, reasons: Vec<PauseReason>) {
+        if self.status.borrow().paused == reasons {
+            return;
+        }
+        self.change(|status| {
+            let state = if reasons.is_empty() { VmState::Running } else { VmState::Paused };
+            if status.state != state {
+                status.state = state;
+                status.since_ms = clock::now_ms();
+            }
+            status.paused = reasons;
+        });
+    }
+
+    /// Whether the VM stands still.
+    pub(crate) fn stands_still(&self) -> bool {
+        self.status.borrow().state == VmState::Paused
     }
 
     /// The guest is up for the first time.
@@ -100,6 +122,7 @@ impl Board {
         self.change(|status| {
             status.state = end.cause.state();
             status.since_ms = clock::now_ms();
+            status.paused.clear();
             status.end = Some(end);
         });
     }

@@ -1,14 +1,18 @@
 //! Exec streams: between a client and the agent, every frame taken apart and put together again.
 
+use std::collections::VecDeque;
+
+use axum::body::Bytes;
 use axum::extract::ws::Message as ClientMessage;
 use banger_api::error::{ErrorCode, Problem};
 use banger_api::exec::{
-    ClientFrame, ExecEnd, ExecRequest, FrameError, MAX_PAYLOAD, ServerControl, ServerFrame,
+    ClientFrame, ExecEnd, ExecRequest, FrameError, MAX_PAYLOAD, STDIN_WINDOW, ServerControl,
+    ServerFrame,
 };
 use banger_api::step;
 use banger_host::fault;
 use banger_host::logs::printable_line;
-use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::stream::SplitStream;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -23,6 +27,11 @@ type GuestSocket = WebSocketStream<GuestStream>;
 const MAX_PROBLEM_TEXT: usize = 2000;
 /// Most messages of a client that are kept until its command is there.
 const MAX_EARLY: usize = 64;
+/// Most that a client is read ahead of a guest that takes nothing, in bytes: more than a client has
+/// under way that keeps to its window.
+const MAX_AHEAD: usize = 2 * STDIN_WINDOW;
+/// What a frame that waits takes besides its bytes.
+const FRAME_COST: usize = 64;
 
 /// Opens an exec stream to the agent.
 pub(crate) async fn open(guest: &Guest, request: &ExecRequest) -> Result<GuestSocket, Problem> {
@@ -129,26 +138,56 @@ async fn carry(
     end
 }
 
-/// From client to guest.
+/// From client to guest, until the client hangs up. While the guest takes nothing, for example
+/// because it is paused, the client is read ahead: else nobody would notice that it is gone. All that
+/// it may have under way has room here.
 async fn carry_up(
     mut from_client: impl Stream<Item = Result<ClientMessage, axum::Error>> + Unpin,
-    mut to_guest: SplitSink<GuestSocket, GuestMessage>,
+    mut to_guest: impl Sink<GuestMessage> + Unpin,
 ) {
+    let mut ahead: VecDeque<Bytes> = VecDeque::new();
+    loop {
+        let bytes = match ahead.pop_front() {
+            Some(bytes) => bytes,
+            None => match next_of_client(&mut from_client).await {
+                Some(bytes) => bytes,
+                None => return,
+            },
+        };
+        let mut sending = to_guest.send(GuestMessage::Binary(bytes));
+        loop {
+            let taken: usize = ahead.iter().map(|bytes| bytes.len() + FRAME_COST).sum();
+            tokio::select! {
+                biased;
+                sent = &mut sending => match sent {
+                    Ok(()) => break,
+                    // The other direction learns why.
+                    Err(_) => std::future::pending::<()>().await,
+                },
+                next = next_of_client(&mut from_client), if taken < MAX_AHEAD => match next {
+                    Some(bytes) => ahead.push_back(bytes),
+                    None => return,
+                },
+            }
+        }
+    }
+}
+
+/// The client's next frame; None if it hangs up, or sends what is none. May be cancelled.
+async fn next_of_client<S>(from_client: &mut S) -> Option<Bytes>
+where
+    S: Stream<Item = Result<ClientMessage, axum::Error>> + Unpin,
+{
     while let Some(Ok(message)) = from_client.next().await {
         match message {
             ClientMessage::Binary(bytes) => {
-                if ClientFrame::decode(&bytes).is_err() {
-                    return;
-                }
-                if to_guest.send(GuestMessage::Binary(bytes)).await.is_err() {
-                    // The other direction learns why.
-                    std::future::pending::<()>().await;
-                }
+                return ClientFrame::decode(&bytes).is_ok().then_some(bytes);
             }
             ClientMessage::Ping(_) | ClientMessage::Pong(_) => {}
-            ClientMessage::Close(_) | ClientMessage::Text(_) => return,
+            ClientMessage::Close(_) | ClientMessage::Text(_) => return None,
         }
     }
+    None
 }
 
 /// From guest to client, until the end.
@@ -188,7 +227,7 @@ async fn carry_down(
 }
 
 /// The next message of a guest that is a frame.
-pub(crate) async fn next_frame<S>(from_guest: &mut S) -> Result<axum::body::Bytes, Problem>
+pub(crate) async fn next_frame<S>(from_guest: &mut S) -> Result<Bytes, Problem>
 where
     S: StreamExt<Item = Result<GuestMessage, SocketError>> + Unpin,
 {
@@ -242,4 +281,54 @@ where
 {
     let frame = ServerFrame::Control(ServerControl::Failed(problem)).encode();
     client.send(ClientMessage::Binary(frame.into())).await
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{sink, stream};
+
+    use super::*;
+
+    /// So many bytes of input.
+    fn input(bytes: usize) -> Result<ClientMessage, axum::Error> {
+        Ok(ClientMessage::Binary(ClientFrame::Stdin(&vec![7; bytes]).encode().into()))
+    }
+
+    /// A guest that takes nothing, as one that is paused, or another that takes its time.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_hangs_up_is_noticed_while_its_guest_takes_nothing() {
+        let window = (0..STDIN_WINDOW / MAX_PAYLOAD).map(|_| input(MAX_PAYLOAD));
+        let stuck = sink::unfold((), async |(), _: GuestMessage| {
+            std::future::pending::<Result<(), SocketError>>().await
+        });
+        carry_up(stream::iter(window), std::pin::pin!(stuck)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_read_ahead_arrives_in_order_and_is_bounded() {
+        let (taken, mut arrived) = tokio::sync::mpsc::unbounded_channel();
+        let slow = sink::unfold(taken, async |taken, message: GuestMessage| {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            let _ = taken.send(message.into_data());
+            Ok::<_, SocketError>(taken)
+        });
+        let read = std::cell::Cell::new(0);
+        let frames = (0..50).map(|number| {
+            read.set(number);
+            input(MAX_PAYLOAD - number)
+        });
+        let endless = stream::iter(frames).chain(stream::pending());
+        let slow = std::pin::pin!(slow);
+        let carrying = carry_up(endless, slow);
+        tokio::select! {
+            () = carrying => panic!("nobody hung up"),
+            () = async {
+                for number in 0..50 {
+                    let bytes: Bytes = arrived.recv().await.expect("it goes on");
+                    assert_eq!(bytes.len(), MAX_PAYLOAD - number + 1, "the channel, and its bytes");
+                    assert!(read.get() <= number + 2 + MAX_AHEAD / (MAX_PAYLOAD - 50));
+                }
+            } => {}
+        }
+    }
 }

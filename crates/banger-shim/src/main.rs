@@ -22,6 +22,7 @@ mod main_process;
 mod ownership;
 mod power;
 mod serve;
+mod standstill;
 mod supervise;
 
 #[cfg(test)]

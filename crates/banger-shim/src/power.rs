@@ -1,15 +1,19 @@
 //! A running machine until it ends: orders, the VMM's events, the clock.
 //!
 //! ```text
-//!            ┌──────────────── HostDiskFull ───────────────▶ paused
-//!   running ─┤◀─────────────── space again ────────────────────┘
+//!            ┌──────────────── pause, HostDiskFull ────────▶ paused
+//!   running ─┤◀─────────────── resume, space again ────────────┘
 //!            ├─ Stop, MainEnded, OwnerGone(stop) ─▶ stopping ─▶ ended
 //!            ├─ Kill, OwnerGone(kill) ────────────────────────▶ ended
 //!            ├─ guest powers off, panics; VMM dies ───────────▶ ended
 //!            └─ guest reboots ────────────────────────────────▶ started again
 //! ```
+//!
+//! What ends a running machine ends a paused one as well, which is woken first if its guest has to
+//! be asked.
 
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use banger_api::agent::{Shutdown, ShutdownAction, StopMain};
@@ -18,10 +22,10 @@ use banger_api::shim::LaunchSpec;
 use banger_api::vm::{EndCause, InitMode, NetworkPolicy, OwnerPolicy, VmEnd, VmState};
 use banger_api::{step, trace};
 use banger_core::signal;
+use banger_core::standstill::{Act, Happening};
+use banger_host::fault;
 use banger_host::http::HttpError;
 use banger_host::qemu::qmp::Event;
-use banger_host::{fault, files};
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -31,12 +35,11 @@ use crate::ends::{self, Gone, TOLD_TO_END, reason};
 use crate::exec;
 use crate::guest::Guest;
 use crate::launch::{Host, Machine};
+use crate::standstill::{self, Reply, Wish};
 use crate::supervise::Vm;
 
 /// How often the clock and the host's disk are looked at.
 const TICK: Duration = Duration::from_secs(2);
-/// A VM paused by a full disk goes on when there is this much space again.
-const RESUME_FREE_BYTES: u64 = 64 * 1024 * 1024;
 /// What a guest gets on top of its grace period to answer that it is down.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// Pause before an agent that hung up is greeted again; twice as long after each time that it did
@@ -46,6 +49,8 @@ const REGAIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_REGAIN_PAUSE: Duration = Duration::from_secs(30);
 /// How long it may take to answer then.
 const REGAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a pause waits for a clock that is being set: what is under way then would come late.
+const CLOCK_GRACE: Duration = Duration::from_secs(1);
 /// How long it may take to hear the rest of what a VMM said that is gone.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// Grace of a stop that nobody gave one.
@@ -160,6 +165,7 @@ pub(crate) async fn watch(
         vm,
         host,
         clock: ClockWatch::new(Reading::now()),
+        setting_clock: None,
         shutdown_reason: None,
         regaining: None,
         regain_pause: REGAIN_PAUSE,
@@ -167,14 +173,19 @@ pub(crate) async fn watch(
     };
     let mut tick = tokio::time::interval(TICK);
     loop {
+        let stands_still = vm.board.stands_still();
         let machine = &mut watch.machine;
         tokio::select! {
             Some(order) = orders.recv() => {
                 return Outcome::Ended(obey(vm, watch.machine, order, orders).await);
             }
             status = machine.vmm.wait() => return watch.judge(status).await,
-            Some(event) = machine.events.recv() => watch.note(event),
-            () = machine.guest.closed(), if watch.regaining.is_none() => watch.regain_guest(),
+            Some(event) = machine.events.recv() => watch.note(event).await,
+            wish = vm.switch.next() => watch.turn(wish).await,
+            // A guest that stands still greets nobody.
+            () = machine.guest.closed(), if watch.regaining.is_none() && !stands_still => {
+                watch.regain_guest();
+            }
             guest = attempt(&mut watch.regaining) => watch.regained(guest),
             _ = tick.tick() => watch.tick().await,
         }
@@ -192,6 +203,8 @@ struct Watch<'a> {
     /// What the VMM said about the guest's going down.
     shutdown_reason: Option<String>,
     clock: ClockWatch,
+    /// The guest's clock is being set.
+    setting_clock: Option<JoinHandle<()>>,
 }
 
 impl Watch<'_> {
@@ -210,11 +223,11 @@ impl Watch<'_> {
         Outcome::Ended(VmEnd { cause, reason, main: None, console_tail })
     }
 
-    fn note(&mut self, event: Event) {
+    async fn note(&mut self, event: Event) {
         match event {
             Event::HostDiskFull => {
                 self.vm.board.warn("host-disk-full: paused until there is space again".to_owned());
-                self.vm.board.enter(VmState::Paused);
+                self.happen(Happening::DiskFull).await;
             }
             event => {
                 if let Some(reason) = shutdown(event) {
@@ -225,10 +238,9 @@ impl Watch<'_> {
     }
 
     async fn tick(&mut self) {
-        if self.clock.is_due(Reading::now()) {
-            let guest = self.machine.guest.clone();
-            tokio::spawn(async move {
-                if let Err(error) = configure::set_clock(&guest).await {
+        if !self.vm.board.stands_still() && self.clock.is_due(Reading::now()) {
+            self.set_clock(|set| {
+                if let Err(error) = set {
                     tracing::warn!(%error, "cannot set the guest's clock");
                 }
             });
@@ -238,13 +250,48 @@ impl Watch<'_> {
         {
             tracing::warn!(%error, "cannot bring the network rules up to date");
         }
-        let paused = self.vm.board.now().state == VmState::Paused;
-        if paused && files::free_bytes(&self.vm.dir).is_ok_and(|free| free > RESUME_FREE_BYTES) {
-            match self.machine.qmp.execute("cont", json!({})).await {
-                Ok(_) => self.vm.board.enter(VmState::Running),
-                Err(error) => tracing::warn!(%error, "cannot resume the VM"),
-            }
+        if standstill::waits_for_space(self.vm) && standstill::disk_has_space(self.vm) {
+            self.happen(Happening::DiskHasSpace).await;
         }
+    }
+
+    /// Has the machine stand still or go on, as somebody wishes.
+    async fn turn(&mut self, wish: Wish) {
+        if let Some(setting) = self.setting_clock.take() {
+            let _ = tokio::time::timeout(CLOCK_GRACE, setting).await;
+        }
+        if let Some(reply) = standstill::grant(self.vm, &mut self.machine.qmp, wish).await {
+            self.catch_up(Some(reply));
+        }
+    }
+
+    async fn happen(&mut self, happening: Happening) {
+        match standstill::happen(self.vm, &mut self.machine.qmp, happening).await {
+            Ok(Act::GoOn) => self.catch_up(None),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "{happening:?}"),
+        }
+    }
+
+    /// The guest's clock stood still along with it. Whoever had it go on is told when it is right.
+    fn catch_up(&mut self, reply: Option<Reply>) {
+        self.clock = ClockWatch::new(Reading::now());
+        let board = Arc::clone(&self.vm.board);
+        self.set_clock(move |set| {
+            if let Err(error) = set {
+                tracing::warn!(%error, "cannot set the guest's clock");
+                board.warn("the guest's clock could not be set after a pause".to_owned());
+            }
+            reply.map(|reply| reply.send(Ok(())));
+        });
+    }
+
+    /// Sets the guest's clock, for which nothing else waits.
+    fn set_clock(&mut self, then: impl FnOnce(Result<(), HttpError>) + Send + 'static) {
+        let guest = self.machine.guest.clone();
+        self.setting_clock = Some(tokio::spawn(async move {
+            then(configure::set_clock(&guest).await);
+        }));
     }
 
     /// The guest's agent hung up. Mostly the guest goes down, which the VMM will tell; an agent that
@@ -272,6 +319,8 @@ impl Watch<'_> {
                 self.machine.guest = guest.clone();
                 self.vm.guest.send_replace(Some(guest));
             }
+            // It was halted while it was greeted.
+            None if self.vm.board.stands_still() => {}
             None => self.vm.board.warn("the guest's agent does not answer any more".to_owned()),
         }
     }
@@ -328,21 +377,28 @@ async fn shut_down(
     grace: Duration,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Farewell {
+    let stood_still = vm.board.stands_still();
     vm.board.enter(VmState::Stopping);
     // Processes that ignore SIGTERM must leave time for the sync.
     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) / 4 * 3;
     let main = vm.main_pid.get().and_then(|pid| stop_main(&vm.spec, pid));
     let request = Shutdown { action: ShutdownAction::PowerOff, grace_ms, main };
     let limit = grace.saturating_add(ANSWER_GRACE);
+    let Machine { vmm, qmp, guest, .. } = machine;
     let told = async {
+        if stood_still {
+            standstill::wake(qmp, guest).await;
+        }
         fault::reach(step::SHIM_SHUT_DOWN)
             .await
             .map_err(|error| HttpError::Body(error.to_string()))?;
-        configure::tell(&machine.guest, "/v1/shutdown", &request, limit).await
+        configure::tell(guest, "/v1/shutdown", &request, limit).await
     };
-    let (deadline, vmm) = (tokio::time::sleep(limit), &mut machine.vmm);
+    let deadline = tokio::time::sleep(limit);
+    tokio::pin!(deadline);
     let answered = tokio::select! {
         told = told => told,
+        () = &mut deadline => return Farewell::TimedOut,
         status = vmm.wait() => return Farewell::Gone(status),
         () = told_to_kill(orders) => return Farewell::TimedOut,
     };
@@ -352,7 +408,7 @@ async fn shut_down(
         // An agent that hung up may be on its way down already.
         Err(_) => tokio::select! {
             status = vmm.wait() => Farewell::Gone(status),
-            () = deadline => Farewell::TimedOut,
+            () = &mut deadline => Farewell::TimedOut,
             () = told_to_kill(orders) => Farewell::TimedOut,
         },
     }

@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 
 use crate::exec::{self, StreamEnd};
 use crate::power::Order;
+use crate::standstill::Turn;
 use crate::supervise::Vm;
 
 /// How often a followed log is looked at when nothing says that it has grown.
@@ -59,6 +60,8 @@ pub(crate) fn start(vm: Arc<Vm>) -> io::Result<Server> {
         .route("/v1/logs", get(logs))
         .route("/v1/stop", post(stop))
         .route("/v1/kill", post(kill))
+        .route("/v1/pause", post(async |State(vm)| turn(vm, Turn::Pause).await))
+        .route("/v1/resume", post(async |State(vm)| turn(vm, Turn::Resume).await))
         .fallback(async || refusal(&Problem::new(ErrorCode::NotFound, "no such route of a shim")))
         .with_state(vm);
     let (close, closed) = oneshot::channel();
@@ -113,6 +116,12 @@ async fn run_command(
         return refusal(&Problem::new(ErrorCode::VmWrongState, title));
     };
     let owner = query.owner && vm.ownership.owned();
+    // The command that a VM is for waits until it goes on. Any other would only seem to hang.
+    if vm.board.stands_still() && !owner {
+        let title = format!("VM {} is paused", vm.spec.name);
+        let hint = format!("banger resume {}", vm.spec.name);
+        return refusal(&Problem::new(ErrorCode::VmWrongState, title).hint(hint));
+    }
     upgrade
         .max_message_size(MAX_REQUEST)
         .max_frame_size(MAX_REQUEST)
@@ -209,6 +218,13 @@ async fn stop(State(vm): State<Arc<Vm>>, Json(stop): Json<StopVm>) -> StatusCode
 
 async fn kill(State(vm): State<Arc<Vm>>) -> StatusCode {
     order(&vm, Order::Kill).await
+}
+
+async fn turn(vm: Arc<Vm>, turn: Turn) -> Response {
+    match vm.switch.wish(&vm, turn).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(problem) => refusal(&problem),
+    }
 }
 
 async fn order(vm: &Vm, order: Order) -> StatusCode {

@@ -26,6 +26,7 @@ use crate::launch::{self, Host, Machine, Uplink};
 use crate::main_process::MainPid;
 use crate::ownership::Ownership;
 use crate::power::{self, Order, Outcome};
+use crate::standstill::Switch;
 use crate::{Failure, main_process, read_launch_spec, serve};
 
 /// Orders that wait to be obeyed; the first decides.
@@ -54,6 +55,8 @@ pub(crate) struct Vm {
     pub(crate) guest: watch::Sender<Option<Guest>>,
     /// Where orders go.
     pub(crate) orders: mpsc::Sender<Order>,
+    /// Where wishes go that the virtual CPUs stand still, or go on.
+    pub(crate) switch: Switch,
     /// The main process, while it runs.
     pub(crate) main_pid: MainPid,
     /// The client that the VM belongs to.
@@ -80,8 +83,9 @@ impl Vm {
             };
             match tokio::time::timeout(LOST_GUEST_TIMEOUT, next).await {
                 Ok(next) => return next,
-                // A guest that boots again may take longer.
-                Err(_) if self.board.now().state == VmState::Starting => {}
+                // A guest that boots again may take longer, and one that stands still does nothing.
+                Err(_) if matches!(self.board.now().state, VmState::Starting | VmState::Paused) => {
+                }
                 Err(_) => return None,
             }
         }
@@ -127,6 +131,7 @@ async fn run(stop_line: Option<StopLine>) -> Result<(), Failure> {
         board,
         guest: watch::Sender::new(None),
         orders,
+        switch: Switch::default(),
         main_pid: MainPid::default(),
         logged: Notify::new(),
         oom: OomWatch::of_this_process(),
@@ -342,10 +347,8 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use banger_api::shim::{CONSOLE_FILE, VMM_LOG_FILE};
+    use banger_api::vm::PauseReason;
     use banger_host::process::Watched;
-    use banger_host::qemu::qmp::Qmp;
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::UnixStream;
 
     use super::*;
     use crate::console::{Recording, new_log};
@@ -355,19 +358,17 @@ mod tests {
         r#"{"code":"internal","title":"the guest's disks are synced but still in use"}"#;
 
     /// A machine whose guest answers. In the VMM's place is a program that does nothing, and ends with the
-    /// test if nobody ends it.
+    /// test if nobody ends it. What is asked of the VMM comes too.
     #[expect(clippy::disallowed_methods, reason = "a program to be the VMM")]
-    async fn machine(vm: &Vm, guest: Guest) -> Machine {
+    async fn machine(vm: &Vm, guest: Guest) -> (Machine, mpsc::UnboundedReceiver<String>) {
         let idle = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a program");
-        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-        theirs.write_all(b"{\"QMP\":{}}\n{\"return\":{}}\n").await.expect("greeted");
-        let (qmp, events) = Qmp::connect(ours).await.expect("QMP");
+        let (qmp, events, commands) = testing::qemu(&[]).await;
         let silent = |name| {
             let (pipe, _) = std::io::pipe().expect("a pipe");
             let log = new_log(&vm.dir, name, 1 << 20).expect("a log");
             Recording::start(pipe.into(), log).expect("recorded")
         };
-        Machine {
+        let machine = Machine {
             vmm: Watched::new(idle).expect("watched"),
             qmp,
             events,
@@ -375,7 +376,8 @@ mod tests {
             words: silent(VMM_LOG_FILE),
             guest,
             boot_deadline: Instant::now() + Duration::from_secs(600),
-        }
+        };
+        (machine, commands)
     }
 
     /// A guest whose services never come up, and which is told this.
@@ -384,7 +386,7 @@ mod tests {
         let (vm, mut orders) = testing::vm(dir.path(), testing::launch_spec("system", ""));
         let answers =
             &[("/v1/await-system", testing::NEVER, ""), ("/v1/shutdown", 500, UNMOUNTED_BADLY)];
-        let machine = machine(&vm, testing::guest(answers).await).await;
+        let (machine, _) = machine(&vm, testing::guest(answers).await).await;
         vm.orders.send(order).await.expect("taken");
         match come_up(&vm, machine, None, &mut orders).await {
             Err(Early::Told(end)) => (end, vm.board.now().warnings),
@@ -413,9 +415,36 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let (vm, mut orders) = testing::vm(dir.path(), testing::launch_spec("system", ""));
         let guest = testing::guest(&[("/v1/await-system", testing::NEVER, "")]).await;
-        let mut machine = machine(&vm, guest).await;
+        let (mut machine, _) = machine(&vm, guest).await;
         machine.vmm.kill().expect("killed");
         let up = come_up(&vm, machine, None, &mut orders).await;
         assert!(matches!(up, Err(Early::Failed(LaunchError::VmmEnded { .. }))), "{up:?}");
+    }
+
+    #[tokio::test]
+    async fn a_paused_guest_is_woken_to_go_down_but_not_to_be_killed() {
+        let grace = Duration::from_secs(60);
+        for (order, cause, woken) in [
+            (Order::Stop(grace), EndCause::Stopped, &["cont"][..]),
+            (Order::Terminate(grace), EndCause::Terminated, &["cont"]),
+            (Order::Kill, EndCause::Killed, &[]),
+            (Order::OwnerGone(None), EndCause::OwnerGone, &[]),
+        ] {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let (vm, mut orders) = testing::vm(dir.path(), testing::launch_spec("agent", ""));
+            let answers = &[("/v1/clock", 200, "null"), ("/v1/shutdown", 200, "null")];
+            let (machine, mut commands) = machine(&vm, testing::guest(answers).await).await;
+            vm.board.up(1, Origin::Boot);
+            vm.board.stand(vec![PauseReason::Requested]);
+            let end = power::obey(&vm, machine, order, &mut orders).await;
+            assert_eq!(end.cause, cause, "{order:?}");
+            let mut said = Vec::new();
+            while let Some(command) = commands.recv().await {
+                said.push(command);
+            }
+            assert_eq!(said, woken, "{order:?}");
+            vm.board.end(end);
+            assert_eq!(vm.board.now().paused, [], "{order:?}");
+        }
     }
 }

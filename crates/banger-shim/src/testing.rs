@@ -8,9 +8,10 @@ use std::sync::Arc;
 use banger_api::agent::{NONCE_LEN, PREAMBLE};
 use banger_api::shim::LaunchSpec;
 use banger_host::oom::OomWatch;
+use banger_host::qemu::qmp::{Event, Qmp};
 use banger_host::trace::Trace;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
@@ -21,6 +22,7 @@ use crate::guest::Guest;
 use crate::main_process::MainPid;
 use crate::ownership::Ownership;
 use crate::power::Order;
+use crate::standstill::Switch;
 use crate::supervise::Vm;
 
 /// What to launch, with this first process and stop signal.
@@ -84,6 +86,33 @@ async fn answer(
     stream.shutdown().await.expect("closed");
 }
 
+/// A VMM that gives these answers to the commands that it gets, and then only good ones. What it
+/// gets comes too.
+pub(crate) async fn qemu(
+    answers: &'static [&'static str],
+) -> (Qmp, mpsc::Receiver<Event>, mpsc::UnboundedReceiver<String>) {
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let (said, commands) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let (reader, mut writer) = theirs.into_split();
+        writer.write_all(b"{\"QMP\":{}}\n").await.expect("greeted");
+        let (mut lines, mut answers) = (BufReader::new(reader).lines(), answers.iter());
+        while let Ok(Some(line)) = lines.next_line().await {
+            let command: serde_json::Value = serde_json::from_str(&line).expect("a command");
+            let command = command["execute"].as_str().expect("a name").to_owned();
+            let mut answer = "{\"return\":{}}";
+            if command != "qmp_capabilities" {
+                // Not every test looks.
+                let _ = said.send(command);
+                answer = answers.next().copied().unwrap_or(answer);
+            }
+            writer.write_all(format!("{answer}\n").as_bytes()).await.expect("answered");
+        }
+    });
+    let (qmp, events) = Qmp::connect(ours).await.expect("QMP");
+    (qmp, events, commands)
+}
+
 /// A VM in a directory, and the orders that it gets.
 pub(crate) fn vm(dir: &Path, spec: LaunchSpec) -> (Vm, mpsc::Receiver<Order>) {
     let engine = spec.engine.in_use();
@@ -95,6 +124,7 @@ pub(crate) fn vm(dir: &Path, spec: LaunchSpec) -> (Vm, mpsc::Receiver<Order>) {
         dir: dir.to_owned(),
         guest: watch::Sender::new(None),
         orders,
+        switch: Switch::default(),
         main_pid: MainPid::default(),
         logged: Notify::new(),
         trace: Trace::default(),

@@ -1,16 +1,13 @@
 //! A look at all images of a host, before and after: no machine ever writes to one.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::unistd::{Whence, lseek};
-use sha2::{Digest, Sha256};
+use banger_host::sparse::disk_digest;
 
-/// What a disk is: size, time of the last change, digest of what is not a hole.
+/// What a disk is: size, time of the last change, digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Disk {
     bytes: u64,
@@ -58,29 +55,10 @@ impl ImageGuard {
     }
 }
 
+/// What a page of the file is, not whether it takes space: a block that was reserved and never written is a
+/// hole or zeros, as the kernel has it in memory or not.
 fn look(path: &Path) -> io::Result<Disk> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    let mut sum = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let (mut at, size) = (0, i64::try_from(metadata.len()).map_err(io::Error::other)?);
-    while at < size {
-        let begin = match lseek(&file, at, Whence::SeekData) {
-            Ok(begin) => begin,
-            Err(Errno::ENXIO) => break,
-            Err(errno) => return Err(errno.into()),
-        };
-        let end = lseek(&file, begin, Whence::SeekHole)?;
-        sum.update(begin.to_le_bytes());
-        at = begin;
-        while at < end {
-            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-            let offset = u64::try_from(at).map_err(io::Error::other)?;
-            let count = file.read_at(&mut buffer[..wanted], offset)?;
-            sum.update(&buffer[..count]);
-            at += i64::try_from(count.max(1)).map_err(io::Error::other)?;
-        }
-    }
+    let metadata = std::fs::metadata(path)?;
     let modified = (metadata.mtime(), metadata.mtime_nsec());
-    Ok(Disk { bytes: metadata.len(), modified, digest: hex::encode(sum.finalize()) })
+    Ok(Disk { bytes: metadata.len(), modified, digest: disk_digest(path)? })
 }

@@ -57,6 +57,12 @@ pub fn eventually(bound: Duration, mut ask: impl FnMut() -> bool) -> bool {
 /// # Panics
 /// If it stands before 1970.
 #[must_use]
+pub fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970")
+}
+
+/// The same in whole seconds.
+#[must_use]
 pub fn seconds_since_1970() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+    since_1970().as_secs()
 }

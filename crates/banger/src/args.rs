@@ -5,8 +5,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    completion, create, daemon, doctor, events, exec, image, kernel, kill, logs, ls, prune,
-    restart, rm, run, set, shell, show, start, stop, system, template, version, wait,
+    completion, create, daemon, doctor, events, exec, image, kernel, kill, logs, ls, pause, prune,
+    restart, resume, rm, run, set, shell, show, start, stop, system, template, version, wait,
 };
 
 /// The commands as a person thinks of them. clap would list them as they come.
@@ -22,8 +22,9 @@ Live with VMs:
   logs        Show what a VM wrote        stop        Shut VMs down, saving their disks
   wait        Wait until VMs end          restart     Stop and start VMs
   rm          Remove VMs                  kill        Switch VMs off at once
-  prune       Remove all ended VMs        set         Change size, disks, labels of VMs
-  events      Show what happens, as it happens
+  prune       Remove all ended VMs        pause       Have VMs stand still
+  events      Show what happens           resume      Have paused VMs go on
+  set         Change size, disks, labels of VMs
   vm          All of these, as `banger vm VERB`
 
 What VMs are made of:
@@ -154,6 +155,10 @@ pub enum VmCommand {
     Restart(restart::Restart),
     /// Switch VMs off at once; what was not synced may be lost
     Kill(kill::Kill),
+    /// Have VMs stand still; their memory stays
+    Pause(pause::Pause),
+    /// Have paused VMs go on
+    Resume(resume::Resume),
     /// Remove VMs with their disks
     Rm(rm::Rm),
     /// List VMs

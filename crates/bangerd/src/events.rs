@@ -89,6 +89,9 @@ impl News {
             news.0.reason = Some(end.reason.chars().take(MAX_REASON).collect());
             news.0.exit_code = end.main.map(banger_api::exec::ExecEnd::exit_code);
             news.0.next_start_ms = after.next_start_ms;
+        } else if !after.paused.is_empty() {
+            let reasons: Vec<&str> = after.paused.iter().map(|reason| reason.as_str()).collect();
+            news.0.reason = Some(reasons.join(", "));
         }
         Some(news)
     }
@@ -216,6 +219,7 @@ impl Subscription {
 
 #[cfg(test)]
 mod tests {
+    use banger_api::vm::PauseReason;
     use banger_core::lifecycle::{fresh, plain_end};
 
     use super::*;
@@ -277,6 +281,10 @@ mod tests {
             let news = News::of_change(&row, &fresh(before, 1), &fresh(after, 2));
             assert_eq!(news.map(|news| news.0.kind), kind, "{before} {after}");
         }
+        let paused = vec![PauseReason::Requested, PauseReason::HostDiskFull];
+        let paused = VmStatus { paused, ..fresh(Paused, 2) };
+        let news = News::of_change(&row, &fresh(Running, 1), &paused).expect("news");
+        assert_eq!(news.0.reason.as_deref(), Some("requested, host-disk-full"));
         let end = plain_end(banger_api::vm::EndCause::GuestPanic, &"x".repeat(5_000));
         let failed = VmStatus { end: Some(end), ..fresh(Failed, 2) };
         let news = News::of_change(&row, &fresh(Running, 1), &failed).expect("news");

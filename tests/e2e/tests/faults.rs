@@ -52,6 +52,8 @@ cases! {
     a_client_hangs_before_its_exec = "cli.exec/cli/stall";
     a_daemon_is_stopped_as_a_client_follows = "cli.follow/daemon/stall";
     a_shim_is_killed_as_it_shuts_down = "shim.shut_down/shim/crash";
+    a_daemon_dies_as_its_vm_is_paused = "shim.pause/daemon/crash";
+    a_shim_fails_to_have_a_vm_go_on = "shim.resume/shim/fail";
     a_daemon_dies_before_it_records_an_end = "stop.record/daemon/crash";
     a_daemon_dies_as_it_removes = "remove.rename/daemon/crash";
     a_daemon_fails_to_delete = "remove.tree/daemon/fail";

@@ -236,14 +236,7 @@ fn a_full_host_disk_pauses_the_machine() {
     host.wait_for_state(&vm, "paused");
     let warnings = host.show(&vm)["status"]["warnings"].to_string();
     assert!(warnings.contains("host-disk-full"), "{warnings}");
-    nix::mount::mount(
-        Some("small"),
-        &vms,
-        Some("tmpfs"),
-        nix::mount::MsFlags::MS_REMOUNT,
-        Some("size=600m"),
-    )
-    .expect("we are root");
+    disk.grow();
     let sum = writing.wait().assert_ok();
     host.wait_for_state(&vm, "running");
     host.banger(["restart", &vm]).run().assert_ok();
@@ -264,10 +257,10 @@ fn a_full_host_disk_pauses_the_machine() {
 }
 
 /// A file system of 100 MiB under a host's machines.
-struct SmallDisk(std::path::PathBuf);
+pub(crate) struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
-    fn mount(host: &Host, dir: &std::path::Path) -> Self {
+    pub(crate) fn mount(host: &Host, dir: &std::path::Path) -> Self {
         host.program("/bin/mkdir".as_ref(), ["-m", "700", "-p", &dir.to_string_lossy()])
             .run()
             .assert_ok();
@@ -277,6 +270,13 @@ impl SmallDisk {
         nix::mount::mount(Some("small"), dir, Some("tmpfs"), flags, Some(options.as_str()))
             .expect("we are root");
         Self(dir.to_owned())
+    }
+
+    /// Makes it one of 600 MiB.
+    pub(crate) fn grow(&self) {
+        let flags = nix::mount::MsFlags::MS_REMOUNT;
+        nix::mount::mount(Some("small"), &self.0, Some("tmpfs"), flags, Some("size=600m"))
+            .expect("we are root");
     }
 }
 

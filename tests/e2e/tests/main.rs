@@ -28,6 +28,7 @@ mod logs;
 mod memory;
 mod model;
 mod network;
+mod pause;
 mod promote;
 mod readme;
 mod register;

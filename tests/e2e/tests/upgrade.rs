@@ -81,6 +81,15 @@ fn pass_on(mut client: UnixStream, hello: &Mutex<String>, real: &PathBuf) -> Opt
         );
         return client.write_all(answer.as_bytes()).ok();
     }
+    if head.starts_with(b"POST /v1/pause") {
+        // An earlier release knows of no such thing.
+        let body = json!({"code": "not_found", "title": "no such route of a shim"}).to_string();
+        let answer = format!(
+            "HTTP/1.1 404 Not Found\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        return client.write_all(answer.as_bytes()).ok();
+    }
     let mut server = UnixStream::connect(real).ok()?;
     server.write_all(&head[..length]).ok()?;
     let (mut from, mut to) = (client.try_clone().ok()?, server.try_clone().ok()?);
@@ -108,6 +117,8 @@ fn machines_of_other_releases_are_driven_or_can_at_least_be_stopped() {
         shim.says(&hello(version, min, max));
         host.banger(["daemon", "stop"]).run().assert_ok().assert_stderr_has("VMs go on running");
         exec().assert_code(3).assert_stdout("works\n");
+        let refused = host.banger(["pause", &vm]).run().assert_code(125);
+        refused.assert_stderr_has("older release").assert_stderr_has("hint: banger restart elder");
         assert_eq!(host.state(&vm).as_deref(), Some("running"), "release {version}");
     }
 

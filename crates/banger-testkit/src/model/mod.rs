@@ -61,6 +61,10 @@ pub enum Act {
     Kill,
     /// `restart`.
     Restart,
+    /// `pause`.
+    Pause,
+    /// `resume`.
+    Resume,
     /// `rm`.
     Remove {
         /// `-f`.
@@ -154,6 +158,8 @@ fn act(machine: Machine) -> BoxedStrategy<Act> {
         2 => ignored.prop_map(|ignored| Act::Stop { ignored }),
         1 => Just(Act::Kill),
         1 => Just(Act::Restart),
+        2 => Just(Act::Pause),
+        1 => Just(Act::Resume),
         2 => any::<bool>().prop_map(|force| Act::Remove { force }),
         2 => ends.prop_map(Act::Ends),
     ];

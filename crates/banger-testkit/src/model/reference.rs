@@ -89,8 +89,8 @@ impl Reference {
         match act {
             Act::Create { .. } => unreachable!("handled above"),
             Act::Start(boot) => match state {
-                VmState::Starting | VmState::Running | VmState::Paused => Answer::AlreadySo,
-                VmState::Stopping => wrong_state(vm, state, act),
+                VmState::Starting | VmState::Running => Answer::AlreadySo,
+                VmState::Paused | VmState::Stopping => wrong_state(vm, state, act),
                 _ => self.start(vm, boot),
             },
             Act::Stop { .. } | Act::Kill if !is_live(state) => Answer::AlreadySo,
@@ -106,6 +106,7 @@ impl Reference {
                 VmState::Starting | VmState::Stopping => wrong_state(vm, state, act),
                 _ => self.start(vm, Boot::Good),
             },
+            Act::Pause | Act::Resume => turn(vm, known, act),
             Act::Remove { force: false } if is_live(state) => wrong_state(vm, state, act),
             Act::Remove { .. } => {
                 self.vms.remove(&vm);
@@ -202,6 +203,15 @@ impl Reference {
     }
 }
 
+/// A VM that is up stands still, or goes on. Nobody is told whether it did before.
+fn turn(vm: usize, known: &mut Known, act: Act) -> Answer {
+    if !matches!(known.state, VmState::Running | VmState::Paused) {
+        return wrong_state(vm, known.state, act);
+    }
+    known.state = if act == Act::Pause { VmState::Paused } else { VmState::Running };
+    Answer::Done
+}
+
 fn known(state: VmState, goes: bool) -> Known {
     Known { state, cause: None, goes, is_being_made: false, is_adopted: false }
 }
@@ -222,9 +232,11 @@ fn not_found() -> Answer {
 fn wrong_state(vm: usize, state: VmState, act: Act) -> Answer {
     let name = NAMES[vm];
     let hint = match (act, state) {
+        (Act::Exec | Act::Start(_), VmState::Paused) => format!("banger resume {name}"),
         (Act::Exec, state) if is_live(state) => format!("banger show {name}"),
         (Act::Exec, _) => format!("banger start {name}"),
         (_, VmState::Stopping) => format!("banger wait {name}"),
+        (Act::Pause | Act::Resume, _) => format!("banger start {name}"),
         (Act::Restart, _) => format!("banger logs --console {name}"),
         _ => format!("banger stop {name}, or banger rm --force {name}"),
     };

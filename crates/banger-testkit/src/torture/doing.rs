@@ -37,6 +37,9 @@ pub(super) enum Doing {
     /// A command in a VM that runs.
     Exec,
     Stop,
+    Pause,
+    /// A paused VM goes on.
+    Resume,
     /// A VM gets another image and more processors.
     Set,
     Remove,
@@ -89,6 +92,8 @@ impl Doing {
             Operation::Start => Self::Start,
             Operation::Exec => Self::Exec,
             Operation::Stop => Self::Stop,
+            Operation::Pause if step == step::SHIM_RESUME => Self::Resume,
+            Operation::Pause => Self::Pause,
             Operation::Set => Self::Set,
             Operation::Remove if step == step::CLI_REMOVE => Self::Run,
             Operation::Remove => Self::Remove,
@@ -115,10 +120,10 @@ impl Doing {
 
     /// Whether a VM, and so its processes, has a part in it.
     pub(super) fn has_a_vm(self) -> bool {
-        use Doing::{Begin, Exec, Remove, Run, RunUncached, Set, Start, Stop, Template, Warm};
+        use Doing::{Begin, Exec, Pause, Remove, Resume, Run, RunUncached, Set, Start, Stop, Warm};
         let of_a_vm =
             matches!(self, Run | RunUncached | Start | Exec | Stop | Set | Remove | Begin);
-        of_a_vm || matches!(self, Template | Warm)
+        of_a_vm || matches!(self, Pause | Resume | Warm | Self::Template)
     }
 
     /// Whether VMs begin from templates meanwhile. Elsewhere they boot, so that every step of a boot is
@@ -164,7 +169,11 @@ impl Bench {
                 let create = ["create", "-q", "--name", "web", "--work-disk", "128M"];
                 self.host.banger(create).run().assert_ok();
             }
-            Doing::Stop | Doing::Remove => self.vm_with_a_note(),
+            Doing::Stop | Doing::Pause | Doing::Remove => self.vm_with_a_note(),
+            Doing::Resume => {
+                self.vm_with_a_note();
+                self.host.banger(["pause", "web"]).run().assert_ok();
+            }
             Doing::Start => {
                 self.vm_with_a_note();
                 self.host.banger(["stop", "web"]).run().assert_ok();
@@ -227,6 +236,8 @@ impl Bench {
             Doing::RemoveTemplate => words(&["template", "prune", "--all", "--yes"]),
             Doing::Exec => words(&["exec", "web", "--", "echo", "done"]),
             Doing::Stop => words(&["stop", "web"]),
+            Doing::Pause => words(&["pause", "web"]),
+            Doing::Resume => words(&["resume", "web"]),
             // All that takes a step of its own.
             Doing::Set => words(&[
                 "set",
@@ -278,7 +289,10 @@ impl Bench {
                 let state = self.host.state("web").expect("it is there");
                 assert_ne!(state, "running", "{case}");
             }
-            Doing::Start if case.spares_the_vm() => {
+            Doing::Pause if case.spares_the_vm() => {
+                assert_eq!(self.host.state("web").as_deref(), Some("paused"), "{case}");
+            }
+            Doing::Start | Doing::Resume if case.spares_the_vm() => {
                 assert_eq!(self.host.state("web").as_deref(), Some("running"), "{case}");
                 self.check_note();
             }
@@ -321,7 +335,13 @@ impl Bench {
                 }
                 self.operation().run().assert_ok().assert_stdout(DONE);
             }
-            Doing::Start | Doing::Exec | Doing::Stop | Doing::Begin | Doing::Settle => {
+            Doing::Start
+            | Doing::Exec
+            | Doing::Stop
+            | Doing::Pause
+            | Doing::Resume
+            | Doing::Begin
+            | Doing::Settle => {
                 assert_eq!(names, ["web"], "{case}: the VM is there");
                 if self.doing == Doing::Exec && case.spares_the_vm() {
                     self.operation().run().assert_ok().assert_stdout(DONE);
@@ -329,7 +349,7 @@ impl Bench {
                 self.host.banger(["stop", "web"]).run().assert_ok();
                 self.host.banger(["start", "-q", "web"]).run().assert_ok();
                 match self.doing {
-                    Doing::Start | Doing::Stop => self.check_note(),
+                    Doing::Start | Doing::Stop | Doing::Pause | Doing::Resume => self.check_note(),
                     Doing::Exec => drop(self.operation().run().assert_ok().assert_stdout(DONE)),
                     _ => {}
                 }
@@ -342,13 +362,10 @@ impl Bench {
                 self.host.banger(["stop", "web"]).run().assert_ok();
                 self.host.banger(["start", "-q", "web"]).run().assert_ok();
             }
-            Doing::Template => {
+            Doing::Template | Doing::RemoveTemplate => {
                 self.operation().run().assert_ok();
-                assert_eq!(self.templates(), 1, "{case}");
-            }
-            Doing::RemoveTemplate => {
-                self.operation().run().assert_ok();
-                assert_eq!(self.templates(), 0, "{case}");
+                let left = usize::from(self.doing == Doing::Template);
+                assert_eq!(self.templates(), left, "{case}");
             }
             Doing::Migrate => assert_eq!(names, FIRST_VMS, "{case}: nothing is lost"),
             Doing::Set => {

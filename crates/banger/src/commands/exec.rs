@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use banger_api::exec::ExecRequest;
-use banger_api::vm::{Vm, VmState};
+use banger_api::vm::{PauseReason, Vm, VmState};
 use banger_api::{ErrorCode, Problem};
 use banger_host::trace::Trace;
 use clap::Args;
@@ -93,6 +93,9 @@ fn check_running(vm: &Vm) -> Result<(), Failure> {
     if state == VmState::Running {
         return Ok(());
     }
+    if state == VmState::Paused {
+        return Err(is_paused(vm).into());
+    }
     let title = format!("the VM {} is {state}, not running", vm.name);
     let mut problem = Problem::new(ErrorCode::VmWrongState, title);
     if let (VmState::Failed, Some(end)) = (state, &vm.status.end) {
@@ -103,6 +106,16 @@ fn check_running(vm: &Vm) -> Result<(), Failure> {
         _ => "show",
     };
     Err(problem.hint(format!("banger {hint} {}", vm.name)).into())
+}
+
+/// A command in it would only seem to hang.
+fn is_paused(vm: &Vm) -> Problem {
+    let problem = Problem::new(ErrorCode::VmWrongState, format!("VM {} is paused", vm.name))
+        .hint(format!("banger resume {}", vm.name));
+    match vm.status.paused.contains(&PauseReason::HostDiskFull) {
+        true => problem.cause("the host's disk is full"),
+        false => problem,
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +131,7 @@ mod tests {
             ("stopped", "banger start web"),
             ("created", "banger start web"),
             ("starting", "banger show web"),
+            ("paused", "banger resume web"),
         ];
         for (state, hint) in cases {
             let failure = check_running(&vm("web", state, &none)).expect_err("it does not");
@@ -125,5 +139,14 @@ mod tests {
             assert_eq!(problem.code, ErrorCode::VmWrongState);
             assert_eq!(problem.hint.as_deref(), Some(hint));
         }
+    }
+
+    #[test]
+    fn a_paused_vm_says_so_and_why_it_cannot_go_on() {
+        let mut vm = vm("web", "paused", &serde_json::Value::Null);
+        vm.status.paused = vec![PauseReason::Requested];
+        insta::assert_snapshot!(is_paused(&vm), @"VM web is paused");
+        vm.status.paused = vec![PauseReason::HostDiskFull];
+        insta::assert_snapshot!(is_paused(&vm), @"VM web is paused: the host's disk is full");
     }
 }

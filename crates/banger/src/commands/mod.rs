@@ -11,8 +11,10 @@ pub mod kernel;
 pub mod kill;
 pub mod logs;
 pub mod ls;
+pub mod pause;
 pub mod prune;
 pub mod restart;
+pub mod resume;
 pub mod rm;
 pub mod run;
 pub mod set;
@@ -63,6 +65,8 @@ async fn run_vm(command: VmCommand, ui: &Ui) -> Result<u8, Failure> {
         VmCommand::Stop(args) => args.run(ui).await,
         VmCommand::Restart(args) => args.run(ui).await,
         VmCommand::Kill(args) => args.run(ui).await,
+        VmCommand::Pause(args) => args.run(ui).await,
+        VmCommand::Resume(args) => args.run(ui).await,
         VmCommand::Rm(args) => args.run(ui).await,
         VmCommand::Ls(args) => args.run(ui).await,
         VmCommand::Set(args) => args.run(ui).await,

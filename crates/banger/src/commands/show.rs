@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use banger_api::vm::{InitMode, NetworkPolicy, Origin, RestartPolicy, Vm};
+use banger_api::vm::{InitMode, NetworkPolicy, Origin, PauseReason, RestartPolicy, Vm};
 use banger_core::{duration, size};
 use clap::Args;
 
@@ -41,6 +41,7 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
     let spec = &vm.spec;
     let mut fields =
         vec![("Name", vm.name.clone()), ("Id", vm.id.clone()), ("State", state(vm, now_ms))];
+    fields.push(("Paused", why_paused(vm)));
     if let Some(end) = &vm.status.end {
         fields.push(("Ended", end.reason.clone()));
         fields.push(("Console", end.console_tail.join("\n")));
@@ -93,6 +94,17 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
     fields
 }
 
+/// Why it stands still, and what has it go on.
+fn why_paused(vm: &Vm) -> String {
+    let line = |reason: &PauseReason| match reason {
+        PauseReason::Requested => format!("by request, until `banger resume {}`", vm.name),
+        PauseReason::HostDiskFull => {
+            "the host's disk is full; goes on by itself when there is space".to_owned()
+        }
+    };
+    vm.status.paused.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 fn dimensions(vm: &Vm) -> String {
     let spec = &vm.spec;
     let memory = size::format(u64::from(spec.memory_mib) * size::MIB);
@@ -135,6 +147,19 @@ mod tests {
         State:    running 1 minute
         Size:     2 CPUs, 1 GiB memory, 8 GiB disk, 10 GiB work disk
         Pending:  cpus 1 → 2 (at the next start)
+        ");
+    }
+
+    #[test]
+    fn a_summary_says_why_it_stands_still() {
+        let mut vm = vm("web", "paused", &serde_json::Value::Null);
+        vm.status.paused = vec![PauseReason::Requested, PauseReason::HostDiskFull];
+        let text = render_fields(&fields(&vm, 121_000));
+        let lines: Vec<&str> = text.lines().skip(2).take(3).collect();
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        State:    paused (requested, host-disk-full) 1 minute
+        Paused:   by request, until `banger resume web`
+                  the host's disk is full; goes on by itself when there is space
         ");
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use banger_api::exec::ExecEnd;
-use banger_api::vm::{Vm, VmState, VmStatus};
+use banger_api::vm::{PauseReason, Vm, VmState, VmStatus};
 use banger_core::{duration, size};
 use serde::Serialize;
 
@@ -61,10 +61,24 @@ pub fn state(vm: &Vm, now_ms: u64) -> String {
             }
             format!("{}{code} {age} ago", status.state)
         }
-        live => match expires(vm, now_ms) {
-            Some(when) => format!("{live} {age}, expires {when}"),
-            None => format!("{live} {age}"),
-        },
+        live => {
+            let why = why_paused(status);
+            match expires(vm, now_ms) {
+                Some(when) => format!("{live}{why} {age}, expires {when}"),
+                None => format!("{live}{why} {age}"),
+            }
+        }
+    }
+}
+
+/// Why it stands still, if not by request alone.
+fn why_paused(status: &VmStatus) -> String {
+    match &status.paused[..] {
+        [] | [PauseReason::Requested] => String::new(),
+        reasons => {
+            let words: Vec<&str> = reasons.iter().map(|reason| reason.as_str()).collect();
+            format!(" ({})", words.join(", "))
+        }
     }
 }
 
@@ -188,6 +202,22 @@ pub mod tests {
         brief.expires_at_ms = Some(421_000);
         assert_eq!(state(&brief, 121_000), "running 1 minute, expires in 5m");
         assert_eq!(expires(&brief, 999_000).as_deref(), Some("now"));
+    }
+
+    #[test]
+    fn a_paused_vm_says_why_if_nobody_wanted_it() {
+        use PauseReason::{HostDiskFull, Requested};
+        let table: [(&[PauseReason], _); 4] = [
+            (&[], "paused 1 minute"),
+            (&[Requested], "paused 1 minute"),
+            (&[HostDiskFull], "paused (host-disk-full) 1 minute"),
+            (&[Requested, HostDiskFull], "paused (requested, host-disk-full) 1 minute"),
+        ];
+        for (paused, want) in table {
+            let mut vm = vm("web", "paused", &serde_json::Value::Null);
+            vm.status.paused = paused.to_vec();
+            assert_eq!(state(&vm, 121_000), want);
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ use super::{events, images, kernels, operations, system, templates, vms};
         vms::stop,
         vms::restart,
         vms::kill,
+        vms::pause,
+        vms::resume,
         vms::wait,
         vms::read_logs,
         vms::prune,

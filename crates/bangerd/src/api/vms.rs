@@ -37,6 +37,8 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
         .route("/v1/vms/{vm}/stop", post(stop))
         .route("/v1/vms/{vm}/restart", post(restart))
         .route("/v1/vms/{vm}/kill", post(kill))
+        .route("/v1/vms/{vm}/pause", post(pause))
+        .route("/v1/vms/{vm}/resume", post(resume))
         .route("/v1/vms/{vm}/wait", get(wait))
         .route("/v1/vms/{vm}/logs", get(read_logs))
 }
@@ -214,6 +216,41 @@ pub(super) async fn restart(
         follow_end((&vm, asked_ms), outcome, &operation).await?;
         operation.check_cancelled()?;
         follow_start(&vm, vm.start(again).await?, &operation).await?;
+        Ok(shown(&vm))
+    })))
+}
+
+/// Has a VM's virtual CPUs stand still. Its memory stays.
+#[utoipa::path(post, path = "/v1/vms/{vm}/pause", tag = "vms",
+    params(("vm" = String, Path, description = "Name, id, or unique beginning of an id")),
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn pause(
+    State(daemon): State<Arc<Daemon>>,
+    Named(vm): Named,
+) -> Result<Accepted, Failure> {
+    turn(&daemon, &vm, Request::Pause).await
+}
+
+/// Has a paused VM go on, with its clock set.
+#[utoipa::path(post, path = "/v1/vms/{vm}/resume", tag = "vms",
+    params(("vm" = String, Path, description = "Name, id, or unique beginning of an id")),
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn resume(
+    State(daemon): State<Arc<Daemon>>,
+    Named(vm): Named,
+) -> Result<Accepted, Failure> {
+    turn(&daemon, &vm, Request::Resume).await
+}
+
+async fn turn(daemon: &Arc<Daemon>, vm: &str, request: Request) -> Result<Accepted, Failure> {
+    let vm = daemon.find(vm)?;
+    let outcome = vm.turn(request).await?;
+    let verb = if request == Request::Pause { "pause" } else { "resume" };
+    let description = format!("{verb} vm {}", vm.name);
+    Ok(Accepted(daemon.operations.start(description, |operation| async move {
+        if let Outcome::Accepted(work) = outcome {
+            work.follow(&operation).await?;
+        }
         Ok(shown(&vm))
     })))
 }

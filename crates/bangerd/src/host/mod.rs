@@ -83,6 +83,18 @@ pub trait Shims: Debug + Send + Sync {
     /// If it does not answer, or refuses.
     fn kill<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>>;
 
+    /// Has a shim halt the virtual CPUs of its VM. Done when they stand still.
+    ///
+    /// # Errors
+    /// If it does not answer, or refuses; `not_found` if it is of a release that cannot do that.
+    fn pause<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>>;
+
+    /// Has a shim's VM go on. Done when it does, and its clock is right.
+    ///
+    /// # Errors
+    /// As for [`Shims::pause`].
+    fn resume<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>>;
+
     /// Kills a shim without asking, and with it everything of the VM. Whether there was one.
     ///
     /// # Errors

@@ -204,6 +204,14 @@ impl Shims for RealShims {
         Box::pin(Self::ask(vm_dir, Method::POST, "/v1/kill", None))
     }
 
+    fn pause<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>> {
+        Box::pin(Self::ask(vm_dir, Method::POST, "/v1/pause", None))
+    }
+
+    fn resume<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>> {
+        Box::pin(Self::ask(vm_dir, Method::POST, "/v1/resume", None))
+    }
+
     fn kill_shim(&self, vm_dir: &Path) -> io::Result<bool> {
         match shim::kill_shim(vm_dir) {
             Ok(true) => Ok(true),

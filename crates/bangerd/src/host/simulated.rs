@@ -24,6 +24,7 @@ use banger_api::{ErrorCode, Problem};
 use banger_core::expiry::Clocks;
 use banger_core::lifecycle::{Traces, fresh, plain_end};
 use banger_core::spec::HostCapacity;
+use banger_core::standstill::{Happening, plan};
 use banger_host::clock::now_ms;
 use tokio::sync::{mpsc, watch};
 
@@ -54,6 +55,8 @@ pub enum Manner {
     Offline,
     /// The guest does not go on from its template.
     Forgets,
+    /// The shim is of a release that cannot pause its VM.
+    Old,
 }
 
 /// The machine.
@@ -85,6 +88,8 @@ pub struct Simulation {
     /// milliseconds.
     pub set_ahead_ms: AtomicU64,
     pub passed_ms: AtomicU64,
+    /// A VM that stands still for want of disk cannot go on yet.
+    pub full: AtomicBool,
 }
 
 const FREE_BYTES: u64 = 1 << 40;
@@ -122,12 +127,8 @@ impl Simulation {
                     let warnings = vec!["the VM lost its network".to_owned()];
                     self.say(&dir, &VmStatus { warnings, ..status });
                 }
-                Manner::Forgets
-                | Manner::Good
-                | Manner::Hangs
-                | Manner::Deaf
-                | Manner::Ignores
-                | Manner::Mute => {}
+                Manner::Good | Manner::Old | Manner::Forgets => {}
+                Manner::Hangs | Manner::Deaf | Manner::Ignores | Manner::Mute => {}
             }
         }
     }
@@ -185,6 +186,31 @@ impl Simulation {
         let answers = !matches!(self.manner(), Manner::Deaf | Manner::Hangs);
         let is_there = self.is_alive(vm_dir) && answers;
         is_there.then_some(()).ok_or_else(|| Problem::new(ErrorCode::Internal, "no answer"))
+    }
+
+    /// What the disk does to a VM that runs, or somebody to whoever answers.
+    pub fn happens(&self, vm_dir: &Path, happening: Happening) {
+        let shims = self.shims.lock().unwrap();
+        let said = shims.get(vm_dir).and_then(|shim| shim.borrow().clone());
+        let Some(status) = said.filter(|status| status.state.is_live()) else { return };
+        let paused = plan(&status.paused, happening).reasons;
+        let state = if paused.is_empty() { VmState::Running } else { VmState::Paused };
+        tell(&shims, vm_dir, &VmStatus { state, paused, ..status });
+    }
+
+    fn turn(&self, vm_dir: &Path, happening: Happening) -> Result<(), Problem> {
+        self.ask(vm_dir)?;
+        match self.manner() {
+            Manner::Old => return Err(Problem::new(ErrorCode::NotFound, "no such route")),
+            Manner::Mute => return Err(Problem::new(ErrorCode::Internal, "no answer")),
+            _ => self.happens(vm_dir, happening),
+        }
+        match happening {
+            Happening::Resumed { has_space: false } => {
+                Err(Problem::new(ErrorCode::HostDiskFull, "it stays paused"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The power is cut and comes back: nothing runs any more.
@@ -277,7 +303,7 @@ impl Shims for Seen {
         let mut alive = shim.subscribe();
         self.0.shims.lock().unwrap().insert(vm_dir.to_owned(), shim);
         match manner {
-            Manner::Good | Manner::Deaf | Manner::Ignores | Manner::Offline => {
+            Manner::Good | Manner::Old | Manner::Deaf | Manner::Ignores | Manner::Offline => {
                 let warnings = match manner {
                     Manner::Offline => vec!["the VM has no network".to_owned()],
                     _ => Vec::new(),
@@ -374,6 +400,15 @@ impl Shims for Seen {
             self.0.end(vm_dir, EndCause::Killed);
             Ok(())
         })
+    }
+
+    fn pause<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>> {
+        Box::pin(async move { self.0.turn(vm_dir, Happening::Paused) })
+    }
+
+    fn resume<'a>(&'a self, vm_dir: &'a Path) -> Later<'a, Result<(), Problem>> {
+        let has_space = !self.0.full.load(Ordering::SeqCst);
+        Box::pin(async move { self.0.turn(vm_dir, Happening::Resumed { has_space }) })
     }
 
     fn kill_shim(&self, vm_dir: &Path) -> io::Result<bool> {

@@ -28,7 +28,7 @@ use tokio::sync::{RwLock, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::answers::{judge_removal, take};
+use super::answers::{judge, judge_removal, take};
 use super::attach::{Eye, read_status};
 use super::end::{Forced, How, end, is_locked, kill_until_unlocked, unlocked};
 use super::launch::{Launch, Launched};
@@ -233,6 +233,9 @@ impl Actor {
                     }
                 }
                 Ask::LendRoot { reply } => drop(reply.send(self.lend_root().await)),
+                Ask::Turn { request, reply } => {
+                    let _ = reply.send(judge(&self.row.name, state, request).0);
+                }
                 Ask::Change { .. } => {}
             }
         }
@@ -292,6 +295,7 @@ impl Actor {
         self.runs.note(&self.status.borrow());
         let shims = Arc::clone(&self.daemon.host.shims);
         let dir = self.dir.clone();
+        let turns = self.take_turns();
         loop {
             tokio::select! {
                 news = life.eye.next(shims.as_ref(), &dir) => match news {
@@ -320,6 +324,7 @@ impl Actor {
                     {
                         self.publish(now.clone());
                     }
+                    let Some(ask) = turns.take(&self.row.name, ask, now.state) else { continue };
                     if let Some(how) = take(&self.row, ask, now.state, &mut life.plans) {
                         self.begin_end(how, &life.plans);
                         self.publish_live(now, true);
@@ -407,7 +412,8 @@ impl Actor {
                 }
                 // Whoever asks for the end gets more than that; the others find no VM.
                 Ask::End { reply, .. } => drop(reply.send(Ok(Outcome::AlreadySo))),
-                Ask::Look | Ask::Start { .. } | Ask::Change { .. } | Ask::LendRoot { .. } => {}
+                Ask::Look | Ask::Start { .. } | Ask::Turn { .. } => {}
+                Ask::Change { .. } | Ask::LendRoot { .. } => {}
             }
         };
         if outcome.is_ok() {
@@ -458,7 +464,8 @@ impl Actor {
         let going = ending && matches!(status.state, VmState::Running | VmState::Paused);
         if going {
             let since_ms = clock::now_ms();
-            self.publish(VmStatus { state: VmState::Stopping, since_ms, ..status });
+            let paused = Vec::new();
+            self.publish(VmStatus { state: VmState::Stopping, since_ms, paused, ..status });
         } else {
             self.publish(status);
         }

@@ -59,6 +59,12 @@ pub(super) fn take(row: &VmRow, ask: Ask, state: VmState, plans: &mut Plans) -> 
             plans.keep |= request == Request::Restart;
             Some(if request == Request::Kill { How::Kill } else { How::Stop(grace) })
         }
+        // Nobody can be asked yet, or any more.
+        Ask::Turn { request, reply } => {
+            let (verdict, _) = judge(&row.name, state, request);
+            let _ = reply.send(verdict);
+            None
+        }
         Ask::LendRoot { reply } => {
             let _ = reply.send(Err(not_ended(row, state)));
             None

@@ -14,6 +14,7 @@ use banger_api::shim::{COW_FILE, WORK_FILE};
 use banger_api::step::{self, Failing, Operation as Of, Process, Step, Who};
 use banger_api::vm::{EndCause, StartVm, VmState};
 use banger_core::id::Id;
+use banger_core::lifecycle::Request;
 
 use super::change::tests::{image, roots};
 use super::tests::{find, finish, life, stop};
@@ -34,6 +35,9 @@ enum Doing {
     /// The same where there is a template to begin from.
     StartWarm,
     Stop,
+    Pause,
+    /// A paused VM goes on.
+    Resume,
     /// A VM gets another image and more processors, and loses its work disk.
     Set,
     Remove,
@@ -115,7 +119,9 @@ fn prepared(doing: Doing) -> World {
         _ => world,
     };
     world.machine.add_image("other", OTHER);
-    let running = matches!(doing, Doing::Stop | Doing::Set | Doing::Remove | Doing::Begin);
+    let turned = matches!(doing, Doing::Pause | Doing::Resume);
+    let running =
+        turned || matches!(doing, Doing::Stop | Doing::Set | Doing::Remove | Doing::Begin);
     if running || matches!(doing, Doing::Start | Doing::StartWarm) {
         let made = life(async {
             let daemon = world.daemon().await;
@@ -129,6 +135,9 @@ fn prepared(doing: Doing) -> World {
             let made = make(&daemon, wanted).await.expect("make");
             if doing == Doing::Set {
                 stop(&find(&daemon, "web")).await.expect("stop");
+            }
+            if doing == Doing::Resume {
+                turn(&daemon, Request::Pause).await.expect("pause");
             }
             made
         });
@@ -151,10 +160,16 @@ async fn act(daemon: &Arc<Daemon>, doing: Doing, lease: &Lease) -> Result<(), Pr
             finish(find(daemon, "web").start(StartVm::default()).await).await
         }
         Doing::Stop => stop(&find(daemon, "web")).await,
+        Doing::Pause => turn(daemon, Request::Pause).await,
+        Doing::Resume => turn(daemon, Request::Resume).await,
         Doing::Set => set(daemon).await,
         Doing::Remove => finish(find(daemon, "web").remove(true).await).await,
         Doing::Begin => Ok(()),
     }
+}
+
+async fn turn(daemon: &Arc<Daemon>, request: Request) -> Result<(), Problem> {
+    finish(find(daemon, "web").turn(request).await).await
 }
 
 async fn set(daemon: &Arc<Daemon>) -> Result<(), Problem> {
@@ -246,6 +261,12 @@ async fn check_what_was_reported(
         (Doing::Stop, Some(Ok(()))) => {
             assert!(!find(daemon, "web").state().is_live(), "{case:?}: it was stopped");
         }
+        (Doing::Pause, Some(Ok(()))) => {
+            assert_eq!(find(daemon, "web").state(), VmState::Paused, "{case:?}");
+        }
+        (Doing::Resume, Some(Ok(()))) => {
+            assert_eq!(find(daemon, "web").state(), VmState::Running, "{case:?}");
+        }
         (Doing::Start | Doing::StartWarm, Some(Ok(())))
             if consequence(case.who, case.what).is_none() =>
         {
@@ -258,7 +279,7 @@ async fn check_what_was_reported(
         (Doing::Begin, _) => {
             assert_eq!(find(daemon, "web").state(), VmState::Failed, "{case:?}: it had died");
         }
-        (Doing::Start | Doing::StartWarm | Doing::Stop, _) => {
+        (Doing::Start | Doing::StartWarm | Doing::Stop | Doing::Pause | Doing::Resume, _) => {
             assert!(!absent(), "{case:?}: the VM is there");
         }
         // Its removal may have begun, and goes on.
@@ -288,6 +309,21 @@ async fn repeat(world: &World, daemon: &Arc<Daemon>, case: Case) {
             let vm = find(daemon, "web");
             good(stop(&vm).await);
             assert!(!vm.state().is_live(), "{case:?}");
+        }
+        Doing::Pause | Doing::Resume => {
+            let vm = find(daemon, "web");
+            if consequence(case.who, case.what).is_some() {
+                // What was struck may answer nobody any more.
+                good(stop(&vm).await);
+                world.machine.heal();
+                good(finish(vm.start(StartVm::default()).await).await);
+            }
+            for (request, state) in
+                [(Request::Pause, VmState::Paused), (Request::Resume, VmState::Running)]
+            {
+                good(turn(daemon, request).await);
+                assert_eq!(vm.state(), state, "{case:?}");
+            }
         }
         Doing::Set => {
             good(set(daemon).await);
@@ -369,6 +405,16 @@ fn whatever_breaks_while_a_vm_is_stopped() {
 }
 
 #[test]
+fn whatever_breaks_while_a_vm_is_paused() {
+    check_all(Doing::Pause);
+}
+
+#[test]
+fn whatever_breaks_while_a_vm_is_resumed() {
+    check_all(Doing::Resume);
+}
+
+#[test]
 fn whatever_breaks_while_a_vm_is_changed() {
     check_all(Doing::Set);
 }
@@ -393,6 +439,8 @@ fn every_step_of_a_vms_life_is_broken() {
         Doing::Start,
         Doing::StartWarm,
         Doing::Stop,
+        Doing::Pause,
+        Doing::Resume,
         Doing::Set,
         Doing::Remove,
         Doing::Begin,
@@ -407,7 +455,8 @@ fn every_step_of_a_vms_life_is_broken() {
         step::TEMPLATE_SEAL,
         step::TEMPLATE_REMOVE,
     ];
-    let of_a_life = [Of::Begin, Of::Create, Of::Start, Of::Stop, Of::Set, Of::Remove, Of::Template];
+    let of_a_life =
+        [Of::Begin, Of::Create, Of::Start, Of::Pause, Of::Stop, Of::Set, Of::Remove, Of::Template];
     let wanted: BTreeSet<Step> = step::ALL
         .iter()
         .map(|(_, step)| *step)

@@ -21,6 +21,9 @@ pub mod logs;
 mod marks;
 #[cfg(test)]
 mod model_tests;
+mod pause;
+#[cfg(test)]
+mod pause_tests;
 mod remove;
 mod restart;
 #[cfg(test)]
@@ -187,6 +190,14 @@ impl VmHandle {
         self.ask(|reply| Ask::End { request, grace, reply }).await
     }
 
+    /// Asks that it stand still, [`Request::Pause`], or go on, [`Request::Resume`].
+    ///
+    /// # Errors
+    /// As for [`VmHandle::start`].
+    pub async fn turn(&self, request: Request) -> Result<Outcome, Problem> {
+        self.ask(|reply| Ask::Turn { request, reply }).await
+    }
+
     /// Asks for the removal.
     ///
     /// # Errors
@@ -276,6 +287,10 @@ enum Ask {
     End {
         request: Request,
         grace: StopVm,
+        reply: oneshot::Sender<Verdict>,
+    },
+    Turn {
+        request: Request,
         reply: oneshot::Sender<Verdict>,
     },
     Remove {

@@ -184,6 +184,8 @@ impl Life<'_> {
                 },
                 Err(problem) => refusal(&problem),
             },
+            Act::Pause => answer(handle.turn(Request::Pause).await).await,
+            Act::Resume => answer(handle.turn(Request::Resume).await).await,
             Act::Remove { force } => answer(handle.remove(force).await).await,
             Act::Ends(cause) => {
                 let live = handle.state().is_live();
@@ -277,8 +279,9 @@ impl Life<'_> {
     }
 
     async fn together(&mut self, vm: usize, acts: &[Act]) -> Result<(), String> {
-        // What hangs would hang with the others too.
-        if matches!(self.reference.state(vm), Some(VmState::Starting | VmState::Stopping)) {
+        use VmState::{Paused, Starting, Stopping};
+        // What hangs would hang with the others too, and what stands still has no place among them.
+        if matches!(self.reference.state(vm), Some(Starting | Stopping | Paused)) {
             return Ok(());
         }
         self.world.machine.set_manner(Manner::Good);
@@ -338,7 +341,9 @@ async fn ask(daemon: &Arc<Daemon>, world: &World, vm: usize, act: Act) -> Asked 
             let ended = end_guest(world, &handle.snapshot(), cause);
             return if ended { Asked::Went } else { Asked::Overtaken };
         }
-        Act::Create { .. } | Act::Exec => unreachable!("handled above, or not at once"),
+        Act::Create { .. } | Act::Exec | Act::Pause | Act::Resume => {
+            unreachable!("handled above, or not at once")
+        }
     };
     match verdict {
         Ok(Outcome::AlreadySo) => Asked::WasSo,

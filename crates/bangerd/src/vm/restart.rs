@@ -53,9 +53,10 @@ impl Runs {
         self.unrecorded = None;
     }
 
-    /// Notes since when the guest is up.
+    /// Notes since when the guest is up; one that stands still is.
     pub(super) fn note(&mut self, status: &VmStatus) {
-        if status.state == VmState::Running && self.up_since_ms.is_none() {
+        let is_up = matches!(status.state, VmState::Running | VmState::Paused);
+        if is_up && self.up_since_ms.is_none() {
             self.up_since_ms = Some(status.since_ms);
         }
     }

@@ -45,7 +45,7 @@ pub(crate) fn find(daemon: &Daemon, name: &str) -> Arc<VmHandle> {
     daemon.find(name).expect("the VM exists")
 }
 
-fn cause(vm: &VmHandle) -> Option<EndCause> {
+pub(super) fn cause(vm: &VmHandle) -> Option<EndCause> {
     vm.snapshot().status.end.map(|end| end.cause)
 }
 

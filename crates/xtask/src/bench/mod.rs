@@ -34,8 +34,8 @@ pub struct Selection {
     /// Put the table into README.md.
     #[arg(long)]
     readme: bool,
-    /// Only how long it takes until a VM has run `true` and is gone, beside others that do the same;
-    /// installs them. With --readme also draws docs/instant-start.svg.
+    /// Only how long it takes until a VM has run `true` and is gone, beside others that do the same,
+    /// and what many at once take; installs those others. With --readme also draws docs/instant-start.svg.
     #[arg(long)]
     instant: bool,
 }
@@ -50,6 +50,10 @@ struct Row {
 impl Row {
     fn new(what: &str, measured: impl Into<String>, wanted: &str) -> Self {
         Self { what: what.into(), measured: measured.into(), wanted: wanted.into() }
+    }
+
+    fn line(&self) -> String {
+        format!("| {} | {} | {} |\n", self.what, self.measured, self.wanted)
     }
 }
 
@@ -148,8 +152,6 @@ fn many(host: &Host) -> Row {
 
 fn table(machine: &Machine, rows: &[Row]) -> String {
     let mut text = format!("{machine}\n\n| | measured | wanted |\n|---|---|---|\n");
-    for row in rows {
-        text.push_str(&format!("| {} | {} | {} |\n", row.what, row.measured, row.wanted));
-    }
+    rows.iter().for_each(|row| text.push_str(&row.line()));
     text
 }

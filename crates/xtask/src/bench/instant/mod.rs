@@ -1,9 +1,11 @@
 //! `cargo xtask bench --instant`: how long it takes until a VM has run `true` and is gone, beside
-//! others that do the same, by turns.
+//! others that do the same, by turns; and then many VMs at once.
 //!
 //! `bench/README.md` says what each contender does.
 
+mod agent;
 mod contender;
+mod crowd;
 mod debvm;
 mod floor;
 mod microvms;
@@ -78,10 +80,11 @@ pub(super) fn run(rounds: usize, into_readme: bool) -> Result<(), ChoreFailure> 
         contender::by_turns(&mut entries, rounds);
         entries.into_iter().map(Entry::outcome).collect::<Vec<_>>()
     };
+    let crowd = crowd::measure(&stage);
     let host = stage.host;
     host.banger(["system", "reset", "--yes"]).timeout(Duration::from_secs(600)).run().assert_ok();
     host.finish();
-    let text = report::report(&machine, &outcomes);
+    let text = report::report(&machine, &outcomes, &crowd);
     println!("{text}");
     if into_readme {
         let path = tree::root().join(PICTURE);
