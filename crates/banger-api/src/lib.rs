@@ -28,6 +28,7 @@ pub mod shim;
 pub mod step;
 pub mod system;
 pub mod template;
+pub mod trace;
 pub mod version;
 pub mod vm;
 

@@ -12,6 +12,7 @@ use crate::fork::Forked;
 use crate::image::{Image, Pushed};
 use crate::kernel::Kernel;
 use crate::template::Template;
+use crate::trace::Mark;
 use crate::vm::Vm;
 
 /// An accepted piece of long work.
@@ -78,6 +79,8 @@ pub enum OperationEvent {
         /// The text, one line.
         message: String,
     },
+    /// Where time went: for those who asked, and no progress.
+    Mark(Mark),
     /// The end: done.
     Succeeded {
         /// What came of it.

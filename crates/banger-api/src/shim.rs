@@ -27,6 +27,7 @@ use crate::change::Resources;
 use crate::error::Problem;
 use crate::exec::ExecRequest;
 use crate::operation::Progress;
+use crate::trace::Mark;
 use crate::version::ProtocolRange;
 use crate::vm::{Accelerator, EngineInUse, InitMode, NetworkPolicy, OwnerPolicy, VmStatus};
 
@@ -135,6 +136,9 @@ pub struct LaunchSpec {
     /// How its guest begins.
     #[serde(default)]
     pub begin: Begin,
+    /// Tell where the time goes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trace: bool,
 }
 
 /// How a guest begins.
@@ -220,6 +224,8 @@ impl EngineSpec {
 pub enum LaunchEvent {
     /// A step began.
     Progress(Progress),
+    /// Where time went: if the launch asks for that. After `ready` nothing else comes.
+    Mark(Mark),
     /// The guest is configured; the shim serves.
     Ready {
         /// What `status.json` says.

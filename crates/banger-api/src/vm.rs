@@ -395,6 +395,9 @@ pub struct StartVm {
     /// Boot, also if there is a template to go on from, and make none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cold: bool,
+    /// Tell where the time goes, with [`crate::trace::Mark`]s among the operation's events.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trace: bool,
     /// Proxy variables (`http_proxy`, `https_proxy`, `no_proxy`, …) and other session environment
     /// of the caller that every command in the VM gets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

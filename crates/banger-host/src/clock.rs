@@ -37,6 +37,12 @@ pub fn boot_id() -> Option<String> {
     Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
+/// Microseconds that this machine has run, not counting sleep: one clock for all its processes.
+#[must_use]
+pub fn monotonic_us() -> u64 {
+    u64::try_from(monotonic().as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Time that this machine has run, not counting sleep.
 #[must_use]
 pub fn monotonic() -> Duration {

@@ -33,3 +33,4 @@ pub mod sparse;
 pub mod supervisor;
 pub mod systemd;
 pub mod terminal;
+pub mod trace;

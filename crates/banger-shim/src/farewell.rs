@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use banger_api::agent::{Shutdown, ShutdownAction, StopMain};
 use banger_api::shim::LaunchSpec;
-use banger_api::step;
 use banger_api::vm::{EndCause, InitMode, VmEnd, VmState};
+use banger_api::{step, trace};
 use banger_core::signal;
 use banger_host::fault;
 use banger_host::http::HttpError;
@@ -74,11 +74,13 @@ pub(crate) async fn obey(
     if let Err(error) = fault::reach(step::SHIM_POWER_OFF).await {
         tracing::error!(%error, "the VMM may not be killed");
     }
+    let began = vm.trace.begin();
     // Nothing is lost: either the guest has synced and unmounted, or that was not wanted.
     if let Err(error) = machine.vmm.kill() {
         tracing::error!(%error, "cannot kill the VMM");
     }
     let _ = machine.vmm.wait().await;
+    vm.trace.end(trace::SHIM_KILL, began);
     end
 }
 

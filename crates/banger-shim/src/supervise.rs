@@ -9,10 +9,12 @@ use banger_api::error::{ErrorCode, Problem};
 use banger_api::operation::Progress;
 use banger_api::shim::{Begin, LaunchEvent, LaunchSpec, SHIM_LOG_FILE};
 use banger_api::step::{self, Step};
+use banger_api::trace;
 use banger_api::vm::{EndCause, Origin, VmEnd, VmState};
 use banger_host::logs::{DEFAULT_CAP_BYTES, ErrorLog, printable_line};
 use banger_host::oom::OomWatch;
 use banger_host::systemd::scope::StopLine;
+use banger_host::trace::Trace;
 use banger_host::{environment, fault};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -65,6 +67,8 @@ pub(crate) struct Vm {
     pub(crate) logged: Notify,
     /// Where wishes go to save the guest.
     pub(crate) captures: Captures,
+    /// Where the time goes.
+    pub(crate) trace: Trace,
     /// Whether the kernel kills for want of memory.
     pub(crate) oom: OomWatch,
 }
@@ -118,11 +122,14 @@ pub(crate) fn error_log() -> ErrorLog {
 async fn run(stop_line: Option<StopLine>) -> Result<(), Failure> {
     let dir = std::env::current_dir()?;
     let spec = read_launch_spec(&dir)?;
+    let trace = Trace::new(spec.trace);
+    let began = trace.begin();
     let engine = spec.engine.in_use();
     let board = Arc::new(Board::new(&dir, engine, spec.resources()));
     let (orders, mut received) = mpsc::channel(ORDERS);
     let vm = Arc::new(Vm {
         ownership: Ownership::new(spec.owner.is_some()),
+        trace,
         spec,
         dir,
         board,
@@ -140,6 +147,7 @@ async fn run(stop_line: Option<StopLine>) -> Result<(), Failure> {
     if let Some(line) = stop_line {
         tokio::spawn(stop_on_request(line, vm.orders.clone()));
     }
+    vm.trace.end(trace::SHIM_BEGIN, began);
     live(&vm, &mut received).await;
     server.close().await;
     Ok(())
@@ -174,8 +182,10 @@ async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
     vm.board.up(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), origin);
     vm.ownership.expect_soon(vm.orders.clone());
     main_process::start(vm, machine.guest.clone());
+    reporter.mark(&vm.trace);
     reporter.say(&LaunchEvent::Ready { status: vm.board.now() });
     let end = watch_through_reboots(vm, &mut host, machine, orders).await;
+    reporter.mark(&vm.trace);
     vm.guest.send_replace(None);
     vm.board.end(end);
 }
@@ -318,6 +328,13 @@ impl Reporter {
         tracing::debug!(%step, "{message}");
         self.say(&LaunchEvent::Progress(Progress::stage(step.name(), message)));
         fault::reach(step).await.map_err(host(step.name()))
+    }
+
+    /// Says where the time went since the last time, if somebody asked.
+    fn mark(&mut self, trace: &Trace) {
+        for mark in trace.take() {
+            self.say(&LaunchEvent::Mark(mark));
+        }
     }
 
     /// Says one thing. A daemon that is gone does not stop a VM from starting.

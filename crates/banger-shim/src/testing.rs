@@ -9,6 +9,7 @@ use banger_api::agent::{NONCE_LEN, PREAMBLE};
 use banger_api::shim::LaunchSpec;
 use banger_host::oom::OomWatch;
 use banger_host::qemu::qmp::{Event, Qmp};
+use banger_host::trace::Trace;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -128,6 +129,7 @@ pub(crate) fn vm(dir: &Path, spec: LaunchSpec) -> (Vm, mpsc::Receiver<Order>) {
         captures: Captures::default(),
         main_pid: MainPid::default(),
         logged: Notify::new(),
+        trace: Trace::default(),
         oom: OomWatch::of_this_process(),
     };
     (vm, received)

@@ -21,6 +21,7 @@ use crate::failure::Failure;
 use crate::ui::Ui;
 
 fn main() {
+    let _ = banger_host::trace::beginning();
     restore_terminal_on_panic();
     let line: Vec<_> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&line) {

@@ -42,4 +42,5 @@ mod system_init;
 mod templates;
 mod ten_images;
 mod terminal;
+mod trace;
 mod upgrade;

@@ -26,9 +26,11 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use banger_api::trace;
 use banger_api::vm::NetworkPolicy;
 
 use crate::command::find_program;
+use crate::trace::Trace;
 
 /// The namespace's end of the guest's network; also the guest's name server.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
@@ -109,10 +111,19 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`] names the step.
-    pub fn create(vm_dir: &Path, vm_id: &str, policy: NetworkPolicy) -> Result<Self, NetworkError> {
+    pub fn create(
+        vm_dir: &Path,
+        vm_id: &str,
+        policy: NetworkPolicy,
+        trace: &Trace,
+    ) -> Result<Self, NetworkError> {
         let namespace = namespace_file(vm_dir, vm_id)?;
         let host_addresses = host_addresses()?;
-        let create = move || Self::create_in_new_namespace(namespace, policy, host_addresses);
+        let trace = trace.clone();
+        let create = move || {
+            let rules = ruleset::ruleset(policy, &host_addresses);
+            Self::create_in_new_namespace(namespace, &rules, host_addresses, &trace)
+        };
         std::thread::Builder::new()
             .spawn(create)
             .map_err(step("start a thread"))?
@@ -152,8 +163,9 @@ impl Network {
 
     fn create_in_new_namespace(
         namespace: PathBuf,
-        policy: NetworkPolicy,
+        rules: &str,
         host_addresses: Vec<Ipv4Addr>,
+        trace: &Trace,
     ) -> Result<Self, NetworkError> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(step("create a network namespace"))?;
         let here = Path::new("/proc/thread-self/ns/net");
@@ -167,7 +179,9 @@ impl Network {
         }
         // Of the thread's network namespace, by the kernel's rules for /proc/sys/net.
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(step("enable forwarding"))?;
-        load_rules(&ruleset::ruleset(policy, &host_addresses))?;
+        let began = trace.begin();
+        load_rules(rules)?;
+        trace.end(trace::SHIM_RULES, began);
         let dns_udp = UdpSocket::bind((GATEWAY, 53)).map_err(step("bind the name server"))?;
         let dns_tcp = TcpListener::bind((GATEWAY, 53)).map_err(step("bind the name server"))?;
         Ok(Self { tap, dns_udp, dns_tcp, namespace, host_addresses })

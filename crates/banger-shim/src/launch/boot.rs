@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use banger_api::shim::{Begin, LaunchSpec, RUN_DIR};
-use banger_api::step;
+use banger_api::{step, trace};
 use banger_host::qemu::qmp::{Event, Qmp};
 use banger_host::{connect, fault, qemu};
 use tokio::sync::mpsc;
@@ -100,7 +100,10 @@ pub(super) async fn bring_up(
 
 /// Connects to the VMM and the guest, and makes the guest what it shall be. All of it until the deadline.
 async fn reach_guest(vm: &Vm, deadline: Instant, then: Then) -> Result<Reached, LaunchError> {
+    let began = vm.trace.begin();
     let (mut qmp, events) = until(deadline, vm, Awaited::Vmm, control(vm)).await?;
+    vm.trace.end(trace::VMM_BEGIN, began);
+    let began = vm.trace.begin();
     let guest = match until(deadline, vm, Awaited::Agent, greet(vm)).await {
         Err(LaunchError::Silent { awaited, timeout_ms, .. }) => {
             let processors = where_processors_stand(&mut qmp).await;
@@ -108,6 +111,7 @@ async fn reach_guest(vm: &Vm, deadline: Instant, then: Then) -> Result<Reached, 
         }
         other => other?,
     };
+    vm.trace.end(trace::GUEST_BOOT, began);
     tracing::debug!("the guest answers");
     match then {
         Then::Identify => until(deadline, vm, Awaited::Configured, identify(vm, &guest)).await?,
@@ -150,10 +154,12 @@ pub(super) async fn greet(vm: &Vm) -> Result<Guest, LaunchError> {
 
 /// Makes the guest this VM.
 pub(super) async fn identify(vm: &Vm, guest: &Guest) -> Result<(), LaunchError> {
+    let began = vm.trace.begin();
     fault::reach(step::VM_CONFIGURE).await.map_err(host("configure the guest"))?;
     for warning in configure(guest, &vm.spec).await? {
         vm.board.warn(warning);
     }
+    vm.trace.end(trace::GUEST_CONFIGURE, began);
     Ok(())
 }
 

@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use banger_api::shim::{Begin, CONSOLE_FILE, LaunchSpec, VMM_LOG_FILE, WORK_FILE};
-use banger_api::step;
 use banger_api::vm::{Accelerator, InitMode};
+use banger_api::{step, trace};
 use banger_host::cow::{self, Header};
 use banger_host::network::{self, Network};
 use banger_host::process::Watched;
@@ -120,7 +120,7 @@ pub(crate) async fn launch(
     reporter.step(step::VM_VMM, "starting the VMM").await?;
     let booting = start_vmm(&vm.spec, vm, &host)?;
     fault::reach(step::VM_UPLINK).await.map_err(crate::failure::host("start the uplink"))?;
-    let uplink = start_uplink(&host)?;
+    let uplink = start_uplink(&host, vm.trace.clone())?;
     let machine = if let Begin::Restore { .. } = vm.spec.begin {
         reporter.step(step::VM_RESTORE, "restoring the guest").await?;
         restore::restore(vm, booting).await?
@@ -159,7 +159,9 @@ fn check_disk(vm: &Vm) -> Result<(), LaunchError> {
 }
 
 async fn make_host(vm: &Vm) -> Result<Host, LaunchError> {
-    let network = Network::create(&vm.dir, &vm.spec.vm_id, vm.spec.network)?;
+    let began = vm.trace.begin();
+    let network = Network::create(&vm.dir, &vm.spec.vm_id, vm.spec.network, &vm.trace)?;
+    vm.trace.end(trace::SHIM_NETWORK, began);
     let udp = network.dns_udp.try_clone().map_err(host("share the name server's socket"))?;
     let tcp = network.dns_tcp.try_clone().map_err(host("share the name server's socket"))?;
     for set_nonblocking in [udp.set_nonblocking(true), tcp.set_nonblocking(true)] {
@@ -178,7 +180,9 @@ async fn make_host(vm: &Vm) -> Result<Host, LaunchError> {
 }
 
 fn start_vmm(spec: &LaunchSpec, vm: &Vm, machine: &Host) -> Result<Booting, LaunchError> {
+    let began = vm.trace.begin();
     let started = qemu::spawn(spec, &vm.dir, machine.network.tap.as_fd())?;
+    vm.trace.end(trace::SHIM_VMM, began);
     let record = |pipe, log: &Log| {
         Recording::start(pipe, Arc::clone(log)).map_err(host("record what the VM says"))
     };
@@ -198,12 +202,14 @@ pub(crate) async fn await_up(
     deadline: Instant,
     uplink: Option<Uplink>,
 ) -> Result<(), LaunchError> {
+    let began = vm.trace.begin();
     if vm.spec.init == InitMode::System {
         let left = deadline.saturating_duration_since(Instant::now());
         await_services(vm, guest, system_limit(vm.spec.engine.accelerator, left)).await;
     }
     if let Some(uplink) = uplink {
         await_uplink(vm, uplink).await;
+        vm.trace.end(trace::SHIM_UP, began);
         fault::reach(step::VM_READY).await.map_err(host("tell that the VM runs"))?;
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::os::fd::RawFd;
 use std::time::Instant;
 
+use banger_api::trace;
 use banger_host::qemu::MigrationError;
 use banger_host::qemu::qmp::{Qmp, QmpError};
 use serde_json::json;
@@ -36,11 +37,15 @@ async fn reach_saved(
     devices: Option<RawFd>,
     has_greeted: &Cell<bool>,
 ) -> Result<Reached, LaunchError> {
+    let began = vm.trace.begin();
     let (mut qmp, events) = until(deadline, vm, Awaited::Vmm, control(vm)).await?;
+    vm.trace.end(trace::VMM_BEGIN, began);
     let restored = async { take_up(vm, &mut qmp, devices).await.map_err(LaunchError::Migration) };
     until(deadline, vm, Awaited::Restored, restored).await?;
+    let began = vm.trace.begin();
     // Only now: a guest that stands still does not notice that somebody has come.
     let guest = until(deadline, vm, Awaited::Agent, greet(vm)).await?;
+    vm.trace.end(trace::GUEST_GREET, began);
     has_greeted.set(true);
     until(deadline, vm, Awaited::Configured, identify(vm, &guest)).await?;
     Ok((qmp, events, guest))
@@ -49,11 +54,15 @@ async fn reach_saved(
 /// Loads the saved guest and lets it go on.
 async fn take_up(vm: &Vm, qmp: &mut Qmp, devices: Option<RawFd>) -> Result<(), MigrationError> {
     let missing = || QmpError::Protocol("nothing was saved".to_owned());
+    let began = vm.trace.begin();
     qmp.restore(devices.ok_or_else(missing)?).await?;
+    vm.trace.end(trace::VMM_LOAD, began);
+    let began = vm.trace.begin();
     if let Some(bytes) = vm.spec.work_disk_bytes {
         // The guest knows an empty disk in its place: this tells it to look again.
         qmp.execute("block_resize", json!({ "device": "work", "size": bytes })).await?;
     }
     qmp.execute("cont", json!({})).await?;
+    vm.trace.end(trace::VMM_RESUME, began);
     Ok(())
 }

@@ -5,8 +5,10 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use banger_api::trace;
 use banger_host::network;
 use banger_host::process::Watched;
+use banger_host::trace::Trace;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -19,13 +21,16 @@ use crate::supervise::{Vm, error_log};
 pub(crate) type Uplink = oneshot::Receiver<Result<std::process::Child, network::NetworkError>>;
 
 /// Begins to make it.
-pub(super) fn start_uplink(host: &Host) -> Result<Uplink, LaunchError> {
+pub(super) fn start_uplink(host: &Host, trace: Trace) -> Result<Uplink, LaunchError> {
+    let began = trace.begin();
     let namespace = host.network.namespace.clone();
     let mut pasta = network::start_uplink(&namespace, pasta_words()?)?;
     let (done, uplink) = oneshot::channel();
     let wait = move || {
+        let connected = network::wait_for_uplink(&namespace, &mut pasta);
+        trace.end(trace::SHIM_UPLINK, began);
         // Nobody hears it if the boot failed meanwhile.
-        let _ = done.send(network::wait_for_uplink(&namespace, &mut pasta).map(|()| pasta));
+        let _ = done.send(connected.map(|()| pasta));
     };
     let thread = std::thread::Builder::new().name("uplink".to_owned()).spawn(wait);
     thread.map_err(crate::failure::host("start a thread that waits for the network"))?;

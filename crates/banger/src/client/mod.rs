@@ -27,7 +27,7 @@ use crate::failure::Failure;
 use crate::ui::Ui;
 
 pub use autostart::{Stopped, ending, stop_daemon};
-pub use operation::{Patience, follow};
+pub use operation::{Followed, Patience, follow};
 pub use shim::ShimClient;
 pub use upload::upload;
 

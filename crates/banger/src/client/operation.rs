@@ -1,6 +1,7 @@
 //! Following long work to its end, and giving it up when the user does.
 
 use banger_api::operation::{Operation, OperationEvent, OperationResult};
+use banger_api::trace::Mark;
 use banger_api::{ErrorCode, Problem, step as steps};
 use banger_host::fault;
 use banger_host::http::Lines;
@@ -29,6 +30,8 @@ pub struct Followed {
     pub interrupted: Option<i32>,
     /// The lease. The work's owner lets go of it when something else keeps what was made.
     pub lease: Option<Lines>,
+    /// Where the time went, if that was asked for.
+    pub marks: Vec<Mark>,
 }
 
 /// Follows an operation, showing its progress.
@@ -49,7 +52,7 @@ pub async fn follow(
         .map_err(|error| Failure::internal("the work cannot be followed", &error))?;
     let mut lines = Lines::of(client.open(&path).await.map_err(or_went_away)?);
     let mut stages = ui.stages();
-    let mut interrupted = None;
+    let (mut interrupted, mut marks) = (None, Vec::new());
     loop {
         tokio::select! {
             biased;
@@ -73,9 +76,11 @@ pub async fn follow(
                 let event = event.map_err(|_| went_away())?;
                 match step(event, (&mut stages, ui))? {
                     Step::On => {}
+                    Step::Marked(mark) => marks.push(mark),
                     Step::Done(result) => {
                         stages.finish();
-                        return Ok(Followed { result: *result, interrupted, lease: lease.then_some(lines) });
+                        let lease = lease.then_some(lines);
+                        return Ok(Followed { result: *result, interrupted, lease, marks });
                     }
                     Step::Failed(problem) => {
                         stages.abandon();
@@ -89,6 +94,7 @@ pub async fn follow(
 
 enum Step {
     On,
+    Marked(Mark),
     Done(Box<OperationResult>),
     Failed(Problem),
 }
@@ -99,6 +105,7 @@ fn step(event: Option<String>, (stages, ui): (&mut Stages, &Ui)) -> Result<Step,
         .map_err(|error| Failure::internal("the daemon's progress cannot be understood", &error))?;
     match event {
         OperationEvent::Progress(progress) => stages.update(&progress),
+        OperationEvent::Mark(mark) => return Ok(Step::Marked(mark)),
         OperationEvent::Warning { message } => stages.suspend(|| ui.warning(&message)),
         OperationEvent::Succeeded { result } => return Ok(Step::Done(Box::new(result))),
         OperationEvent::Failed { problem } => return Ok(Step::Failed(problem)),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use banger_api::exec::ExecRequest;
 use banger_api::vm::{PauseReason, Vm, VmState};
 use banger_api::{ErrorCode, Problem};
+use banger_host::trace::Trace;
 use clap::Args;
 
 use super::guest_session::{self, GuestSession};
@@ -79,7 +80,8 @@ impl How {
             timeout_ms: timeout_ms(self.timeout),
             ..ExecRequest::default()
         };
-        let session = GuestSession { request, tty: self.tty, owner: false, lease: None };
+        let trace = Trace::default();
+        let session = GuestSession { request, tty: self.tty, owner: false, lease: None, trace };
         let outcome = guest_session::run(&client, &vm, session).await?;
         guest_session::tell_timeout(outcome, self.timeout, ui);
         Ok(outcome.exit_code())

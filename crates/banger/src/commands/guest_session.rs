@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use banger_api::exec::{ExecEnd, ExecRequest, WindowSize};
 use banger_api::vm::{Vm, VmEnd};
-use banger_api::{ErrorCode, Problem, step};
+use banger_api::{ErrorCode, Problem, step, trace};
 use banger_core::duration;
 use banger_host::http::Lines;
 use banger_host::terminal::{self, Stream};
+use banger_host::trace::Trace;
 use banger_host::{environment, fault};
 
 use crate::client::{Client, ShimClient, vm_path};
@@ -36,6 +37,8 @@ pub struct GuestSession {
     pub owner: bool,
     /// What keeps the VM until its stream is open.
     pub lease: Option<Lines>,
+    /// Where the time goes.
+    pub trace: Trace,
 }
 
 /// Runs a command in a running VM, to its end or ours.
@@ -43,8 +46,10 @@ pub struct GuestSession {
 /// # Errors
 /// If it could not be run, or the VM went away under it.
 pub async fn run(client: &Client, vm: &Vm, mut what: GuestSession) -> Result<Outcome, Failure> {
-    let near = take(&mut what.request, what.tty)?;
+    let near = Surroundings { trace: what.trace, ..take(&mut what.request, what.tty)? };
+    let began = near.trace.begin();
     let socket = ShimClient::of(vm).await?.exec(what.owner).await?;
+    near.trace.end(trace::CLI_EXEC, began);
     drop(what.lease);
     fault::reach(step::CLI_COMMAND)
         .await
@@ -118,6 +123,7 @@ fn take(request: &mut ExecRequest, flags: TtyFlags) -> Result<Surroundings, Fail
         stderr: Box::new(Stream::stderr().map_err(|error| streams_failure(&error))?),
         signals,
         takes_terminal: has_terminal && streams.stdin,
+        trace: Trace::default(),
     })
 }
 

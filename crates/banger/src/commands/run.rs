@@ -10,15 +10,16 @@ use std::time::Duration;
 use banger_api::exec::ExecRequest;
 use banger_api::operation::{Operation, OperationResult};
 use banger_api::vm::{CreateVm, OwnerPolicy, StartVm, Vm, VmSpec, VmState};
-use banger_api::{ErrorCode, Problem, step};
+use banger_api::{ErrorCode, Problem, step, trace};
 use banger_host::fault;
 use banger_host::http::Lines;
+use banger_host::trace::{Trace, beginning};
 use clap::Args;
 
 use super::guest_session::{self, GuestSession};
 use super::shape::{Restart, Shape, parse_timeout, timeout_ms};
 use super::wait::wait_for;
-use crate::client::{Client, Patience, follow, vm_path};
+use crate::client::{Client, Followed, Patience, follow, vm_path};
 use crate::failure::Failure;
 use crate::guest_command::{self, GuestCommand};
 use crate::interrupt::Interrupts;
@@ -31,8 +32,7 @@ Examples:
   banger run debian-bookworm ls /        The image's name, then the command
   banger run -d --name web -- ./serve    In the background; `banger logs web` shows its output
 
-Without --rm the VM is stopped and kept when the command ends. The exit code is the command's own;
-124 is its timeout, 125 a failure of banger, 126 and 127 a command that cannot be run or found.
+The exit code is the command's own; 124: timeout, 125: banger failed, 126, 127: cannot be run.
 ";
 
 /// Arguments of `banger run`.
@@ -40,7 +40,7 @@ Without --rm the VM is stopped and kept when the command ends. The exit code is 
 #[command(after_help = EXAMPLES,
     override_usage = "banger run [OPTIONS] [IMAGE] [[--] COMMAND...]")]
 pub struct Run {
-    /// Remove the VM when the command has ended
+    /// Remove the VM when the command has ended, instead of keeping it
     #[arg(long, help_heading = "VM")]
     rm: bool,
     /// Leave the VM running in the background, and print its name
@@ -49,6 +49,9 @@ pub struct Run {
     /// Boot, instead of going on from a saved guest
     #[arg(long, help_heading = "VM")]
     cold: bool,
+    /// Show on stderr where the time of start and end went
+    #[arg(long, help_heading = "VM")]
+    trace: bool,
     #[command(flatten)]
     shape: Shape,
     /// End the command after so long, for example 30s or 5m
@@ -64,6 +67,13 @@ pub struct Run {
 impl Run {
     /// Creates, starts, runs, and tidies up.
     pub async fn run(self, ui: &Ui) -> Result<u8, Failure> {
+        let trace = Trace::new(self.trace);
+        let code = self.go_through(ui, &trace).await;
+        ui.marks(&trace.take());
+        code
+    }
+
+    async fn go_through(self, ui: &Ui, trace: &Trace) -> Result<u8, Failure> {
         let line: Vec<_> = std::env::args_os().collect();
         let escaped = guest_command::is_escaped(&line, self.words.len());
         let what = guest_command::split(self.shape.image.as_deref(), &self.words, escaped);
@@ -72,19 +82,25 @@ impl Run {
         let request = self.create_request(&what, ui)?;
         // From here on Ctrl-C cancels instead of killing us in the middle.
         let mut interrupts = Interrupts::listen();
+        trace.end(trace::CLI_BEGIN, beginning());
+        let began = trace.begin();
         let client = Client::ready(ui).await?;
+        trace.end(trace::CLI_DAEMON, began);
         let created = async {
             fault::reach(step::CLI_CREATE)
                 .await
                 .map_err(|error| Failure::internal("the VM cannot be asked for", &error))?;
+            let began = trace.begin();
             let operation: Operation = client.post("/v1/vms", &request).await?;
+            trace.end(trace::CLI_REQUEST, began);
             follow(&client, &operation, Patience::Lease, (ui, &mut interrupts)).await
         };
         let followed = created.await.map_err(|failure| what.hint_at_marker(failure, "run"))?;
+        trace.add(followed.marks);
         let vm = vm_of(followed.result)?;
         if let Some(signal) = followed.interrupted {
             // It came when there was nothing left to cancel, so what was made is unmade.
-            remove(&client, &vm).await?;
+            remove(&client, &vm, trace).await?;
             return Err(Failure::signal(signal));
         }
         if self.detach {
@@ -92,10 +108,15 @@ impl Run {
             return Ok(0);
         }
         let session = self.session(argv(&vm.spec, what.command), followed.lease);
+        let session = GuestSession { trace: trace.clone(), ..session };
         let outcome = guest_session::run(&client, &vm, session).await;
         drop(interrupts);
-        let aftermath =
-            if self.rm { remove(&client, &vm).await } else { keep(&client, &vm, ui).await };
+        let began = trace.begin();
+        let aftermath = match self.rm {
+            true => remove(&client, &vm, trace).await,
+            false => keep(&client, &vm, ui).await,
+        };
+        trace.end(trace::CLI_END, began);
         let outcome = outcome?;
         guest_session::tell_timeout(outcome, self.timeout, ui);
         match aftermath {
@@ -131,7 +152,7 @@ impl Run {
             (false, false) => Some(OwnerPolicy::Stop),
         };
         let session_env = guest_session::session_env(ui);
-        let start = StartVm { owner, cold: self.cold, session_env };
+        let start = StartVm { owner, cold: self.cold, trace: self.trace, session_env };
         Ok(CreateVm {
             name: self.shape.name.clone(),
             spec,
@@ -146,7 +167,7 @@ impl Run {
     fn session(&self, argv: Vec<String>, lease: Option<Lines>) -> GuestSession {
         let timeout_ms = timeout_ms(self.timeout);
         let request = ExecRequest { argv, timeout_ms, ..ExecRequest::default() };
-        GuestSession { request, tty: self.tty, owner: true, lease }
+        GuestSession { request, tty: self.tty, owner: true, lease, trace: Trace::default() }
     }
 }
 
@@ -166,7 +187,7 @@ fn argv(spec: &VmSpec, command: Vec<String>) -> Vec<String> {
 
 /// Removes the VM and waits until it is gone, so that nothing of it is there when the prompt
 /// returns. The daemon may have been faster, since the VM's stream has ended.
-async fn remove(client: &Client, vm: &Vm) -> Result<(), Failure> {
+async fn remove(client: &Client, vm: &Vm, trace: &Trace) -> Result<(), Failure> {
     let mut interrupts = Interrupts::listen();
     let quiet = Ui::silent();
     let mut removed = removal(client, vm, (&quiet, &mut interrupts)).await;
@@ -177,7 +198,11 @@ async fn remove(client: &Client, vm: &Vm) -> Result<(), Failure> {
     }
     match removed {
         Err(failure) if failure.code() != Some(ErrorCode::VmNotFound) => Err(failure),
-        _ => Ok(()),
+        Err(_) => Ok(()),
+        Ok(followed) => {
+            trace.add(followed.marks);
+            Ok(())
+        }
     }
 }
 
@@ -185,12 +210,12 @@ async fn removal(
     client: &Client,
     vm: &Vm,
     (ui, interrupts): (&Ui, &mut Interrupts),
-) -> Result<(), Failure> {
+) -> Result<Followed, Failure> {
     fault::reach(step::CLI_REMOVE)
         .await
         .map_err(|error| Failure::internal("the VM cannot be removed", &error))?;
     let operation = client.delete(&vm_path(&vm.id, "?force=true")).await?;
-    follow(client, &operation, Patience::Watch, (ui, interrupts)).await.map(drop)
+    follow(client, &operation, Patience::Watch, (ui, interrupts)).await
 }
 
 /// Waits until the VM has stopped, and tells a person how to get back to it.

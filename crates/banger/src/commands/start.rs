@@ -28,7 +28,7 @@ impl Start {
         let request = Request {
             method: Method::POST,
             path: &|vm| vm_path(vm, "/start"),
-            body: Some(StartVm { owner: None, cold: self.cold, session_env }),
+            body: Some(StartVm { owner: None, cold: self.cold, trace: false, session_env }),
             patience: Patience::Lease,
             missing_is_fine: false,
         };

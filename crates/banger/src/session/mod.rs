@@ -17,8 +17,9 @@ use banger_api::exec::{
     ClientControl, ClientFrame, ExecEnd, ExecRequest, FrameError, MAX_REQUEST, ServerControl,
     ServerFrame,
 };
-use banger_api::{ErrorCode, Problem};
+use banger_api::{ErrorCode, Problem, trace};
 use banger_host::terminal::RawTerminal;
+use banger_host::trace::{Began, Trace};
 use bytes::Bytes;
 use futures_util::{SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -48,6 +49,8 @@ pub struct Surroundings {
     pub signals: mpsc::UnboundedReceiver<SessionSignal>,
     /// Whether stdin is a terminal that the command takes over.
     pub takes_terminal: bool,
+    /// Where the time goes.
+    pub trace: Trace,
 }
 
 /// How a session ended.
@@ -135,6 +138,7 @@ where
 {
     let text = request_text(request)?;
     let (mut sink, source) = socket.split();
+    let began = near.trace.begin();
     if let Err(error) = sink.send(Message::text(text)).await {
         return Err(SessionError::Lost(Some(error)));
     }
@@ -145,8 +149,15 @@ where
     let mut listener =
         Listener::new(if request.tty.is_some() { Patience::None } else { Patience::Some });
     let sending = output.sender();
-    let receiver =
-        Receiver { input, sending, takes_terminal: near.takes_terminal, started: false, raw: None };
+    let receiver = Receiver {
+        input,
+        sending,
+        takes_terminal: near.takes_terminal,
+        started: false,
+        raw: None,
+        trace: near.trace,
+        began,
+    };
 
     let received = tokio::select! {
         received = receiver.receive(source) => received,
@@ -187,6 +198,9 @@ struct Receiver {
     takes_terminal: bool,
     started: bool,
     raw: Option<RawTerminal>,
+    trace: Trace,
+    /// When the command was sent; from its start on, when it started.
+    began: Began,
 }
 
 impl Receiver {
@@ -232,11 +246,16 @@ impl Receiver {
                 if self.takes_terminal {
                     self.raw = Some(RawTerminal::enter().map_err(SessionError::Terminal)?);
                 }
+                self.trace.end(trace::COMMAND_START, self.began);
+                self.began = self.trace.begin();
                 self.started = true;
                 self.input.start();
             }
             ServerControl::StdinCredit(bytes) => self.input.add_credit(bytes),
-            ServerControl::Exit(end) => return Ok(Some(end)),
+            ServerControl::Exit(end) => {
+                self.trace.end(trace::COMMAND_RUN, self.began);
+                return Ok(Some(end));
+            }
             ServerControl::Failed(problem) if self.started => {
                 return Err(SessionError::Broken(problem));
             }

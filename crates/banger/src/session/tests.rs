@@ -115,6 +115,7 @@ fn near(stdin: impl Read + Send + 'static) -> Near {
         stderr: Box::new(stderr.clone()),
         signals,
         takes_terminal: false,
+        trace: Default::default(),
     };
     Near { surroundings, signals: sender, stdout, stderr }
 }

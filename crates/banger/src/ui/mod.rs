@@ -3,12 +3,14 @@
 //! Nothing here needs colour to be understood. Text that may come from a guest loses its control
 //! characters before it reaches a terminal.
 
+mod marks;
 mod message;
 mod progress;
 mod table;
 
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 
+use banger_api::trace::Mark;
 use banger_api::{ErrorCode, Problem};
 use serde::Serialize;
 
@@ -121,6 +123,15 @@ impl Ui {
     pub fn warning(&self, text: &str) {
         if !self.quiet {
             write_message(&message::warning(text));
+        }
+    }
+
+    /// Where the time went, if that was asked for. Not on stdout, which is the command's.
+    pub fn marks(&self, marks: &[Mark]) {
+        match marks {
+            [] => {}
+            marks if self.is_json() => write_message(&marks::as_json(marks)),
+            marks => write_message(&marks::as_table(marks)),
         }
     }
 

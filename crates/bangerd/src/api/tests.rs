@@ -106,7 +106,9 @@ impl Served {
             match serde_json::from_str(&json).expect("an event") {
                 OperationEvent::Succeeded { result } => return Ok(result),
                 OperationEvent::Failed { problem } => return Err(problem),
-                OperationEvent::Progress(_) | OperationEvent::Warning { .. } => {}
+                OperationEvent::Progress(_)
+                | OperationEvent::Warning { .. }
+                | OperationEvent::Mark(_) => {}
             }
         }
     }

@@ -159,7 +159,13 @@ impl Shims for RealShims {
         let (known, dir) = (self.known.clone(), vm_dir.to_owned());
         tokio::spawn(async move {
             let mut lines = BufReader::new(process.events).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
+            loop {
+                let line = tokio::select! {
+                    line = lines.next_line() => line,
+                    // Whoever started it has heard enough.
+                    () = events.closed() => return,
+                };
+                let Ok(Some(line)) = line else { return };
                 let Ok(event) = serde_json::from_str::<LaunchEvent>(&line) else {
                     tracing::warn!("a shim says what makes no sense: {line:?}");
                     continue;
@@ -170,7 +176,7 @@ impl Shims for RealShims {
                 {
                     known.note(&dir, &stream);
                 }
-                let last = !matches!(event, LaunchEvent::Progress(_));
+                let last = matches!(event, LaunchEvent::Failed { .. } | LaunchEvent::Saved);
                 if events.send(event).await.is_err() || last {
                     return;
                 }

@@ -6,6 +6,7 @@ use banger_api::operation::{Operation, OperationEvent, OperationResult, Operatio
 use banger_api::{ErrorCode, Problem};
 use banger_core::id::Id;
 use banger_host::clock;
+use banger_host::trace::Trace;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -183,8 +184,18 @@ impl Handle {
 
     /// Passes on an event of work that this operation includes. Ends are not passed on.
     pub fn forward(&self, event: OperationEvent) {
-        if matches!(event, OperationEvent::Progress(_) | OperationEvent::Warning { .. }) {
-            self.entry.add(event);
+        match event {
+            OperationEvent::Progress(_)
+            | OperationEvent::Warning { .. }
+            | OperationEvent::Mark(_) => self.entry.add(event),
+            OperationEvent::Succeeded { .. } | OperationEvent::Failed { .. } => {}
+        }
+    }
+
+    /// Tells where time went, as far as somebody asked.
+    pub fn mark(&self, trace: &Trace) {
+        for mark in trace.take() {
+            self.entry.add(OperationEvent::Mark(mark));
         }
     }
 

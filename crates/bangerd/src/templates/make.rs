@@ -114,6 +114,8 @@ async fn await_saved(
         };
         match event {
             Some(LaunchEvent::Progress(progress)) => operation.progress(progress),
+            // Of whoever waits for it, not of the template.
+            Some(LaunchEvent::Mark(_)) => {}
             Some(LaunchEvent::Saved) => return Ok(()),
             Some(LaunchEvent::Failed { problem }) => return Err(problem),
             Some(LaunchEvent::Ready { .. }) => return Err(unmade("its supervisor is too old")),

@@ -135,6 +135,7 @@ impl Wanted {
             main: None,
             owner: None,
             begin: Begin::Save,
+            trace: false,
             ..launch.clone()
         };
         let (image_digest, kernel_digest) =

@@ -23,6 +23,7 @@ use banger_api::shim::STATUS_FILE;
 use banger_api::vm::{StartVm, StopVm, VmState, VmStatus};
 use banger_core::lifecycle::{Desired, Remains, fresh, last_word, settle};
 use banger_host::clock;
+use banger_host::trace::Trace;
 use tokio::sync::{RwLock, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,8 @@ use tokio_util::sync::CancellationToken;
 use super::answers::{judge, judge_removal, take};
 use super::attach::{Eye, read_status};
 use super::end::{Forced, How, end, is_locked, kill_until_unlocked, unlocked};
-use super::launch::Launch;
+use super::launch::{Launch, Launched};
+use super::marks::EndMarks;
 use super::remove::remove_traces;
 use super::restart::{self, Runs};
 use super::{Ask, Outcome, Report};
@@ -97,6 +99,7 @@ pub struct Plans {
     pub(super) waiting_for_end: Vec<Report>,
     pub(super) waiting_for_removal: Vec<Report>,
     forced: Forced,
+    marks: EndMarks,
 }
 
 impl Phase {
@@ -245,6 +248,7 @@ impl Actor {
         self.runs.begin();
         self.publish(fresh(VmState::Starting, clock::now_ms()));
         let launch = Launch {
+            trace: Trace::new(request.trace),
             daemon: Arc::clone(&self.daemon),
             row: Arc::clone(&self.row),
             request,
@@ -267,9 +271,10 @@ impl Actor {
             }
         };
         match outcome {
-            Ok(status) => {
+            Ok(Launched { status, line }) => {
                 self.publish(status.clone());
                 report.finish(Ok(()));
+                plans.marks = EndMarks::new(line);
                 Some(Phase::Live(Life { eye: Eye::default(), plans, assumed: Some(status) }))
             }
             Err(failure) => {
@@ -333,6 +338,7 @@ impl Actor {
     }
 
     async fn ending(&mut self, mut plans: Plans) -> Option<Phase> {
+        let began = plans.marks.begin();
         let shims = Arc::clone(&self.daemon.host.shims);
         let (dir, name) = (self.dir.clone(), self.row.name.clone());
         let gone = async {
@@ -351,6 +357,7 @@ impl Actor {
                 }
             }
         }
+        plans.marks.shim_gone(began).await;
         let heard = plans.last_word.take().map(|word| *word);
         let seen = self.status.borrow().clone();
         let written = last_word(self.written_status().await, heard, seen);
@@ -391,6 +398,7 @@ impl Actor {
 
     async fn removing(&mut self, mut plans: Plans) -> Option<Phase> {
         self.hidden.store(true, Ordering::Relaxed);
+        let began = plans.marks.begin();
         let (daemon, row) = (Arc::clone(&self.daemon), Arc::clone(&self.row));
         let removal = remove_traces(&daemon, &row.id);
         tokio::pin!(removal);
@@ -415,6 +423,7 @@ impl Actor {
             self.daemon.forget(&self.row.id);
             self.daemon.events.tell(News::vm(EventType::VmRemoved, &self.row));
         }
+        plans.marks.removed(began, &plans.waiting_for_removal);
         for report in plans.waiting_for_removal {
             report.finish(outcome.clone());
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use banger_api::operation::OperationEvent;
 use banger_api::shim::{Begin, COW_FILE, LaunchSpec};
-use banger_api::{ErrorCode, Problem, step};
+use banger_api::{ErrorCode, Problem, step, trace};
 use banger_core::size::MIB;
 use banger_host::{cow, files, sparse};
 
@@ -39,12 +39,14 @@ impl Launch {
         if !self.daemon.config.templates.enabled || !is_unused(vm_dir).await? {
             return Ok(Begin::Boot);
         }
+        let began = self.trace.begin();
         let wanted = needs.template(&self.daemon, launch);
         let waiter = Waiter { cancel: &self.cancel, tell: &|event| self.send(event) };
         let found = match self.has_room().await {
             true => templates::ensure(&self.daemon, &wanted, waiter).await,
             false => templates::find(&self.daemon, &wanted).await,
         };
+        self.trace.end(trace::DAEMON_TEMPLATE, began);
         match found {
             Ok(Some(template)) => self.seed(template, launch, vm_dir).await,
             Ok(None) => Ok(Begin::Boot),
@@ -70,9 +72,11 @@ impl Launch {
         launch: &LaunchSpec,
         vm_dir: &Path,
     ) -> Result<Begin, Problem> {
+        let began = self.trace.begin();
         self.daemon.gate.pass(step::START_SEED).await?;
         let (from, dir, durable) = (template.join(COW_FILE), vm_dir.to_owned(), launch.durable);
         let seeded = blocking(move || Ok(copy_disk(&from, &dir, durable))).await?;
+        self.trace.end(trace::DAEMON_SEED, began);
         match seeded {
             Ok(()) => {
                 Ok(Begin::Restore { saved: template.to_string_lossy().into_owned(), copy: false })

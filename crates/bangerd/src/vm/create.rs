@@ -8,13 +8,13 @@ use std::sync::Arc;
 use banger_api::event::EventType;
 use banger_api::operation::{OperationResult, Progress};
 use banger_api::shim::{CONSOLE_FILE, COW_FILE};
-use banger_api::step;
 use banger_api::vm::{CreateVm, StartVm, VmState};
-use banger_api::{ErrorCode, Problem};
+use banger_api::{ErrorCode, Problem, step, trace};
 use banger_core::entrypoint::commands;
 use banger_core::id::Id;
 use banger_core::lifecycle::{Desired, fresh};
 use banger_core::{name, spec};
+use banger_host::trace::Trace;
 use banger_host::{clock, cow, files, random};
 use tokio::sync::RwLockReadGuard;
 
@@ -36,6 +36,7 @@ pub struct Creation {
     daemon: Arc<Daemon>,
     request: CreateVm,
     name: String,
+    trace: Trace,
     _reservation: NameReservation,
 }
 
@@ -45,6 +46,8 @@ impl Creation {
     /// # Errors
     /// What is wrong with it.
     pub async fn check(daemon: &Arc<Daemon>, request: CreateVm) -> Result<Self, Problem> {
+        let trace = Trace::new(request.start.as_ref().is_some_and(|start| start.trace));
+        let began = trace.begin();
         let host = daemon.host.clone();
         let (capacity, wanted) = {
             let wanted = request.spec.clone();
@@ -57,7 +60,8 @@ impl Creation {
         let (name, reservation) = choose_name(daemon, request.name.as_deref())?;
         artifacts::check_known(daemon, &request).await?;
         artifacts::check_space(daemon).await?;
-        Ok(Self { daemon: Arc::clone(daemon), request, name, _reservation: reservation })
+        trace.end(trace::DAEMON_CHECK, began);
+        Ok(Self { daemon: Arc::clone(daemon), request, name, trace, _reservation: reservation })
     }
 
     /// What is done, for people.
@@ -72,7 +76,9 @@ impl Creation {
     /// # Errors
     /// Of the first step that fails.
     pub async fn run(self, operation: Handle) -> Result<OperationResult, Problem> {
+        let began = self.trace.begin();
         let (row, in_use) = self.insert_row(&operation).await?;
+        self.trace.end(trace::DAEMON_ROW, began);
         let made = match self.make(row.clone(), &operation).await {
             Ok(vm) => {
                 // Whoever removes everything finds it from here on, and need not wait for its start.
@@ -82,6 +88,7 @@ impl Creation {
             // What is undone is nobody else's to remove either.
             Err(problem) => Err(problem),
         };
+        operation.mark(&self.trace);
         match made {
             Ok(vm) => Ok(OperationResult::Vm(Box::new(vm.snapshot()))),
             Err(problem) => {
@@ -135,7 +142,9 @@ impl Creation {
 
     async fn make(&self, row: VmRow, operation: &Handle) -> Result<Arc<VmHandle>, Problem> {
         operation.progress(Progress::stage("vm.create", "creating the VM"));
+        let began = self.trace.begin();
         self.make_files(&row).await?;
+        self.trace.end(trace::DAEMON_FILES, began);
         operation.check_cancelled()?;
         Ok(appear(&self.daemon, row))
     }
@@ -148,7 +157,10 @@ impl Creation {
         if let Some(start) = &self.request.start {
             start_first_time(&vm, start.clone(), operation).await?;
         }
-        finish(&self.daemon, vm, operation).await
+        let began = self.trace.begin();
+        let finished = finish(&self.daemon, vm, operation).await;
+        self.trace.end(trace::DAEMON_READY, began);
+        finished
     }
 
     async fn make_files(&self, row: &VmRow) -> Result<(), Problem> {

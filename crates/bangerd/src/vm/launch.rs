@@ -13,14 +13,14 @@ use banger_api::operation::{OperationEvent, Progress};
 use banger_api::shim::{
     Begin, EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, SHIM_LOG_FILE, STATUS_FILE,
 };
-use banger_api::step;
 use banger_api::vm::{StartVm, VmStatus};
-use banger_api::{ErrorCode, Problem};
+use banger_api::{ErrorCode, Problem, step, trace};
 use banger_core::id::Id;
 use banger_core::lifecycle::Desired;
 use banger_core::{size, spec};
 use banger_host::config::read_certificates;
 use banger_host::files;
+use banger_host::trace::Trace;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,16 @@ pub(super) struct Launch {
     pub(super) saved: Option<PathBuf>,
     pub(super) events: mpsc::UnboundedSender<OperationEvent>,
     pub(super) cancel: CancellationToken,
+    pub(super) trace: Trace,
+}
+
+/// A VM that has come up.
+#[derive(Debug)]
+pub(super) struct Launched {
+    /// What its shim says of it.
+    pub(super) status: VmStatus,
+    /// What its shim says further, if it shall tell where the time goes.
+    pub(super) line: Option<mpsc::Receiver<LaunchEvent>>,
 }
 
 impl Launch {
@@ -70,7 +80,15 @@ impl Launch {
     ///
     /// # Errors
     /// [`Failure`].
-    pub(super) async fn run(self) -> Result<VmStatus, Failure> {
+    pub(super) async fn run(self) -> Result<Launched, Failure> {
+        let launched = self.try_to().await;
+        for mark in self.trace.take() {
+            self.send(OperationEvent::Mark(mark));
+        }
+        launched
+    }
+
+    async fn try_to(&self) -> Result<Launched, Failure> {
         let vm_dir = self.daemon.vm_dir(&self.row.id);
         self.tell("vm.prepare", "preparing the VM");
         let begun = self.start(&vm_dir, self.request.cold).await;
@@ -93,13 +111,15 @@ impl Launch {
     }
 
     /// Starts it, by a boot if it shall begin `cold`.
-    async fn start(&self, vm_dir: &Path, cold: bool) -> Result<VmStatus, Failure> {
+    async fn start(&self, vm_dir: &Path, cold: bool) -> Result<Launched, Failure> {
         self.prepare(vm_dir, cold).await.map_err(unspawned)?;
         if self.cancel.is_cancelled() {
             return Err(unspawned(cancelled()));
         }
         self.daemon.gate.pass(step::START_SPAWN).await.map_err(unspawned)?;
+        let began = self.trace.begin();
         let events = self.spawn(vm_dir).await.map_err(unspawned)?;
+        self.trace.end(trace::DAEMON_SHIM, began);
         let outcome = self.await_ready(events, vm_dir).await;
         outcome.map_err(|problem| Failure { problem, spawned: true })
     }
@@ -108,6 +128,7 @@ impl Launch {
     async fn prepare(&self, vm_dir: &Path, cold: bool) -> Result<(), Problem> {
         let gate = &self.daemon.gate;
         gate.pass(step::START_PREPARE).await?;
+        let began = self.trace.begin();
         let needs = Needs::gather(&self.daemon, &self.row).await?;
         let (mut launch, warnings) = launch_spec(&self.daemon, &self.row, &self.request, &needs);
         for message in warnings {
@@ -116,10 +137,12 @@ impl Launch {
 
         gate.pass(step::START_DISKS).await?;
         disks::fit(&self.daemon, &self.row).await?;
+        self.trace.end(trace::DAEMON_NEEDS, began);
         if !cold {
             launch.begin = self.choose_begin(&needs, &launch, vm_dir).await?;
         }
 
+        let began = self.trace.begin();
         gate.pass(step::START_FORGET_LAST_RUN).await?;
         let status = vm_dir.join(STATUS_FILE);
         blocking(move || forget(&status)).await?;
@@ -131,7 +154,9 @@ impl Launch {
 
         gate.pass(step::START_INTEND).await?;
         let id = self.row.id.clone();
-        self.daemon.store(move |store| store.set_desired(&id, Desired::Running)).await
+        self.daemon.store(move |store| store.set_desired(&id, Desired::Running)).await?;
+        self.trace.end(trace::DAEMON_LAUNCH, began);
+        Ok(())
     }
 
     /// Starts the shim, and waits until it is in its namespaces. One that hangs before is killed,
@@ -167,7 +192,7 @@ impl Launch {
         &self,
         mut events: mpsc::Receiver<LaunchEvent>,
         vm_dir: &Path,
-    ) -> Result<VmStatus, Problem> {
+    ) -> Result<Launched, Problem> {
         let shims = self.daemon.host.shims.as_ref();
         let patience = Duration::from_secs(self.daemon.config.boot_timeout_s) + SLACK;
         let deadline = sleep(patience);
@@ -187,11 +212,13 @@ impl Launch {
                 Some(LaunchEvent::Progress(progress)) => {
                     self.send(OperationEvent::Progress(progress));
                 }
+                Some(LaunchEvent::Mark(mark)) => self.trace.add([mark]),
                 Some(LaunchEvent::Ready { status }) => {
                     for message in status.warnings.clone() {
                         self.send(OperationEvent::Warning { message });
                     }
-                    return Ok(status);
+                    let line = self.trace.is_wanted().then_some(events);
+                    return Ok(Launched { status, line });
                 }
                 Some(LaunchEvent::Failed { problem }) => break problem,
                 // Nobody asked for that.
@@ -295,6 +322,7 @@ pub(crate) fn launch_spec(
         log_bytes: daemon.config.logs.max_size_mib.saturating_mul(size::MIB),
         host_boot_id: daemon.host.machine.boot_id(),
         begin: Begin::Boot,
+        trace: request.trace,
     };
     (launch, warnings)
 }

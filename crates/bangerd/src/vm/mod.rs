@@ -21,6 +21,7 @@ mod fork_tests;
 mod launch;
 mod lend;
 pub mod logs;
+mod marks;
 #[cfg(test)]
 mod model_tests;
 mod pause;

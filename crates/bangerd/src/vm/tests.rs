@@ -96,6 +96,7 @@ async fn the_launch_file_says_what_image_vm_and_session_say() {
     let start = StartVm {
         owner: Some(OwnerPolicy::Kill),
         cold: true,
+        trace: false,
         session_env: [("https_proxy".into(), "http://proxy".into())].into(),
     };
     request.start = Some(start);
