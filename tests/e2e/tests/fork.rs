@@ -57,16 +57,7 @@ fn copies_have_memory_and_disks_and_are_machines_of_their_own() {
     };
     same("the memory", "sha256sum < /dev/shm/blob; cat /dev/shm/was");
     same("the disks", "cat /root/note; df --output=size,target | sort");
-    for (what, script) in [
-        ("random bytes", "head -c 32 /dev/urandom | od -An -tx1"),
-        ("the boot's id", "cat /proc/sys/kernel/random/boot_id"),
-        ("the machine's id", "cat /etc/machine-id"),
-        ("the host's name", "hostname; cat /etc/hostname"),
-        ("ssh host keys", "cat /etc/ssh/ssh_host_ed25519_key.pub"),
-    ] {
-        let all = machines.map(|vm| said(&host, vm, script));
-        assert!(all[0] != all[1] && all[0] != all[2] && all[1] != all[2], "{what}: {all:?}");
-    }
+    assert_three_machines(&host, machines);
     for copy in ["try-1", "try-2"] {
         assert_eq!(said(&host, copy, "cat /dev/shm/hooked; echo $TOKEN"), "hooked\n\n", "{copy}");
         assert_eq!(said(&host, copy, "cat /dev/shm/over 2> /dev/null; pgrep -x cat || true"), "");
@@ -99,6 +90,20 @@ fn copies_have_memory_and_disks_and_are_machines_of_their_own() {
     let is_left = |name: &&std::ffi::OsString| name.to_string_lossy().starts_with("tmp-");
     assert_eq!(shelf.iter().find(is_left), None, "what was saved is gone");
     host.finish();
+}
+
+/// Nothing of what makes a machine one is shared.
+fn assert_three_machines(host: &Host, machines: [&str; 3]) {
+    for (what, script) in [
+        ("random bytes", "head -c 32 /dev/urandom | od -An -tx1"),
+        ("the boot's id", "cat /proc/sys/kernel/random/boot_id"),
+        ("the machine's id", "cat /etc/machine-id"),
+        ("the host's name", "hostname; cat /etc/hostname"),
+        ("ssh host keys", "cat /etc/ssh/ssh_host_ed25519_key.pub"),
+    ] {
+        let all = machines.map(|vm| said(host, vm, script));
+        assert!(all[0] != all[1] && all[0] != all[2] && all[1] != all[2], "{what}: {all:?}");
+    }
 }
 
 fn same_elsewhere(host: &Host) {

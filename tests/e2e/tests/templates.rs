@@ -74,7 +74,6 @@ fn fresh_disks_begin_from_the_template_and_used_ones_boot() {
 
 /// "Two VMs from one template never share identity: machine-id, host keys, random streams, clocks right"
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the host's clock is what is compared")]
 fn two_from_one_template_have_nothing_in_common_that_they_must_not() {
     let host = Host::new();
     let vms = ["left", "right"].map(|name| host.running_vm(name));
