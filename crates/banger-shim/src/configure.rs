@@ -98,19 +98,24 @@ fn configuration(spec: &LaunchSpec) -> Configure {
         time_unix_ns: clock::now_ns(),
         machine_id: spec.machine_id.clone(),
         hostname: spec.name.clone(),
-        network: Some(GuestNetwork {
-            address: network::GUEST,
-            prefix: network::PREFIX,
-            gateway: network::GATEWAY,
-            dns: vec![network::GATEWAY],
-            search: dns::search_domains(),
-            mtu: network::MTU,
-        }),
+        network: Some(GuestNetwork { search: dns::search_domains(), ..guest_network() }),
         env: spec.env.clone(),
         user: spec.user.clone(),
         workdir: spec.workdir.clone(),
         ca_certificates: spec.ca_certificates.clone(),
         drives: drives(spec),
+    }
+}
+
+/// The network of a guest as every VM has it.
+fn guest_network() -> GuestNetwork {
+    GuestNetwork {
+        address: network::GUEST,
+        prefix: network::PREFIX,
+        gateway: network::GATEWAY,
+        dns: vec![network::GATEWAY],
+        search: Vec::new(),
+        mtu: network::MTU,
     }
 }
 
@@ -129,7 +134,7 @@ pub(crate) async fn park(guest: &Guest, spec: &LaunchSpec) -> Result<(), LaunchE
     if !hello.features.iter().any(|name| name == PARK_FEATURE) {
         return Err(LaunchError::NoPark { version: plain(&hello.version) });
     }
-    let body = Park { drives: drives(spec) };
+    let body = Park { drives: drives(spec), network: Some(guest_network()) };
     tell(guest, "/v1/park", &body, CONFIGURE_TIMEOUT).await.map_err(refused)
 }
 

@@ -17,6 +17,7 @@ mod entropy;
 mod host_keys;
 mod identity;
 mod network;
+mod rehearsal;
 mod resolver;
 mod work_disk;
 
@@ -25,7 +26,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use banger_api::agent::{Configure, Configured, Drive};
+use banger_api::agent::{Configure, Configured, Drive, GuestNetwork};
 use banger_api::{ErrorCode, Problem, step};
 
 use crate::agent::{Agent, Settings};
@@ -97,9 +98,12 @@ pub async fn run(agent: &Arc<Agent>, request: Configure) -> Result<Configured, P
 ///
 /// # Errors
 /// [`ConfigureError`].
-pub fn prepare(drives: &[Drive]) -> Result<(), ConfigureError> {
+pub fn prepare(drives: &[Drive], network: Option<&GuestNetwork>) -> Result<(), ConfigureError> {
     network::bring_up_loopback()?;
-    drives::mount_all(drives, None, &mut Vec::new())
+    network.map_or(Ok(()), network::bring_up)?;
+    drives::mount_all(drives, None, &mut Vec::new())?;
+    rehearsal::run();
+    Ok(())
 }
 
 /// Does a step that blocks.
