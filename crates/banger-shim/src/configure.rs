@@ -6,7 +6,7 @@ use banger_api::agent::{
     AwaitSystem, Configure, Configured, Drive, GuestNetwork, Hello, MAX_BODY, PARK_FEATURE, Park,
     SYSTEM_INIT_FEATURE, SetClock, SystemState, SystemStatus, WORK_DISK_FEATURE,
 };
-use banger_api::shim::LaunchSpec;
+use banger_api::shim::{Begin, LaunchSpec};
 use banger_api::version::AGENT_PROTOCOL;
 use banger_api::vm::InitMode;
 use banger_host::http::{self, HttpError};
@@ -32,12 +32,25 @@ const MAX_WARNING_CHARS: usize = 500;
 /// Random bytes that a guest starts with.
 const ENTROPY_BYTES: usize = 64;
 
-/// Asks the agent who it is, and tells it who this VM is. What it warns of comes back.
+/// Asks the agent who it is, unless it was saved, and tells it who this VM is. What it warns of comes back.
 pub(crate) async fn configure(
     guest: &Guest,
     spec: &LaunchSpec,
 ) -> Result<Vec<String>, LaunchError> {
-    let hello = greet(guest).await?;
+    // Whoever had it saved has asked it; another agent is another template.
+    if !matches!(spec.begin, Begin::Restore { .. }) {
+        check(&greet(guest).await?, spec)?;
+    }
+    let body = configuration(spec);
+    let configured: Configured =
+        ask(guest, Method::POST, "/v1/configure", Some(&body), CONFIGURE_TIMEOUT)
+            .await
+            .map_err(refused)?;
+    Ok(configured.warnings.iter().take(MAX_WARNINGS).map(|warning| plain(warning)).collect())
+}
+
+/// Whether an agent can make its guest this VM.
+fn check(hello: &Hello, spec: &LaunchSpec) -> Result<(), LaunchError> {
     let knows_system_init = hello.features.iter().any(|name| name == SYSTEM_INIT_FEATURE);
     if spec.init == InitMode::System && !knows_system_init {
         return Err(LaunchError::NoSystemInit { version: plain(&hello.version) });
@@ -46,12 +59,7 @@ pub(crate) async fn configure(
     if spec.work_disk_bytes.is_some() && !knows_work_disk {
         return Err(LaunchError::NoWorkDisk { version: plain(&hello.version) });
     }
-    let body = configuration(spec);
-    let configured: Configured =
-        ask(guest, Method::POST, "/v1/configure", Some(&body), CONFIGURE_TIMEOUT)
-            .await
-            .map_err(refused)?;
-    Ok(configured.warnings.iter().take(MAX_WARNINGS).map(|warning| plain(warning)).collect())
+    Ok(())
 }
 
 /// Asks the agent who it is.

@@ -88,8 +88,11 @@ pub async fn run(agent: &Arc<Agent>, request: Configure) -> Result<Configured, P
         let made = host_keys::ensure(agent).await;
         warnings.extend(made.err().map(|problem| format!("no ssh host keys: {problem}")));
     }
-    let init = Arc::clone(agent);
-    blocking(move || Ok(hand_over(&init)?)).await?;
+    // A thread for nothing would cost a tenth of an emulated guest's start.
+    if agent.init().is_separate() {
+        let init = Arc::clone(agent);
+        blocking(move || Ok(hand_over(&init)?)).await?;
+    }
     agent.set_settings(Some(applied.settings));
     Ok(Configured { warnings })
 }
@@ -130,11 +133,9 @@ fn problem(error: &ConfigureError) -> Problem {
     }
 }
 
-/// Makes the image's init the first process, if that is wanted.
+/// Makes the image's init the first process.
 fn hand_over(agent: &Agent) -> Result<(), HandOverError> {
-    if agent.init().is_separate()
-        && let Err(error) = agent.cgroups().hold_agent()
-    {
+    if let Err(error) = agent.cgroups().hold_agent() {
         // Its init will sort it in with its own, which most commands do not notice.
         console::say(&format!("the agent has no cgroup of its own: {error}"));
     }
