@@ -40,6 +40,36 @@ pub fn put(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     }
 }
 
+/// The same for a file that is nobody else's: one that a power cut may take, since it is made again at the
+/// next boot.
+///
+/// ext4 writes a file down at once that takes another one's place, so that a power cut leaves one of them. Here
+/// that would be the first that a guest does with its disk, and takes an emulated one longer than all else.
+pub fn put_anew(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    if is_already(path, contents) {
+        return Ok(());
+    }
+    if fs::remove_file(path).is_ok() || !path.is_symlink() && !path.exists() {
+        let made = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+        if let Ok(mut file) = made {
+            return file.write_all(contents);
+        }
+    }
+    put(path, contents, mode)
+}
+
+/// Adds to the end of a regular file; whatever else is there is replaced by a copy of it with the addition.
+pub fn append(path: &Path, added: &[u8]) -> io::Result<()> {
+    if added.is_empty() {
+        return Ok(());
+    }
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
+        return fs::OpenOptions::new().append(true).open(path)?.write_all(added);
+    }
+    let whole = [read_text(path).unwrap_or_default().as_bytes(), added].concat();
+    put(path, &whole, 0o644)
+}
+
 /// Makes a directory and those that it lies in.
 ///
 /// Where an image has a link to nowhere, its target is made. Where it has what can be no directory,
@@ -134,6 +164,36 @@ mod tests {
         fs::create_dir_all(full.join("inner")).expect("directories");
         put(&full, b"x", 0o644).expect_err("refused");
         assert!(full.join("inner").is_dir());
+    }
+
+    #[test]
+    fn what_is_put_anew_takes_the_place_of_anything() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("etc/hostname");
+        put_anew(&path, b"new\n", 0o644).expect("its directory is made");
+        put_anew(&path, b"newer\n", 0o644).expect("replaced");
+        fs::remove_file(&path).expect("removed");
+        symlink("nowhere", &path).expect("a link");
+        put_anew(&path, b"box\n", 0o644).expect("not followed");
+        assert!(fs::symlink_metadata(&path).expect("there").is_file());
+        fs::remove_file(&path).expect("removed");
+        fs::create_dir(&path).expect("a directory");
+        put_anew(&path, b"box\n", 0o444).expect("an empty directory is replaced");
+        assert_eq!(read_text(&path).expect("read"), "box\n");
+    }
+
+    #[test]
+    fn an_addition_keeps_what_is_there_and_no_link() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, link) = (dir.path().join("hosts"), dir.path().join("link"));
+        fs::write(&path, "a\n").expect("a file");
+        append(&path, b"").expect("nothing to do");
+        append(&path, b"b\n").expect("added");
+        assert_eq!(read_text(&path).expect("read"), "a\nb\n");
+        symlink("hosts", &link).expect("a link");
+        append(&link, b"c\n").expect("added");
+        assert_eq!(read_text(&link).expect("read"), "a\nb\nc\n");
+        assert_eq!(read_text(&path).expect("read"), "a\nb\n", "the link's target is left alone");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! same for every VM that will go on from here.
 //!
 //! What is done here is paid for once and not by every VM. What is not allowed here is anything that two
-//! guests must not have in common: nothing is asked of the random number generator, and no name, address
-//! or time is set. Those come in `configure`, entropy first.
+//! guests must not have in common: nothing is asked of the random number generator, and no name or time is
+//! set. Those come in `configure`, entropy first. The network's address is every VM's: each has a network
+//! of its own.
 
 use std::sync::Arc;
 
@@ -29,8 +30,10 @@ pub async fn run(agent: &Arc<Agent>, request: Park) -> Result<(), Problem> {
             .because(error)
     };
     fault::reach(step::GUEST_PARK).await.map_err(|error| failed(&error))?;
+    let network = request.network;
     let shared = request.drives.into_iter().map(shared_alone).collect::<Vec<_>>();
-    let done = tokio::task::spawn_blocking(move || configure::prepare(&shared)).await;
+    let done =
+        tokio::task::spawn_blocking(move || configure::prepare(&shared, network.as_ref())).await;
     done.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }
 

@@ -177,6 +177,9 @@ pub struct Park {
     /// mounted.
     #[serde(default)]
     pub drives: Vec<Drive>,
+    /// The network, where that is the same for every VM; names are not looked up yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<GuestNetwork>,
 }
 
 /// Answer of `POST /v1/configure`.

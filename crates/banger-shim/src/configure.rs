@@ -33,12 +33,26 @@ const MAX_WARNING_CHARS: usize = 500;
 /// Random bytes that a guest starts with.
 const ENTROPY_BYTES: usize = 64;
 
-/// Asks the agent who it is, and tells it who this VM is. What it warns of comes back.
+/// Asks the agent who it is, unless it is a template's, and tells it who this VM is. What it warns of comes
+/// back.
 pub(crate) async fn configure(
     guest: &Guest,
     spec: &LaunchSpec,
 ) -> Result<Vec<String>, LaunchError> {
-    let hello = greet(guest).await?;
+    // Whoever had it saved has asked it; another agent is another template.
+    if !matches!(spec.begin, Begin::Restore { copy: false, .. }) {
+        check(&greet(guest).await?, spec)?;
+    }
+    let body = configuration(spec);
+    let configured: Configured =
+        ask(guest, Method::POST, "/v1/configure", Some(&body), CONFIGURE_TIMEOUT)
+            .await
+            .map_err(refused)?;
+    Ok(configured.warnings.iter().take(MAX_WARNINGS).map(|warning| plain(warning)).collect())
+}
+
+/// Whether an agent can make its guest this VM.
+fn check(hello: &Hello, spec: &LaunchSpec) -> Result<(), LaunchError> {
     let knows_system_init = hello.features.iter().any(|name| name == SYSTEM_INIT_FEATURE);
     if spec.init == InitMode::System && !knows_system_init {
         return Err(LaunchError::NoSystemInit { version: plain(&hello.version) });
@@ -50,12 +64,7 @@ pub(crate) async fn configure(
     if spec.work_disk_bytes.is_some() && !knows_work_disk {
         return Err(LaunchError::NoWorkDisk { version: plain(&hello.version) });
     }
-    let body = configuration(spec);
-    let configured: Configured =
-        ask(guest, Method::POST, "/v1/configure", Some(&body), CONFIGURE_TIMEOUT)
-            .await
-            .map_err(refused)?;
-    Ok(configured.warnings.iter().take(MAX_WARNINGS).map(|warning| plain(warning)).collect())
+    Ok(())
 }
 
 /// Asks the agent who it is.
@@ -102,14 +111,7 @@ fn configuration(spec: &LaunchSpec) -> Configure {
         time_unix_ns: clock::now_ns(),
         machine_id: spec.machine_id.clone(),
         hostname: spec.name.clone(),
-        network: Some(GuestNetwork {
-            address: network::GUEST,
-            prefix: network::PREFIX,
-            gateway: network::GATEWAY,
-            dns: vec![network::GATEWAY],
-            search: dns::search_domains(),
-            mtu: network::MTU,
-        }),
+        network: Some(GuestNetwork { search: dns::search_domains(), ..guest_network() }),
         env: spec.env.clone(),
         user: spec.user.clone(),
         workdir: spec.workdir.clone(),
@@ -122,6 +124,18 @@ fn configuration(spec: &LaunchSpec) -> Configure {
 /// Whether the guest was another VM before.
 fn is_copy(spec: &LaunchSpec) -> bool {
     matches!(spec.begin, Begin::Restore { copy: true, .. })
+}
+
+/// The network of a guest as every VM has it.
+fn guest_network() -> GuestNetwork {
+    GuestNetwork {
+        address: network::GUEST,
+        prefix: network::PREFIX,
+        gateway: network::GATEWAY,
+        dns: vec![network::GATEWAY],
+        search: Vec::new(),
+        mtu: network::MTU,
+    }
 }
 
 /// What the disks beyond the root disk are for, in the order in which every VMM has them.
@@ -139,7 +153,7 @@ pub(crate) async fn park(guest: &Guest, spec: &LaunchSpec) -> Result<(), LaunchE
     if !hello.features.iter().any(|name| name == PARK_FEATURE) {
         return Err(LaunchError::NoPark { version: plain(&hello.version) });
     }
-    let body = Park { drives: drives(spec) };
+    let body = Park { drives: drives(spec), network: Some(guest_network()) };
     tell(guest, "/v1/park", &body, CONFIGURE_TIMEOUT).await.map_err(refused)
 }
 

@@ -32,17 +32,23 @@ pub fn install(
     certificates: &[String],
     warnings: &mut Vec<String>,
 ) -> Result<BTreeMap<String, String>, ConfigureError> {
+    if certificates.is_empty() && !own_path(1).exists() {
+        return Ok(BTreeMap::new());
+    }
     let usable: Vec<String> = certificates.iter().filter_map(|text| tidy(text)).collect();
     if usable.len() < certificates.len() {
         let count = certificates.len() - usable.len();
         warnings.push(format!("{count} certificate authorities are not PEM and are left out"));
     }
     write_own(&usable).map_err(ConfigureError::step("writing certificate authorities"))?;
+    // What is no longer wanted goes from the bundles before its files go: as long as these are there, somebody
+    // looks after the bundles.
     let bundles = system_bundles();
     for bundle in &bundles {
         update(bundle, &usable.concat())
             .map_err(ConfigureError::step("writing the bundle of certificate authorities"))?;
     }
+    remove_own(usable.len());
     if usable.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -68,15 +74,23 @@ fn tidy(text: &str) -> Option<String> {
 }
 
 fn write_own(certificates: &[String]) -> std::io::Result<()> {
-    let path = |number: usize| Path::new(OWN_DIR).join(format!("banger-{number}.crt"));
     for (number, pem) in (1..).zip(certificates) {
-        files::put(&path(number), pem.as_bytes(), 0o644)?;
-    }
-    let mut stale = certificates.len() + 1;
-    while fs::remove_file(path(stale)).is_ok() {
-        stale += 1;
+        files::put(&own_path(number), pem.as_bytes(), 0o644)?;
     }
     Ok(())
+}
+
+/// Removes all but the first few, the last one first: a row of files has no gaps.
+fn remove_own(kept: usize) {
+    let stale: Vec<PathBuf> = (kept + 1..).map(own_path).take_while(|path| path.exists()).collect();
+    for path in stale.iter().rev() {
+        // One that stays is tried again at the next boot.
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn own_path(number: usize) -> PathBuf {
+    Path::new(OWN_DIR).join(format!("banger-{number}.crt"))
 }
 
 /// The bundles there are, each once, links followed.

@@ -34,6 +34,11 @@ pub fn forget_foreign(machine_id: &str) -> io::Result<bool> {
     remove_keys(Path::new(DIR))
 }
 
+/// What [`forget_foreign`] and [`ensure`] look at.
+pub fn looked_at() -> impl Iterator<Item = &'static str> {
+    SERVERS.into_iter().chain([DIR, "/etc/ssh/sshd_config"])
+}
+
 fn remove_keys(dir: &Path) -> io::Result<bool> {
     let Ok(entries) = fs::read_dir(dir) else { return Ok(false) };
     let mut removed = false;

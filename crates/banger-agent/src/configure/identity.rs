@@ -17,7 +17,7 @@ pub fn set_machine_id(id: &str) -> Result<(), ConfigureError> {
         return Err(ConfigureError::invalid("machine_id", "it is not 32 lower-case hex digits"));
     }
     let line = format!("{id}\n");
-    let write = |path: &Path| files::put(path, line.as_bytes(), 0o444);
+    let write = |path: &Path| files::put_anew(path, line.as_bytes(), 0o444);
     write(Path::new("/etc/machine-id")).map_err(ConfigureError::step("writing /etc/machine-id"))?;
     // Usually a link to the other one. An image with a file of its own would keep its old identity.
     let bus = Path::new("/var/lib/dbus/machine-id");
@@ -33,11 +33,16 @@ pub fn set_hostname(name: &str) -> Result<(), ConfigureError> {
         return Err(ConfigureError::invalid("hostname", format!("{name:?} is not a host name")));
     }
     nix::unistd::sethostname(name).map_err(ConfigureError::step("setting the hostname"))?;
-    files::put(Path::new("/etc/hostname"), format!("{name}\n").as_bytes(), 0o644)
+    files::put_anew(Path::new("/etc/hostname"), format!("{name}\n").as_bytes(), 0o644)
         .map_err(ConfigureError::step("writing /etc/hostname"))?;
     let path = Path::new("/etc/hosts");
-    let hosts = hosts_with(&files::read_text(path).unwrap_or_default(), name);
-    files::put(path, hosts.as_bytes(), 0o644).map_err(ConfigureError::step("writing /etc/hosts"))
+    let before = files::read_text(path).unwrap_or_default();
+    let hosts = hosts_with(&before, name);
+    let written = match hosts.strip_prefix(&before).filter(|_| !before.is_empty()) {
+        Some(added) => files::append(path, added.as_bytes()),
+        None => files::put(path, hosts.as_bytes(), 0o644),
+    };
+    written.map_err(ConfigureError::step("writing /etc/hosts"))
 }
 
 fn is_hostname(name: &str) -> bool {

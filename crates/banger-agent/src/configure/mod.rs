@@ -19,6 +19,7 @@ mod entropy;
 mod host_keys;
 mod identity;
 mod network;
+mod rehearsal;
 mod resolver;
 mod work_disk;
 
@@ -27,7 +28,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use banger_api::agent::{Configure, Configured, Drive};
+use banger_api::agent::{Configure, Configured, Drive, GuestNetwork};
 use banger_api::{ErrorCode, Problem, step};
 
 use crate::agent::{Agent, Settings};
@@ -94,8 +95,11 @@ pub async fn run(agent: &Arc<Agent>, request: Configure) -> Result<Configured, P
         let made = host_keys::ensure(agent).await;
         warnings.extend(made.err().map(|problem| format!("no ssh host keys: {problem}")));
     }
-    let init = Arc::clone(agent);
-    blocking(move || Ok(hand_over(&init)?)).await?;
+    // A thread for nothing would cost a tenth of an emulated guest's start.
+    if agent.init().is_separate() {
+        let init = Arc::clone(agent);
+        blocking(move || Ok(hand_over(&init)?)).await?;
+    }
     agent.set_settings(Some(applied.settings));
     Ok(Configured { warnings })
 }
@@ -104,9 +108,12 @@ pub async fn run(agent: &Arc<Agent>, request: Configure) -> Result<Configured, P
 ///
 /// # Errors
 /// [`ConfigureError`].
-pub fn prepare(drives: &[Drive]) -> Result<(), ConfigureError> {
+pub fn prepare(drives: &[Drive], network: Option<&GuestNetwork>) -> Result<(), ConfigureError> {
     network::bring_up_loopback()?;
-    drives::mount_all(drives, None, &mut Vec::new())
+    network.map_or(Ok(()), network::bring_up)?;
+    drives::mount_all(drives, None, &mut Vec::new())?;
+    rehearsal::run();
+    Ok(())
 }
 
 /// Does a step that blocks.
@@ -133,11 +140,9 @@ fn problem(error: &ConfigureError) -> Problem {
     }
 }
 
-/// Makes the image's init the first process, if that is wanted.
+/// Makes the image's init the first process.
 fn hand_over(agent: &Agent) -> Result<(), HandOverError> {
-    if agent.init().is_separate()
-        && let Err(error) = agent.cgroups().hold_agent()
-    {
+    if let Err(error) = agent.cgroups().hold_agent() {
         // Its init will sort it in with its own, which most commands do not notice.
         console::say(&format!("the agent has no cgroup of its own: {error}"));
     }

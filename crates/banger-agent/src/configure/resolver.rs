@@ -10,7 +10,7 @@ use crate::files;
 
 /// Writes `/etc/resolv.conf` as a file of its own, whatever the image has there.
 pub fn configure(network: &GuestNetwork) -> Result<(), ConfigureError> {
-    files::put(Path::new("/etc/resolv.conf"), resolv_conf(network).as_bytes(), 0o644)
+    files::put_anew(Path::new("/etc/resolv.conf"), resolv_conf(network).as_bytes(), 0o644)
         .map_err(ConfigureError::step("writing /etc/resolv.conf"))
 }
 

@@ -185,6 +185,9 @@ pub fn kernel_arguments(spec: &LaunchSpec) -> String {
         "8250.nr_uarts=1".to_owned(),
         "i8042.noaux".to_owned(),
         "i8042.nokbd".to_owned(),
+        // Whoever changes control groups, mounts or interfaces waits for all processors: at once, and not until
+        // each has had a tick of its clock. Every command has a control group.
+        "rcupdate.rcu_expedited=1".to_owned(),
         format!("{ROOT_SECTORS_ARG}={}", spec.disk_bytes / 512),
     ];
     if spec.init != InitMode::Agent {

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::host::{LocalImage, LocalKernel};
 
 /// Raised when guests are saved in another way.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// How many digits of the digest are the template's identity.
 const DIGITS: usize = 12;
 
