@@ -23,6 +23,7 @@ use banger_api::shim::{
     Begin, COW_FILE, Captured, DEVICES_FILE, LOCK_FILE, LaunchSpec, RUN_DIR, WORK_FILE,
 };
 use banger_api::step;
+use banger_api::vm::PauseReason;
 use banger_host::network::NetworkError;
 use banger_host::process::Watched;
 use banger_host::qemu::qmp::{Qmp, QmpError};
@@ -37,6 +38,10 @@ use crate::supervise::Vm;
 
 /// How long the second VMM may take to answer.
 const RECORDER_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long QEMU may refuse to let the guest go on, and how often it is told.
+const GO_ON_LIMIT: Duration = Duration::from_secs(30);
+const TRY_AGAIN: Duration = Duration::from_millis(5);
 
 /// Wishes that wait.
 const WISHES: usize = 4;
@@ -86,8 +91,8 @@ impl Captures {
     }
 }
 
-/// Grants a wish. Meanwhile a machine that dies ends it, and so does an order to kill; any other order
-/// waits until the guest goes on, and comes back.
+/// Grants a wish, unless an order comes or the machine dies: then there is nothing to save any more. The order
+/// comes back; a guest that is to end in order runs again by then.
 pub(crate) async fn grant(
     vm: &Vm,
     host: &Host,
@@ -97,27 +102,28 @@ pub(crate) async fn grant(
 ) -> Option<Order> {
     let Machine { vmm, qmp, .. } = machine;
     let CaptureWish { dir, reply } = wish;
-    let capturing = capture(vm, host, qmp, &dir);
-    tokio::pin!(capturing);
-    let mut told = None;
-    let captured = loop {
-        tokio::select! {
-            captured = &mut capturing => break captured,
-            // Whoever watches sees it, too, and says why.
-            _ = vmm.wait() => return told,
-            Some(order) = orders.recv(), if told.is_none() => match order {
-                Order::Kill => return Some(order),
-                _ => told = Some(order),
-            },
-        }
+    let outcome = tokio::select! {
+        captured = capture(vm, host, qmp, &dir) => Ok(captured),
+        // Whoever watches sees it, too, and says why.
+        _ = vmm.wait() => return None,
+        Some(order) = orders.recv() => Err(order),
     };
-    let answer = captured.map_err(|error| {
-        tracing::error!(%error, "the guest was not saved");
-        error.problem(&vm.spec.name)
-    });
-    // Whoever asked may be gone; what was saved is theirs to remove.
-    let _ = reply.send(answer);
-    told
+    match outcome {
+        Ok(captured) => {
+            let answer = captured.map_err(|error| {
+                tracing::error!(%error, "the guest was not saved");
+                error.problem(&vm.spec.name)
+            });
+            // Whoever asked may be gone; what was saved is theirs to remove.
+            let _ = reply.send(answer);
+            None
+        }
+        Err(Order::Kill) => Some(Order::Kill),
+        Err(order) => {
+            go_on(vm, qmp).await;
+            Some(order)
+        }
+    }
 }
 
 /// Why a guest could not be saved. It goes on all the same.
@@ -181,17 +187,38 @@ pub(crate) async fn capture(
     fault::reach(step::SHIM_CAPTURE).await.map_err(file("save the guest"))?;
     let mut recorder = Recorder::start(vm, host, dir).await?;
     let sent = send(vm, source, &mut recorder, dir).await;
-    if sent.is_err() {
-        // It may be under way still; what has ended is not touched by that.
-        let _ = source.execute("migrate_cancel", json!({})).await;
-    }
-    if !vm.board.stands_still() {
-        source.execute("cont", json!({})).await?;
-    }
+    go_on(vm, source).await;
     let stood_still = sent?.elapsed();
     recorder.write_down(dir).await?;
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Ok(Captured { paused_ms: millis(stood_still), took_ms: millis(began.elapsed()) })
+}
+
+/// Ends what may be under way still and has the guest go on. QEMU refuses that as long as it has not come to an
+/// end, which is told a little too early.
+///
+/// A guest that shall stand still does so again at once: QEMU saves none twice that has not run in between.
+async fn go_on(vm: &Vm, source: &mut Qmp) {
+    let runs = async {
+        loop {
+            let _ = source.execute("migrate_cancel", json!({})).await;
+            let _ = source.execute("cont", json!({})).await;
+            let status = source.execute("query-status", json!({})).await;
+            if status.is_ok_and(|status| status["running"] == true) {
+                break;
+            }
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
+    };
+    if tokio::time::timeout(GO_ON_LIMIT, runs).await.is_err() && !vm.board.stands_still() {
+        tracing::error!("the guest does not go on");
+        vm.board.warn("it stood still after it was saved".to_owned());
+        vm.board.stand(vec![PauseReason::Requested]);
+    } else if vm.board.stands_still()
+        && let Err(error) = source.execute("stop", json!({})).await
+    {
+        tracing::error!(%error, "the guest does not stand still again");
+    }
 }
 
 /// Sends the guest over, and copies its disks while it stands still. Since when it does comes back.
@@ -224,8 +251,18 @@ fn copy_disks(from: &Path, to: &Path, work: bool) -> Result<(), CaptureError> {
 
 /// The second VMM.
 struct Recorder {
-    vmm: Watched,
+    vmm: Mortal,
     qmp: Qmp,
+}
+
+/// A process that ends with whoever has it: a capture may be given up at any moment. Nothing else depends on
+/// that; it ends with the shim in any case.
+struct Mortal(Watched);
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
 }
 
 impl Recorder {
@@ -236,7 +273,7 @@ impl Recorder {
         std::fs::File::create(dir.join(LOCK_FILE)).map_err(file("make a lock"))?;
         let tap = host.network.spare_tap()?;
         let started = qemu::spawn(&spec, dir, tap.as_fd())?;
-        let vmm = Watched::new(started.child).map_err(file("watch a second VMM"))?;
+        let vmm = Mortal(Watched::new(started.child).map_err(file("watch a second VMM"))?);
         let connected = async {
             let stream = connect::unix(&dir.join(RUN_DIR), qemu::QMP_SOCKET).await;
             let (qmp, _) = Qmp::connect(stream.map_err(file("reach a second VMM"))?).await?;
@@ -255,15 +292,8 @@ impl Recorder {
             .open(dir.join(DEVICES_FILE))
             .map_err(file("create the file for the saved devices"))?;
         self.qmp.save(devices.as_fd()).await?;
-        self.vmm.kill().map_err(file("end a second VMM"))?;
-        self.vmm.wait().await.map_err(file("wait for a second VMM"))?;
+        self.vmm.0.kill().map_err(file("end a second VMM"))?;
+        self.vmm.0.wait().await.map_err(file("wait for a second VMM"))?;
         Ok(())
-    }
-}
-
-impl Drop for Recorder {
-    /// A capture that is given up half-way. Nothing depends on it: the recorder ends with the shim.
-    fn drop(&mut self) {
-        let _ = self.vmm.kill();
     }
 }

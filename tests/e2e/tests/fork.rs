@@ -1,7 +1,9 @@
 //! "fork VM [-n N]": running copies of a running VM, each of which is its own machine.
 
+use std::fs::DirEntry;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
+use std::time::{Duration, Instant};
 
 use banger_e2e::{BOOT, SOON};
 use banger_testkit::sparse::disk_digest;
@@ -9,12 +11,18 @@ use banger_testkit::{Host, wait};
 
 use crate::network::address_of_this_host;
 
+/// What a guest has to stop in.
+const GRACE: Duration = Duration::from_secs(10);
 /// How far the clock of a copy may be off, in seconds.
 const CLOCK_SLACK_S: f64 = 1.0;
 
 /// What a script prints in a VM.
 fn said(host: &Host, vm: &str, script: &str) -> String {
     host.banger(["exec", vm, "--", "sh", "-c", script]).run().assert_ok().stdout_text()
+}
+
+fn is_unfinished(entry: &DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with("tmp-")
 }
 
 /// Starts something that no command waits for.
@@ -86,9 +94,7 @@ fn copies_have_memory_and_disks_and_are_machines_of_their_own() {
     host.banger(["restart", "try-1"]).run().assert_ok();
     assert_eq!(said(&host, "try-1", "cat /root/note"), "mine\n", "it is a VM like any other");
     let shelf = std::fs::read_dir(host.data.join("templates")).expect("there are templates");
-    let shelf: Vec<_> = shelf.flatten().map(|entry| entry.file_name()).collect();
-    let is_left = |name: &&std::ffi::OsString| name.to_string_lossy().starts_with("tmp-");
-    assert_eq!(shelf.iter().find(is_left), None, "what was saved is gone");
+    assert!(!shelf.flatten().any(|entry| is_unfinished(&entry)), "what was saved is gone");
     host.finish();
 }
 
@@ -130,6 +136,8 @@ fn copies_write_nowhere_but_to_what_is_their_own() {
     let before = disk_digest(&disk).expect("its digest");
     said(&host, "copy", "head -c 8M /dev/urandom > /root/blob; sync");
     assert_eq!(disk_digest(&disk).expect("its digest"), before);
+    host.banger(["fork", "-q", "web", "--name", "again"]).run().assert_ok();
+    assert_eq!(host.state("web").as_deref(), Some("paused"), "it still does");
     host.banger(["resume", "web"]).run().assert_ok();
     assert_eq!(said(&host, "web", "cat /root/note; ls /root"), "1\nnote\n");
     host.finish();
@@ -158,6 +166,33 @@ fn connections_of_the_vm_are_reset_in_the_copy() {
     assert_eq!(read("web"), "", "it still waits");
     peer.write_all(b"there\n").expect("the connection stands");
     wait::until("it is told in the VM", BOOT, || (read("web") == "there.\n").then_some(()));
+    host.finish();
+}
+
+/// A VM that is to end does not wait for its copy, and ends in order.
+#[test]
+fn a_stop_ends_a_fork_that_is_under_way() {
+    let host = Host::new();
+    host.running_vm("web");
+    said(
+        &host,
+        "web",
+        "head -c 300M /dev/zero | tr '\\0' x > /dev/shm/blob; echo kept > /root/note",
+    );
+    let fork = host.banger(["fork", "web", "--name", "copy"]).timeout(4 * BOOT).spawn();
+    wait::closely("it begins to be saved", SOON, || {
+        let shelf = std::fs::read_dir(host.data.join("templates")).ok()?;
+        shelf.flatten().find(|entry| entry.path().join("memory").exists() && is_unfinished(entry))
+    });
+    let began = Instant::now();
+    host.banger(["stop", "web"]).run().assert_ok();
+    assert!(began.elapsed() < GRACE, "{:?}", began.elapsed());
+    assert_eq!(host.state("web").as_deref(), Some("stopped"));
+    let forked = fork.wait();
+    let copies = usize::from(forked.code == 0);
+    assert_eq!(host.vm_names().len(), 1 + copies, "all or nothing");
+    host.banger(["start", "-q", "web"]).run().assert_ok();
+    assert_eq!(said(&host, "web", "cat /root/note"), "kept\n");
     host.finish();
 }
 

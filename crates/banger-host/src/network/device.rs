@@ -17,6 +17,16 @@ const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 /// Not as long as the descriptor: whoever closes the last one of a device waits until the kernel has removed
 /// it, some 40 ms, and that would be the shim, at every end of a VM. The namespace is removed with all that is
 /// in it, and nobody waits.
+pub(super) fn create_lasting_tap(name: &str) -> io::Result<OwnedFd> {
+    let tap = create_tap(name)?;
+    // SAFETY: this operation takes a number.
+    if unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETPERSIST, 1) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(tap)
+}
+
+/// Creates a tap device that is there as long as its descriptor.
 pub(super) fn create_tap(name: &str) -> io::Result<OwnedFd> {
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     let mut request = request_for(name)?;
@@ -24,10 +34,6 @@ pub(super) fn create_tap(name: &str) -> io::Result<OwnedFd> {
     request.ifr_ifru.ifru_flags =
         libc::c_short::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
     ioctl(file.as_raw_fd(), TUNSETIFF, &mut request)?;
-    // SAFETY: this operation takes a number.
-    if unsafe { libc::ioctl(file.as_raw_fd(), TUNSETPERSIST, 1) } == -1 {
-        return Err(io::Error::last_os_error());
-    }
     Ok(file.into())
 }
 

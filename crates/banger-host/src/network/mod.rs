@@ -171,7 +171,7 @@ impl Network {
         let here = Path::new("/proc/thread-self/ns/net");
         mount(Some(here), &namespace, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(step("name the network namespace"))?;
-        let tap = device::create_tap(TAP).map_err(step("create the tap device"))?;
+        let tap = device::create_lasting_tap(TAP).map_err(step("create the tap device"))?;
         device::set_address(TAP, GATEWAY, PREFIX).map_err(step("give the tap its address"))?;
         device::set_mtu(TAP, MTU).map_err(step("set the tap's packet size"))?;
         for name in ["lo", TAP] {

@@ -18,6 +18,11 @@ const LIMIT: Duration = Duration::from_secs(120);
 const BANDWIDTH: u64 = 64 << 30;
 /// How long the guest may stand still for the rest of its memory.
 const DOWNTIME_MS: u64 = 50;
+/// After how long a guest that writes its memory faster than it is sent may stand still for longer, in
+/// milliseconds, and after how long it does until all is sent.
+const HURRY_AFTER: Duration = Duration::from_secs(10);
+const LONG_DOWNTIME_MS: u64 = 1000;
+const STOP_AFTER: Duration = Duration::from_secs(30);
 /// What the VMM calls a connection to another one.
 const STREAM: &str = "stream";
 /// How often to ask how far it is.
@@ -78,7 +83,7 @@ impl Qmp {
     }
 
     /// Sends the guest with all of its memory to the other end of `stream`. It runs meanwhile, and stands
-    /// still when the rest is small.
+    /// still when the rest is small, or when that does not come about.
     ///
     /// # Errors
     /// [`MigrationError`]. The guest may then stand still.
@@ -88,6 +93,16 @@ impl Qmp {
         self.execute("migrate-set-parameters", limits).await?;
         self.give(STREAM, stream).await?;
         self.execute("migrate", json!({ "uri": format!("fd:{STREAM}") })).await?;
+        let began = Instant::now();
+        if self.migrated_by(began + HURRY_AFTER).await? {
+            return Ok(());
+        }
+        let longer = json!({ "downtime-limit": LONG_DOWNTIME_MS });
+        self.execute("migrate-set-parameters", longer).await?;
+        if self.migrated_by(began + STOP_AFTER).await? {
+            return Ok(());
+        }
+        self.execute("stop", json!({})).await?;
         self.migrated().await
     }
 
@@ -112,16 +127,23 @@ impl Qmp {
 
     /// Waits for the end of what is under way.
     async fn migrated(&mut self) -> Result<(), MigrationError> {
-        let deadline = Instant::now() + LIMIT;
+        match self.migrated_by(Instant::now() + LIMIT).await? {
+            true => Ok(()),
+            false => Err(MigrationError::Timeout),
+        }
+    }
+
+    /// Whether what is under way comes to its end by then.
+    async fn migrated_by(&mut self, deadline: Instant) -> Result<bool, MigrationError> {
         while Instant::now() < deadline {
             let told = self.execute("query-migrate", json!({})).await?;
             match told["status"].as_str().unwrap_or_default() {
-                "completed" => return Ok(()),
+                "completed" => return Ok(true),
                 "failed" | "cancelled" => return Err(MigrationError::Failed(reason(&told))),
                 _ => sleep(INTERVAL).await,
             }
         }
-        Err(MigrationError::Timeout)
+        Ok(false)
     }
 }
 

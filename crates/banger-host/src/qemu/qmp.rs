@@ -80,6 +80,8 @@ pub enum QmpError {
 pub struct Qmp {
     writer: OwnedWriteHalf,
     answers: mpsc::Receiver<Value>,
+    /// Of the last command.
+    id: u64,
 }
 
 impl Qmp {
@@ -97,7 +99,7 @@ impl Qmp {
         let (answer_sender, answers) = mpsc::channel(ANSWERS);
         let (event_sender, events) = mpsc::channel(QUEUE);
         tokio::spawn(sort_lines(reader, answer_sender, event_sender));
-        let mut qmp = Self { writer, answers };
+        let mut qmp = Self { writer, answers, id: 0 };
         qmp.execute("qmp_capabilities", json!({})).await?;
         Ok((qmp, events))
     }
@@ -107,16 +109,32 @@ impl Qmp {
     /// # Errors
     /// [`QmpError`].
     pub async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
-        line.push('\n');
-        // The late answer to a command that was given up, or one that nobody asked for.
-        while self.answers.try_recv().is_ok() {}
+        let line = self.line(command, &arguments);
         self.writer.write_all(line.as_bytes()).await?;
         self.answer(command).await
     }
 
+    /// The line of the next command.
+    fn line(&mut self, command: &str, arguments: &Value) -> String {
+        self.id += 1;
+        // Answers that nobody asked for.
+        while self.answers.try_recv().is_ok() {}
+        let line = json!({ "execute": command, "arguments": arguments, "id": self.id });
+        format!("{line}\n")
+    }
+
+    /// The answer to the last command, not a late one to an earlier command that was given up.
+    async fn own_answer(&mut self) -> Option<Value> {
+        loop {
+            let answer = self.answers.recv().await?;
+            if answer.get("id").is_none_or(|id| id.as_u64() == Some(self.id)) {
+                return Some(answer);
+            }
+        }
+    }
+
     async fn answer(&mut self, command: &str) -> Result<Value, QmpError> {
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.answers.recv())
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.own_answer())
             .await
             .map_err(|_| QmpError::Timeout { command: command.to_owned() })?
             .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
@@ -136,9 +154,7 @@ impl Qmp {
     /// # Errors
     /// [`QmpError`].
     pub async fn give(&mut self, name: &str, fd: BorrowedFd<'_>) -> Result<(), QmpError> {
-        let mut line = json!({ "execute": "getfd", "arguments": { "fdname": name } }).to_string();
-        line.push('\n');
-        while self.answers.try_recv().is_ok() {}
+        let line = self.line("getfd", &json!({ "fdname": name }));
         let socket: &UnixStream = self.writer.as_ref();
         let sent = socket.async_io(Interest::WRITABLE, || send_with(socket, line.as_bytes(), fd));
         if sent.await? < line.len() {
@@ -309,6 +325,21 @@ mod tests {
             assert_eq!(error.to_string(), "QEMU refused query-status: no[2J error: all is lost");
         };
         tokio::join!(flood, client);
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_is_not_taken_for_that_of_the_next_command() {
+        let (ours, theirs) = UnixStream::pair().expect("socket pair");
+        let answers = [
+            "{\"return\":{},\"id\":1}\n",
+            "{\"return\":{\"of\":\"before\"},\"id\":1}\n{\"return\":{\"of\":\"this\"},\"id\":2}\n",
+        ];
+        let client = async {
+            let (mut qmp, _events) = Qmp::connect(ours).await.expect("connect");
+            let status = qmp.execute("query-status", json!({})).await.expect("answer");
+            assert_eq!(status["of"], "this");
+        };
+        tokio::join!(fake_qemu(theirs, "{\"QMP\":{}}\n", &answers), client);
     }
 
     #[tokio::test]

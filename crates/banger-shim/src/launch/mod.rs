@@ -118,10 +118,15 @@ pub(crate) async fn launch(
     reporter.step(step::VM_NETWORK, "making the network").await?;
     let host = make_host(vm).await?;
     reporter.step(step::VM_VMM, "starting the VMM").await?;
-    let booting = start_vmm(&vm.spec, vm, &host)?;
+    let restores = matches!(vm.spec.begin, Begin::Restore { .. });
+    let booting = start_vmm(&vm.spec, vm, &host).map_err(|error| match restores {
+        // What was saved may have gone just now.
+        true => LaunchError::Restore(Box::new(error)),
+        false => error,
+    })?;
     fault::reach(step::VM_UPLINK).await.map_err(crate::failure::host("start the uplink"))?;
     let uplink = start_uplink(&host, vm.trace.clone())?;
-    let machine = if let Begin::Restore { .. } = vm.spec.begin {
+    let machine = if restores {
         reporter.step(step::VM_RESTORE, "restoring the guest").await?;
         restore::restore(vm, booting).await?
     } else {

@@ -147,7 +147,19 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn finish_creation(&self, id: &Id) -> Result<(), StoreError> {
-        self.change("UPDATE vms SET unfinished = 0 WHERE id = ?1", params![id.as_str()])
+        self.finish_creations([id])
+    }
+
+    /// Records that the request that created several VMs has succeeded: of all of them, or of none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn finish_creations<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a Id>,
+    ) -> Result<(), StoreError> {
+        let rows = ids.into_iter().map(|id| (id.as_str(), 0));
+        self.change_each("UPDATE vms SET unfinished = ?2 WHERE id = ?1", rows)
     }
 
     /// Records how a VM ended.

@@ -107,10 +107,12 @@ impl Launch {
         let (launch, _) =
             super::launch::launch_spec(&self.daemon, &self.row, &self.request, &needs);
         templates::discard(&self.daemon, &needs.template(&self.daemon, &launch)).await;
-        let (disk, bytes) = (vm_dir.join(COW_FILE), self.row.disk_bytes);
+        let (dir, bytes) = (vm_dir.to_owned(), self.row.disk_bytes);
         blocking(move || {
-            std::fs::remove_file(&disk)
-                .and_then(|()| cow::create(&disk, bytes))
+            let new = dir.join(SEED_FILE);
+            remove_if_there(&new)
+                .and_then(|()| cow::create(&new, bytes))
+                .and_then(|()| std::fs::rename(&new, dir.join(COW_FILE)))
                 .map_err(|error| failed("cannot make the VM's disk anew", &error))
         })
         .await
@@ -129,16 +131,23 @@ async fn is_unused(vm_dir: &Path) -> Result<bool, Problem> {
 /// after a power cut: a guest that has not synced anything yet has its disk all the same.
 fn copy_disk(from: &Path, vm_dir: &Path, durable: bool) -> io::Result<()> {
     let copy = vm_dir.join(SEED_FILE);
-    match std::fs::remove_file(&copy) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    remove_if_there(&copy)?;
+    let copied = sparse::copy(from, &copy)
+        .and_then(|file| if durable { file.sync_all() } else { Ok(()) })
+        .and_then(|()| std::fs::rename(&copy, vm_dir.join(COW_FILE)));
+    if copied.is_err() {
+        // The VM boots, and would keep it for ever.
+        let _ = remove_if_there(&copy);
     }
-    let file = sparse::copy(from, &copy)?;
-    if durable {
-        file.sync_all()?;
-    }
-    std::fs::rename(&copy, vm_dir.join(COW_FILE))?;
+    copied?;
     if durable { files::sync_dir(vm_dir) } else { Ok(()) }
+}
+
+fn remove_if_there(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

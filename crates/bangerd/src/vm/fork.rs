@@ -20,7 +20,7 @@ use banger_core::spec;
 use banger_host::{clock, files, random, sparse};
 use futures_util::{StreamExt, stream};
 
-use super::create::{appear, choose_name, finish, insert, undo, with_last_words};
+use super::create::{appear, choose_name, insert, undo, with_last_words};
 use super::{Outcome, VmHandle};
 use crate::daemon::{Daemon, NameReservation, blocking, failed};
 use crate::operations::Handle;
@@ -95,14 +95,27 @@ impl Fork {
         }
         let copies: Vec<_> = stream::iter(copies).buffered(AT_ONCE).collect().await;
         let first_failure = copies.iter().find_map(|copy| copy.as_ref().err().cloned());
-        if let Some(problem) = first_failure {
-            for made in copies.into_iter().flatten() {
-                undo(&self.daemon, (*made.row()).clone()).await;
+        let made: Vec<_> = copies.into_iter().flatten().collect();
+        let finished = match first_failure {
+            None => self.finish(&made, operation).await,
+            Some(problem) => Err(problem),
+        };
+        if let Err(problem) = finished {
+            for vm in made {
+                undo(&self.daemon, (*vm.row()).clone()).await;
             }
             return Err(problem);
         }
-        let vms = copies.into_iter().flatten().map(|vm| vm.snapshot()).collect();
+        let vms = made.iter().map(|vm| vm.snapshot()).collect();
         Ok(Forked { vms, paused_ms: captured.paused_ms, capture_ms: captured.took_ms })
+    }
+
+    /// Writes down that the copies are made: all of them stay, or none.
+    async fn finish(&self, made: &[Arc<VmHandle>], operation: &Handle) -> Result<(), Problem> {
+        operation.check_cancelled()?;
+        self.daemon.gate.pass(step::CREATE_FINISH).await?;
+        let ids: Vec<Id> = made.iter().map(|vm| vm.id.clone()).collect();
+        self.daemon.store(move |store| store.finish_creations(&ids)).await
     }
 
     /// Has the VM saved. Not cut off by a cancel: it stands still for a part of it.
@@ -191,7 +204,7 @@ impl Fork {
             Outcome::Accepted(work) => work.follow(operation).await?,
             Outcome::AlreadySo => vm.started().await?,
         }
-        finish(&self.daemon, vm, operation).await
+        Ok(vm)
     }
 }
 

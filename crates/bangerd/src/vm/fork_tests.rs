@@ -151,7 +151,13 @@ async fn what_cannot_be_copied_says_why() {
 
 #[tokio::test]
 async fn a_copy_that_fails_takes_the_others_along_and_not_the_vm() {
-    for at in [step::FORK_CAPTURE, step::FORK_DISKS, step::CREATE_ROW, step::START_SPAWN] {
+    for at in [
+        step::FORK_CAPTURE,
+        step::FORK_DISKS,
+        step::CREATE_ROW,
+        step::START_SPAWN,
+        step::CREATE_FINISH,
+    ] {
         let world = World::new();
         let trap = Trap::at(at, Effect::Fail(Failing::Eio));
         let daemon = world.daemon().await;
