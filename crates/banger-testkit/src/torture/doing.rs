@@ -218,7 +218,11 @@ impl Bench {
             Doing::KernelPull => {
                 self.host.banger(["kernel", "rm", "debian-cloud"]).run().assert_ok();
             }
-            Doing::Debian | Doing::Template => {}
+            Doing::Debian => {}
+            Doing::Template => {
+                let prune = ["template", "prune", "--all", "--yes"];
+                self.host.banger(prune).run().assert_ok();
+            }
             Doing::RemoveTemplate => self.make_template(),
             Doing::Warm => {
                 self.make_template();
@@ -409,6 +413,8 @@ impl Bench {
         for copy in names.iter().filter(|name| *name != "web") {
             self.host.banger(["rm", "-f", copy]).run().assert_ok();
         }
+        // It may be about to end.
+        self.host.banger(["stop", "web"]).run().assert_ok();
         self.host.banger(["start", "-q", "web"]).run().assert_ok();
         self.operation().run().assert_ok();
         self.check_note();
