@@ -16,9 +16,9 @@ Examples:
   banger fork web                        One copy of web, which runs on
   banger fork web -n 20 --name try       try-1 to try-20
 
-A copy has the memory and the disks that the VM had at one moment, and shares the memory until one of
-them writes. It is a machine of its own: name, machine-id, ssh host keys, random numbers and network
-are new, connections are reset, and commands that ran in the VM go on there alone.
+A copy has the memory and the disks that the VM had at one moment, and shares the memory until
+one of them writes. It is a machine of its own: name, machine-id, ssh host keys, random numbers
+and network are new, connections are reset, and commands that ran in the VM go on there alone.
 ";
 
 /// Arguments of `banger fork`.
