@@ -184,7 +184,7 @@ async fn follow_end(
     if let Outcome::Accepted(work) = outcome {
         work.follow(operation).await?;
     }
-    let ended = vm.ended().await;
+    let ended = vm.ended_since(asked_ms).await;
     let end_of_now = ended.status.end.filter(|_| ended.status.since_ms >= asked_ms);
     if let Some(end) = end_of_now {
         let name = ended.name;

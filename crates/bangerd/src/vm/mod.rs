@@ -152,6 +152,19 @@ impl VmHandle {
         self.snapshot()
     }
 
+    /// The same of an end that was asked for then: also over if somebody has started the VM again since,
+    /// whose end is another.
+    pub async fn ended_since(&self, asked_ms: u64) -> Vm {
+        let mut status = self.status.clone();
+        let is_over = |status: &VmStatus| {
+            let is_later = matches!(status.state, VmState::Starting | VmState::Running)
+                && status.since_ms >= asked_ms;
+            is_later || (!status.state.is_live() && status.next_start_ms.is_none())
+        };
+        let _ = status.wait_for(is_over).await;
+        self.snapshot()
+    }
+
     /// Has its task look whether what it takes for true still is. Does not wait for that.
     pub fn look(&self) {
         // A task with a full mailbox is busy and will be asked again.

@@ -11,6 +11,8 @@ use banger_api::step;
 use banger_api::vm::{EndCause, OwnerPolicy, StartVm, StopVm, VmState};
 use banger_api::{ErrorCode, Problem};
 use banger_core::lifecycle::Request;
+use banger_host::clock;
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 
 use super::{Outcome, VmHandle};
@@ -391,4 +393,18 @@ async fn an_operation_shows_the_vm() {
     let result = outcome(&daemon, &operation).await.expect("make");
     let OperationResult::Vm(vm) = result else { panic!("{result:?}") };
     assert_eq!(vm.status.state, VmState::Running);
+}
+
+#[tokio::test]
+async fn an_end_is_over_also_if_somebody_has_started_the_vm_again() {
+    let world = World::new();
+    let daemon = world.daemon().await;
+    make(&daemon, request("web", true)).await.expect("make");
+    let vm = find(&daemon, "web");
+    let asked_ms = clock::now_ms();
+    stop(&vm).await.expect("stop");
+    finish(vm.start(StartVm::default()).await).await.expect("start");
+    let ended = vm.ended_since(asked_ms).now_or_never().expect("its own end is over");
+    assert_eq!(ended.status.state, VmState::Running);
+    assert!(vm.ended_since(clock::now_ms() + 1).now_or_never().is_none(), "this run goes on");
 }
