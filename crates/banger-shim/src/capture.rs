@@ -30,11 +30,12 @@ use banger_host::qemu::qmp::{Qmp, QmpError};
 use banger_host::qemu::{self, MigrationError, SpawnError};
 use banger_host::{connect, fault, files, sparse};
 use serde_json::json;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::launch::{Host, Machine};
 use crate::order::Order;
 use crate::supervise::Vm;
+use crate::wishes::Wanted;
 
 /// How long the second VMM may take to answer.
 const RECORDER_LIMIT: Duration = Duration::from_secs(20);
@@ -42,9 +43,6 @@ const RECORDER_LIMIT: Duration = Duration::from_secs(20);
 /// How long QEMU may refuse to let the guest go on, and how often it is told.
 const GO_ON_LIMIT: Duration = Duration::from_secs(30);
 const TRY_AGAIN: Duration = Duration::from_millis(5);
-
-/// Wishes that wait.
-const WISHES: usize = 4;
 
 /// A guest that shall be saved.
 #[derive(Debug)]
@@ -55,39 +53,9 @@ pub(crate) struct CaptureWish {
     pub(crate) reply: oneshot::Sender<Result<Captured, Problem>>,
 }
 
-/// The way of such wishes to whoever watches the machine.
-#[derive(Debug)]
-pub(crate) struct Captures {
-    wishes: mpsc::Sender<CaptureWish>,
-    waiting: Mutex<mpsc::Receiver<CaptureWish>>,
-}
-
-impl Default for Captures {
-    fn default() -> Self {
-        let (wishes, waiting) = mpsc::channel(WISHES);
-        Self { wishes, waiting: Mutex::new(waiting) }
-    }
-}
-
-impl Captures {
-    /// Wishes for one.
-    ///
-    /// # Errors
-    /// If nobody watches a machine any more.
-    pub(crate) async fn wish(&self, wish: CaptureWish) -> Result<(), CaptureWish> {
-        self.wishes.send(wish).await.map_err(|unsent| unsent.0)
-    }
-
-    /// The next that somebody still waits for.
-    pub(crate) async fn next(&self) -> CaptureWish {
-        let mut waiting = self.waiting.lock().await;
-        loop {
-            match waiting.recv().await {
-                Some(wish) if wish.reply.is_closed() => {}
-                Some(wish) => return wish,
-                None => std::future::pending().await,
-            }
-        }
+impl Wanted for CaptureWish {
+    fn is_given_up(&self) -> bool {
+        self.reply.is_closed()
     }
 }
 

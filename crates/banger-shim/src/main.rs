@@ -27,6 +27,7 @@ mod power;
 mod serve;
 mod standstill;
 mod supervise;
+mod wishes;
 
 #[cfg(test)]
 mod hostile_tests;

@@ -248,9 +248,7 @@ async fn capture(State(vm): State<Arc<Vm>>, Json(wanted): Json<Capture>) -> Resp
     }
     let (reply, answer) = oneshot::channel();
     let wish = CaptureWish { dir: wanted.dir.into(), reply };
-    if vm.captures.wish(wish).await.is_err() {
-        return refused();
-    }
+    vm.captures.send(wish).await;
     match answer.await {
         Ok(Ok(captured)) => Json(captured).into_response(),
         Ok(Err(problem)) => refusal(&problem),

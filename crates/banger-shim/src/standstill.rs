@@ -13,18 +13,17 @@ use banger_core::standstill::{Act, Happening, Plan, plan};
 use banger_host::qemu::qmp::{Qmp, QmpError};
 use banger_host::{fault, files};
 use serde_json::json;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::configure;
 use crate::guest::Guest;
 use crate::supervise::Vm;
+use crate::wishes::{Wanted, Wishes};
 
 /// A VM paused by a full disk goes on when there is this much space again.
 const RESUME_FREE_BYTES: u64 = 64 * 1024 * 1024;
 /// How long a guest that is woken to go down may take to set its clock.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Wishes that wait.
-const WISHES: usize = 16;
 
 /// What somebody wants of the virtual CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,19 +53,16 @@ pub(crate) struct Wish {
     reply: Reply,
 }
 
-/// The way of wishes to whoever watches the machine. Orders have another: those end it, whoever
-/// takes them.
-#[derive(Debug)]
-pub(crate) struct Switch {
-    wishes: mpsc::Sender<Wish>,
-    waiting: Mutex<mpsc::Receiver<Wish>>,
+impl Wanted for Wish {
+    fn is_given_up(&self) -> bool {
+        self.reply.is_closed()
+    }
 }
 
-impl Default for Switch {
-    fn default() -> Self {
-        let (wishes, waiting) = mpsc::channel(WISHES);
-        Self { wishes, waiting: Mutex::new(waiting) }
-    }
+/// The way of turns to whoever watches the machine.
+#[derive(Debug, Default)]
+pub(crate) struct Switch {
+    wishes: Wishes<Wish>,
 }
 
 impl Switch {
@@ -79,8 +75,7 @@ impl Switch {
         let mut status = vm.board.watch();
         let (reply, answer) = oneshot::channel();
         let answered = async {
-            // Neither end of this channel is dropped while there is a VM.
-            let _ = self.wishes.send(Wish { turn, reply }).await;
+            self.wishes.send(Wish { turn, reply }).await;
             answer.await
         };
         tokio::select! {
@@ -102,14 +97,7 @@ impl Switch {
 
     /// The next wish that somebody still waits for.
     pub(crate) async fn next(&self) -> Wish {
-        let mut waiting = self.waiting.lock().await;
-        loop {
-            match waiting.recv().await {
-                Some(wish) if wish.reply.is_closed() => {}
-                Some(wish) => return wish,
-                None => std::future::pending().await,
-            }
-        }
+        self.wishes.next().await
     }
 }
 

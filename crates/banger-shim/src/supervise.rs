@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::board::Board;
-use crate::capture::Captures;
+use crate::capture::CaptureWish;
 use crate::failure::{LaunchError, host};
 use crate::guest::Guest;
 use crate::launch::{self, Host, Machine, Uplink};
@@ -29,6 +29,7 @@ use crate::order::Order;
 use crate::ownership::Ownership;
 use crate::power::{self, Outcome};
 use crate::standstill::Switch;
+use crate::wishes::Wishes;
 use crate::{Failure, farewell, main_process, read_launch_spec, serve};
 
 /// Orders that wait to be obeyed; the first decides.
@@ -66,7 +67,7 @@ pub(crate) struct Vm {
     /// Told when a log has grown.
     pub(crate) logged: Notify,
     /// Where wishes go to save the guest.
-    pub(crate) captures: Captures,
+    pub(crate) captures: Wishes<CaptureWish>,
     /// Where the time goes.
     pub(crate) trace: Trace,
     /// Whether the kernel kills for want of memory.
@@ -136,7 +137,7 @@ async fn run(stop_line: Option<StopLine>) -> Result<(), Failure> {
         guest: watch::Sender::new(None),
         orders,
         switch: Switch::default(),
-        captures: Captures::default(),
+        captures: Wishes::default(),
         main_pid: MainPid::default(),
         logged: Notify::new(),
         oom: OomWatch::of_this_process(),

@@ -18,13 +18,13 @@ use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 use yamux::{Connection, Mode};
 
 use crate::board::Board;
-use crate::capture::Captures;
 use crate::guest::Guest;
 use crate::main_process::MainPid;
 use crate::order::Order;
 use crate::ownership::Ownership;
 use crate::standstill::Switch;
 use crate::supervise::Vm;
+use crate::wishes::Wishes;
 
 /// What to launch, with this first process and stop signal.
 pub(crate) fn launch_spec(init: &str, stop_signal: &str) -> LaunchSpec {
@@ -126,7 +126,7 @@ pub(crate) fn vm(dir: &Path, spec: LaunchSpec) -> (Vm, mpsc::Receiver<Order>) {
         guest: watch::Sender::new(None),
         orders,
         switch: Switch::default(),
-        captures: Captures::default(),
+        captures: Wishes::default(),
         main_pid: MainPid::default(),
         logged: Notify::new(),
         trace: Trace::default(),
