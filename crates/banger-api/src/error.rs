@@ -52,6 +52,12 @@ pub enum ErrorCode {
     TemplateNotFound,
     /// A guest could not be saved as a template, or did not go on from one.
     TemplateFailed,
+    /// The VM has no snapshot of that name.
+    SnapshotNotFound,
+    /// The VM has a snapshot of that name.
+    SnapshotNameTaken,
+    /// The snapshot is damaged, of another VM, or of another machine.
+    SnapshotUnusable,
     /// No such operation, or long forgotten.
     OperationNotFound,
     /// Somebody cancelled it.
@@ -117,6 +123,9 @@ impl ErrorCode {
             Self::KernelUnsuitable => "kernel_unsuitable",
             Self::TemplateNotFound => "template_not_found",
             Self::TemplateFailed => "template_failed",
+            Self::SnapshotNotFound => "snapshot_not_found",
+            Self::SnapshotNameTaken => "snapshot_name_taken",
+            Self::SnapshotUnusable => "snapshot_unusable",
             Self::OperationNotFound => "operation_not_found",
             Self::Cancelled => "cancelled",
             Self::HostDiskFull => "host_disk_full",

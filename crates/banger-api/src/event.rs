@@ -112,6 +112,12 @@ event_types! {
     KernelRegistered = "kernel.registered",
     /// A kernel is gone.
     KernelRemoved = "kernel.removed",
+    /// A snapshot of a VM was made; the name is the VM's, the reason the snapshot's.
+    SnapshotMade = "snapshot.made",
+    /// A snapshot of a VM is gone.
+    SnapshotRemoved = "snapshot.removed",
+    /// A VM went back to a snapshot.
+    SnapshotRestored = "snapshot.restored",
     /// A template was made.
     TemplateMade = "template.made",
     /// A template is gone.

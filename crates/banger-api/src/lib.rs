@@ -25,6 +25,7 @@ pub mod operation;
 #[cfg(test)]
 mod released;
 pub mod shim;
+pub mod snapshot;
 pub mod step;
 pub mod system;
 pub mod template;

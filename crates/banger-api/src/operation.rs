@@ -11,6 +11,7 @@ use crate::error::Problem;
 use crate::fork::Forked;
 use crate::image::{Image, Pushed};
 use crate::kernel::Kernel;
+use crate::snapshot::{Restored, Snapshot};
 use crate::template::Template;
 use crate::trace::Mark;
 use crate::vm::Vm;
@@ -63,6 +64,10 @@ pub enum OperationResult {
     Template(Box<Template>),
     /// Copies of a VM, which run.
     Forked(Box<Forked>),
+    /// A snapshot, now there.
+    Snapshot(Box<Snapshot>),
+    /// A VM that went back to a snapshot.
+    Restored(Box<Restored>),
     /// Nothing to show.
     Nothing,
 }

@@ -158,10 +158,31 @@ pub enum Begin {
     Restore {
         /// The directory with [`MEMORY_FILE`] and [`DEVICES_FILE`].
         saved: String,
-        /// It was another VM before, whose identity it must lose.
+        /// Who it was then.
         #[serde(default)]
-        copy: bool,
+        was: Was,
     },
+}
+
+/// Who a guest was when it was saved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Was {
+    /// Nobody yet: it is a template's.
+    #[default]
+    Nobody,
+    /// Another VM, whose identity it must lose.
+    Another,
+    /// This VM, which goes back to where it was: what it shared with others meanwhile is void.
+    Itself,
+}
+
+impl Was {
+    /// It was somebody: it has connections, and random numbers that were used.
+    #[must_use]
+    pub fn is_somebody(self) -> bool {
+        self != Self::Nobody
+    }
 }
 
 fn default_log_bytes() -> u64 {

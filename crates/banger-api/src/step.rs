@@ -145,6 +145,10 @@ pub enum Operation {
     Template,
     /// A running VM that is copied.
     Fork,
+    /// A snapshot of a VM that is made or removed.
+    Snapshot,
+    /// A VM that goes back to a snapshot.
+    Restore,
     /// A database that becomes one of this release.
     Migrate,
 }
@@ -308,6 +312,26 @@ steps! {
     FORK_CAPTURE = "fork.capture", Daemon, Fork;
     /// A copy gets its disks.
     FORK_DISKS = "fork.disks", Daemon, Fork;
+    /// A running guest is asked to be saved as a snapshot.
+    SNAPSHOT_CAPTURE = "snapshot.capture", Daemon, Snapshot;
+    /// The disks of a VM that does not run are copied.
+    SNAPSHOT_DISKS = "snapshot.disks", Daemon, Snapshot;
+    /// What a snapshot is is written beside it, with the digests of its files.
+    SNAPSHOT_SEAL = "snapshot.seal", Daemon, Snapshot;
+    /// A snapshot gets its name.
+    SNAPSHOT_PUBLISH = "snapshot.publish", Daemon, Snapshot;
+    /// A snapshot loses its name.
+    SNAPSHOT_REMOVE = "snapshot.remove", Daemon, Snapshot;
+    /// The disks of a snapshot are copied for its VM.
+    RESTORE_DISKS = "restore.disks", Daemon, Restore;
+    /// A VM that goes back is ended.
+    RESTORE_END = "restore.end", Daemon, Restore;
+    /// The copied disks get into the VM's directory.
+    RESTORE_PLACE = "restore.place", Daemon, Restore;
+    /// The row says which disks the VM has.
+    RESTORE_ROW = "restore.row", Daemon, Restore;
+    /// The copied disks take the place of the old ones.
+    RESTORE_SETTLE = "restore.settle", Daemon, Restore;
     /// The row of a VM that is changed is written.
     SET_ROW = "set.row", Daemon, Set;
     /// The fresh root disk takes the place of the old one.

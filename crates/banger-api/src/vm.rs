@@ -304,6 +304,8 @@ pub enum Origin {
     Template,
     /// It went on from where another VM was.
     Fork,
+    /// It went back to where it was.
+    Snapshot,
 }
 
 impl Origin {
@@ -314,6 +316,7 @@ impl Origin {
             Self::Boot => "boot",
             Self::Template => "template",
             Self::Fork => "fork",
+            Self::Snapshot => "snapshot",
         }
     }
 }

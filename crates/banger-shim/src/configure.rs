@@ -40,7 +40,7 @@ pub(crate) async fn configure(
     spec: &LaunchSpec,
 ) -> Result<Vec<String>, LaunchError> {
     // Whoever had it saved has asked it; another agent is another template.
-    if !matches!(spec.begin, Begin::Restore { copy: false, .. }) {
+    if !matches!(spec.begin, Begin::Restore { was: Was::Nobody, .. }) {
         check(&greet(guest).await?, spec)?;
     }
     let body = configuration(spec);
@@ -57,7 +57,7 @@ fn check(hello: &Hello, spec: &LaunchSpec) -> Result<(), LaunchError> {
     if spec.init == InitMode::System && !knows_system_init {
         return Err(LaunchError::NoSystemInit { version: plain(&hello.version) });
     }
-    if is_copy(spec) && !hello.features.iter().any(|name| name == COPY_FEATURE) {
+    if was_somebody(spec) && !hello.features.iter().any(|name| name == COPY_FEATURE) {
         return Err(LaunchError::NoCopy { version: plain(&hello.version) });
     }
     let knows_work_disk = hello.features.iter().any(|name| name == WORK_DISK_FEATURE);
@@ -117,13 +117,13 @@ fn configuration(spec: &LaunchSpec) -> Configure {
         workdir: spec.workdir.clone(),
         ca_certificates: spec.ca_certificates.clone(),
         drives: drives(spec),
-        copy: is_copy(spec),
+        copy: was_somebody(spec),
     }
 }
 
-/// Whether the guest was another VM before.
-fn is_copy(spec: &LaunchSpec) -> bool {
-    matches!(spec.begin, Begin::Restore { copy: true, .. })
+/// Whether the guest was a VM before: another one, or this one at another time.
+fn was_somebody(spec: &LaunchSpec) -> bool {
+    matches!(spec.begin, Begin::Restore { was, .. } if was.is_somebody())
 }
 
 /// The network of a guest as every VM has it.

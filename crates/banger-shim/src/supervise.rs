@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use banger_api::error::{ErrorCode, Problem};
 use banger_api::operation::Progress;
-use banger_api::shim::{Begin, LaunchEvent, LaunchSpec, SHIM_LOG_FILE};
+use banger_api::shim::{Begin, LaunchEvent, LaunchSpec, SHIM_LOG_FILE, Was};
 use banger_api::step::{self, Step};
 use banger_api::trace;
 use banger_api::vm::{EndCause, Origin, VmEnd, VmState};
@@ -176,8 +176,9 @@ async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
     };
     vm.guest.send_replace(Some(machine.guest.clone()));
     let origin = match vm.spec.begin {
-        Begin::Restore { copy: true, .. } => Origin::Fork,
-        Begin::Restore { copy: false, .. } => Origin::Template,
+        Begin::Restore { was: Was::Nobody, .. } => Origin::Template,
+        Begin::Restore { was: Was::Another, .. } => Origin::Fork,
+        Begin::Restore { was: Was::Itself, .. } => Origin::Snapshot,
         Begin::Boot | Begin::Save | Begin::Receive => Origin::Boot,
     };
     vm.board.up(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), origin);

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     completion, create, daemon, doctor, events, exec, fork, image, kernel, kill, logs, ls, pause,
-    prune, restart, resume, rm, run, set, shell, show, start, stop, system, template, version,
-    wait,
+    prune, restart, resume, rm, run, set, shell, show, snapshot, start, stop, system, template,
+    version, wait,
 };
 
 /// The commands as a person thinks of them. clap would list them as they come.
@@ -26,7 +26,7 @@ Live with VMs:
   prune       Remove all ended VMs        pause       Have VMs stand still
   events      Show what happens           resume      Have paused VMs go on
   set         Change size, disks, labels  fork        Copy a running VM
-  vm          All of these, as `banger vm VERB`
+  snapshot    Keep what VMs are, go back  vm          All of these, as `banger vm VERB`
 
 What VMs are made of:
   image       Root filesystems            kernel      Kernels
@@ -158,6 +158,9 @@ pub enum VmCommand {
     Kill(kill::Kill),
     /// Make running copies of a running VM
     Fork(fork::Fork),
+    /// Keep what VMs are at some moment, and go back to it
+    #[command(subcommand, arg_required_else_help = true)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Have VMs stand still; their memory stays
     Pause(pause::Pause),
     /// Have paused VMs go on

@@ -238,3 +238,11 @@ pub fn in_use(code: ErrorCode, word: &str, name: &str, users: &[User]) -> Proble
         .cause(format!("it is used by {named}"))
         .hint(format!("banger rm {force}{}", names.join(" ")))
 }
+
+/// The problem of an image that only snapshots of a VM need.
+#[must_use]
+pub fn in_use_by_snapshots(image: &str, vm: &str) -> Problem {
+    Problem::new(ErrorCode::ImageInUse, format!("the image {image} is in use"))
+        .cause(format!("snapshots of the VM {vm} begin with it"))
+        .hint(format!("banger snapshot ls {vm}"))
+}

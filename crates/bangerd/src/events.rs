@@ -57,6 +57,13 @@ impl News {
         news
     }
 
+    /// The same news with a reason.
+    #[must_use]
+    pub fn because(mut self, reason: &str) -> Self {
+        self.0.reason = Some(reason.chars().take(MAX_REASON).collect());
+        self
+    }
+
     /// That the daemon began.
     #[must_use]
     pub fn daemon_started() -> Self {

@@ -16,7 +16,9 @@ mod operations;
 #[cfg(test)]
 mod power_cut_tests;
 mod reconcile;
+mod saved;
 mod serve;
+mod snapshots;
 mod store;
 mod system;
 mod templates;

@@ -331,7 +331,7 @@ mod tests {
         let same = LaunchSpec {
             durable: false,
             name: "other".to_owned(),
-            begin: Begin::Restore { saved: "/s".to_owned(), copy: false },
+            begin: Begin::Restore { saved: "/s".to_owned(), was: banger_api::shim::Was::Nobody },
             work_disk_bytes: None,
             modules_image: None,
             ..spec.clone()

@@ -1,29 +1,23 @@
-//! What is done to pass a step, what it needs, and what must hold when it is repeated.
+//! What is done to pass a step, and what it needs.
 
 use std::path::Path;
 use std::time::Duration;
 
-use banger_api::shim::{LOCK_FILE, WORK_FILE};
+use banger_api::shim::LOCK_FILE;
 use banger_api::step::{self, Operation, Step};
 use banger_host::lock::is_locked;
 use nix::sys::signal::Signal;
 
 use super::props::registry;
-use super::{Bench, Case, END};
+use super::{Bench, END};
 use crate::fixtures::{SigningKey, TestRegistry};
 use crate::invocation::Invocation;
 use crate::wait;
 
-/// What the operation's command prints.
-pub(super) const DONE: &str = "done\n";
 /// How long what is fetched from Debian's archive may take.
 const FETCH: Duration = Duration::from_secs(300);
-/// How long the kernel may take to end a process, and the next daemon to clear up after it.
-const AFTERMATH: Duration = Duration::from_secs(60);
 /// A database that the first release wrote.
 const FIRST_DATABASE: &[u8] = include_bytes!("../../../bangerd/src/store/fixtures/v1.db");
-/// Its VM that stays: the others were being made or removed, or went with a command that has ended.
-const FIRST_VMS: [&str; 1] = ["plain"];
 
 /// One operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +66,13 @@ pub(super) enum Doing {
     RemoveTemplate,
     /// A VM that runs is copied.
     Fork,
+    /// A snapshot of a VM that runs is made.
+    Snapshot,
+    /// The same of one that does not.
+    SnapshotDisks,
+    RemoveSnapshot,
+    /// A VM that runs goes back to a snapshot.
+    Restore,
 }
 
 /// What there is besides the host.
@@ -79,7 +80,7 @@ pub(super) enum Doing {
 pub(super) struct Props {
     pub(super) registry: Option<(TestRegistry, SigningKey)>,
     /// When the VM's run began that nobody may end.
-    running_since: Option<u64>,
+    pub(super) running_since: Option<u64>,
 }
 
 impl Doing {
@@ -97,6 +98,12 @@ impl Doing {
             Operation::Pause if step == step::SHIM_RESUME => Self::Resume,
             Operation::Pause => Self::Pause,
             Operation::Fork => Self::Fork,
+            Operation::Snapshot => match step {
+                step::SNAPSHOT_DISKS => Self::SnapshotDisks,
+                step::SNAPSHOT_REMOVE => Self::RemoveSnapshot,
+                _ => Self::Snapshot,
+            },
+            Operation::Restore => Self::Restore,
             Operation::Set => Self::Set,
             Operation::Remove if step == step::CLI_REMOVE => Self::Run,
             Operation::Remove => Self::Remove,
@@ -126,7 +133,8 @@ impl Doing {
         use Doing::{Begin, Exec, Pause, Remove, Resume, Run, RunUncached, Set, Start, Stop, Warm};
         let of_a_vm =
             matches!(self, Run | RunUncached | Start | Exec | Stop | Set | Remove | Begin);
-        of_a_vm || matches!(self, Pause | Resume | Warm | Self::Template | Self::Fork)
+        let copied = matches!(self, Self::Fork | Self::Snapshot | Self::Restore);
+        of_a_vm || copied || matches!(self, Pause | Resume | Warm | Self::Template)
     }
 
     /// Whether VMs begin from templates meanwhile. Elsewhere they boot, so that every step of a boot is
@@ -149,7 +157,7 @@ impl Doing {
     }
 
     /// What it makes, if that is an image or a kernel: the commands about it, and its name.
-    fn product(self, bench: &Bench) -> Option<(&'static str, String)> {
+    pub(super) fn product(self, bench: &Bench) -> Option<(&'static str, String)> {
         match self {
             Self::Register | Self::Promote => Some(("image", "little".to_owned())),
             Self::Pull => Some(("image", bench.reference("signed"))),
@@ -172,12 +180,18 @@ impl Bench {
                 let create = ["create", "-q", "--name", "web", "--work-disk", "128M"];
                 self.host.banger(create).run().assert_ok();
             }
-            Doing::Stop | Doing::Pause | Doing::Remove | Doing::Fork => self.vm_with_a_note(),
+            Doing::Stop | Doing::Pause | Doing::Remove | Doing::Fork | Doing::Snapshot => {
+                self.vm_with_a_note();
+            }
+            Doing::RemoveSnapshot | Doing::Restore => {
+                self.vm_with_a_note();
+                self.host.banger(["snapshot", "create", "-q", "web", "kept"]).run().assert_ok();
+            }
             Doing::Resume => {
                 self.vm_with_a_note();
                 self.host.banger(["pause", "web"]).run().assert_ok();
             }
-            Doing::Start => {
+            Doing::Start | Doing::SnapshotDisks => {
                 self.vm_with_a_note();
                 self.host.banger(["stop", "web"]).run().assert_ok();
             }
@@ -246,6 +260,11 @@ impl Bench {
             Doing::Pause => words(&["pause", "web"]),
             Doing::Resume => words(&["resume", "web"]),
             Doing::Fork => words(&["fork", "-q", "web", "--name", "copy"]),
+            Doing::Snapshot | Doing::SnapshotDisks => {
+                words(&["snapshot", "create", "-q", "web", "kept"])
+            }
+            Doing::RemoveSnapshot => words(&["snapshot", "rm", "web", "kept"]),
+            Doing::Restore => words(&["snapshot", "restore", "-q", "web", "kept"]),
             // All that takes a step of its own.
             Doing::Set => words(&[
                 "set",
@@ -282,187 +301,13 @@ impl Bench {
         self.banger(&words).timeout(self.doing.patience())
     }
 
-    /// What a command has reported is so at once, and after any crash.
-    pub(super) fn check_reported(&self, case: Case) {
-        if case.step == step::CLI_REMOVE {
-            // The command that was run has its exit code, and its VM goes with the client.
-            wait::until("the VM goes", END, || self.host.vm_names().is_empty().then_some(()));
-        }
-        let names = self.host.vm_names();
-        match self.doing {
-            Doing::Run | Doing::RunUncached | Doing::Remove => {
-                assert!(names.is_empty(), "{case}: {names:?}");
-            }
-            Doing::Stop => {
-                let state = self.host.state("web").expect("it is there");
-                assert_ne!(state, "running", "{case}");
-            }
-            Doing::Pause if case.spares_the_vm() => {
-                assert_eq!(self.host.state("web").as_deref(), Some("paused"), "{case}");
-            }
-            Doing::Start | Doing::Resume if case.spares_the_vm() => {
-                assert_eq!(self.host.state("web").as_deref(), Some("running"), "{case}");
-                self.check_note();
-            }
-            Doing::Warm if case.spares_the_vm() => {
-                assert_eq!(self.host.state("web").as_deref(), Some("running"), "{case}");
-            }
-            Doing::Fork if case.spares_the_vm() => {
-                assert_eq!(self.host.state("copy").as_deref(), Some("running"), "{case}");
-                assert_eq!(self.host.state("web").as_deref(), Some("running"), "{case}");
-            }
-            Doing::Template => assert_eq!(self.templates(), 1, "{case}"),
-            Doing::RemoveTemplate => assert_eq!(self.templates(), 0, "{case}"),
-            Doing::Push => self.check_pushed(case),
-            Doing::Set => self.check_set(case),
-            Doing::RemoveImage => assert!(!self.is_listed("image", "little"), "{case}"),
-            doing => {
-                if let Some((kind, name)) = doing.product(self) {
-                    assert!(self.is_listed(kind, &name), "{case}: {name}");
-                }
-            }
-        }
-    }
-
-    /// What nobody touched is as it was, whatever the command came to; what died is known to be dead.
-    pub(super) fn check_untouched(&self, case: Case) {
-        match self.doing {
-            Doing::Exec | Doing::Begin if case.spares_the_vm() => {
-                assert_eq!(Some(self.running_since()), self.props.running_since, "{case}");
-            }
-            Doing::Settle => {
-                assert_eq!(self.host.state("web").as_deref(), Some("failed"), "{case}");
-            }
-            _ => {}
-        }
-    }
-
-    /// The operation can be repeated, and works.
-    pub(super) fn check_and_repeat(&self, case: Case) {
-        let names = self.host.vm_names();
-        match self.doing {
-            Doing::Run | Doing::RunUncached => {
-                for name in &names {
-                    self.host.banger(["rm", "-f", name]).run().assert_ok();
-                }
-                self.operation().run().assert_ok().assert_stdout(DONE);
-            }
-            Doing::Start
-            | Doing::Exec
-            | Doing::Stop
-            | Doing::Pause
-            | Doing::Resume
-            | Doing::Begin
-            | Doing::Settle => {
-                assert_eq!(names, ["web"], "{case}: the VM is there");
-                if self.doing == Doing::Exec && case.spares_the_vm() {
-                    self.operation().run().assert_ok().assert_stdout(DONE);
-                }
-                self.host.banger(["stop", "web"]).run().assert_ok();
-                self.host.banger(["start", "-q", "web"]).run().assert_ok();
-                match self.doing {
-                    Doing::Start | Doing::Stop | Doing::Pause | Doing::Resume => self.check_note(),
-                    Doing::Exec => drop(self.operation().run().assert_ok().assert_stdout(DONE)),
-                    _ => {}
-                }
-            }
-            Doing::Warm => {
-                assert_eq!(names, ["web"], "{case}: the VM is there");
-                self.operation().run().assert_ok();
-                let run = ["exec", "web", "--", "echo", "done"];
-                self.host.banger(run).run().assert_ok().assert_stdout(DONE);
-                self.host.banger(["stop", "web"]).run().assert_ok();
-                self.host.banger(["start", "-q", "web"]).run().assert_ok();
-            }
-            Doing::Fork => self.fork_again(case, &names),
-            Doing::Template | Doing::RemoveTemplate => {
-                self.operation().run().assert_ok();
-                let left = usize::from(self.doing == Doing::Template);
-                assert_eq!(self.templates(), left, "{case}");
-            }
-            Doing::Migrate => assert_eq!(names, FIRST_VMS, "{case}: nothing is lost"),
-            Doing::Set => {
-                self.operation().run().assert_ok();
-                self.check_set(case);
-                self.host.banger(["start", "-q", "web"]).run().assert_ok();
-            }
-            Doing::Remove => {
-                if !names.is_empty() {
-                    self.host.banger(["rm", "-f", "web"]).run().assert_ok();
-                }
-                assert!(self.host.vm_names().is_empty(), "{case}");
-            }
-            Doing::RemoveImage => {
-                if self.is_listed("image", "little") {
-                    self.operation().run().assert_ok();
-                }
-                assert!(!self.is_listed("image", "little"), "{case}");
-            }
-            _ => {
-                self.operation().run().assert_ok();
-                if let Some((kind, name)) = self.doing.product(self) {
-                    assert!(self.is_listed(kind, &name), "{case}: {name}");
-                }
-            }
-        }
-        self.check_no_work_is_left(case);
-    }
-
-    fn fork_again(&self, case: Case, names: &[String]) {
-        assert!(names.iter().any(|name| name == "web"), "{case}: the VM is there");
-        for copy in names.iter().filter(|name| *name != "web") {
-            self.host.banger(["rm", "-f", copy]).run().assert_ok();
-        }
-        // It may be about to end.
-        self.host.banger(["stop", "web"]).run().assert_ok();
-        self.host.banger(["start", "-q", "web"]).run().assert_ok();
-        self.operation().run().assert_ok();
-        self.check_note();
-        let run = ["exec", "copy", "--", "echo", "done"];
-        self.host.banger(run).run().assert_ok().assert_stdout(DONE);
-    }
-
-    fn banger(&self, words: &[String]) -> Invocation {
+    pub(super) fn banger(&self, words: &[String]) -> Invocation {
         self.host.banger(words)
     }
 
-    fn reference(&self, tag: &str) -> String {
+    pub(super) fn reference(&self, tag: &str) -> String {
         let registry = self.props.registry.as_ref();
         registry.map_or_else(String::new, |(registry, _)| registry.reference(&format!("app:{tag}")))
-    }
-
-    fn is_listed(&self, kind: &str, name: &str) -> bool {
-        let listed = self.host.banger([kind, "ls", "-q"]).run().assert_ok();
-        listed.stdout_text().lines().any(|line| line == name)
-    }
-
-    /// What was pushed can be had from the registry.
-    fn check_pushed(&self, case: Case) {
-        let (registry, _) = self.props.registry.as_ref().expect("it was prepared");
-        let manifest = "application/vnd.oci.image.manifest.v1+json";
-        let found = registry.server.get("app/manifests/pushed", manifest);
-        assert!(found.is_some(), "{case}: the registry has it");
-    }
-
-    fn check_set(&self, case: Case) {
-        let spec = &self.host.show("web")["spec"];
-        assert_eq!(spec["cpus"], 1, "{case}: {spec}");
-        assert!(spec["work_disk_bytes"].is_null(), "{case}: {spec}");
-        assert!(!self.host.vm_dir("web").join(WORK_FILE).exists(), "{case}: the disk is there");
-    }
-
-    /// What was being made when somebody broke is removed by the next daemon: at once, or when the
-    /// kernel has taken it from whoever was killed.
-    fn check_no_work_is_left(&self, case: Case) {
-        let what = format!("{case}: no work of a dead daemon is left");
-        for kind in ["images", "kernels", "templates"] {
-            let dir = self.host.data.join(kind);
-            wait::until(&what, AFTERMATH, || {
-                let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-                let mut names = entries.map(|entry| entry.file_name());
-                names.all(|name| !name.to_string_lossy().starts_with("tmp-")).then_some(())
-            });
-        }
     }
 }
 

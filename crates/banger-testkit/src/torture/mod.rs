@@ -7,6 +7,7 @@
 //! signal: SIGKILL for a crash, SIGTERM for a failure, SIGSTOP for a stall.
 
 mod doing;
+mod promises;
 mod props;
 
 use std::fmt;
@@ -21,7 +22,8 @@ use nix::unistd::Pid;
 use crate::host::Host;
 use crate::invocation::{Output, Running};
 use crate::wait;
-use doing::{DONE, Doing, Props};
+use doing::{Doing, Props};
+use promises::DONE;
 
 /// How long a command may take that need not hang, and a step to be reached.
 const END: Duration = Duration::from_secs(120);

@@ -112,6 +112,7 @@ pub async fn make_with(
             ui.done(&name, Some(pushed))?;
         }
         OperationResult::Vm(_) | OperationResult::Forked(_) | OperationResult::Nothing => {}
+        OperationResult::Snapshot(_) | OperationResult::Restored(_) => {}
     }
     Ok(0)
 }

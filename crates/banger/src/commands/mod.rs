@@ -20,6 +20,7 @@ pub mod run;
 pub mod set;
 pub mod shell;
 pub mod show;
+pub mod snapshot;
 pub mod start;
 pub mod stop;
 pub mod system;
@@ -67,6 +68,7 @@ async fn run_vm(command: VmCommand, ui: &Ui) -> Result<u8, Failure> {
         VmCommand::Restart(args) => args.run(ui).await,
         VmCommand::Kill(args) => args.run(ui).await,
         VmCommand::Fork(args) => args.run(ui).await,
+        VmCommand::Snapshot(command) => snapshot::run(command, ui).await,
         VmCommand::Pause(args) => args.run(ui).await,
         VmCommand::Resume(args) => args.run(ui).await,
         VmCommand::Rm(args) => args.run(ui).await,

@@ -62,6 +62,7 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
         match vm.status.origin {
             Some(Origin::Template) => fields.push(("Start", format!("{took}, from a template"))),
             Some(Origin::Fork) => fields.push(("Start", format!("{took}, as a copy"))),
+            Some(Origin::Snapshot) => fields.push(("Start", format!("{took}, from a snapshot"))),
             Some(Origin::Boot) | None => fields.push(("Start", format!("{took}, by a boot"))),
         }
     }

@@ -25,7 +25,7 @@ use crate::daemon::{Daemon, blocking, failed};
 use crate::events::News;
 use crate::host::{Job, Promotion};
 use crate::store::Store;
-use crate::{jobs, uploads};
+use crate::{jobs, snapshots, uploads};
 
 pub(super) fn routes() -> Router<Arc<Daemon>> {
     Router::new()
@@ -171,7 +171,8 @@ pub(super) async fn prune(
     Body(request): Body<Option<PruneImages>>,
 ) -> Result<Json<PrunedImages>, Failure> {
     let _alone = daemon.artifacts_in_use.write().await;
-    let used = daemon.store(Store::images_in_use).await?;
+    let mut used = daemon.store(Store::images_in_use).await?;
+    used.extend(snapshots::images_in_use(&daemon).await?);
     let artifacts = Arc::clone(&daemon.host.artifacts);
     let request = request.unwrap_or_default();
     let dry_run = request.dry_run;
@@ -205,10 +206,14 @@ pub(super) async fn remove(
     let digest = find(&daemon, name.clone()).await?.digest;
     let has_other_names = has_other_names(&daemon, name.clone(), digest.clone()).await?;
     let news = News::named(EventType::ImageRemoved, &digest, &name);
+    let snapshots = snapshots::users_of_image(&daemon, &digest).await?;
     let users = daemon.store(move |store| store.users_of_image(&digest)).await?;
     if !users.is_empty() && !has_other_names {
         let users = User::all(&daemon, users);
         return Err(Failure(artifacts::in_use(ErrorCode::ImageInUse, "image", &name, &users)));
+    }
+    if let Some(vm) = snapshots.first().filter(|_| !has_other_names) {
+        return Err(Failure(artifacts::in_use_by_snapshots(&name, vm)));
     }
     let artifacts = Arc::clone(&daemon.host.artifacts);
     blocking(move || artifacts.remove_image(&name)).await?;

@@ -6,6 +6,7 @@ mod images;
 mod kernels;
 pub mod openapi;
 mod operations;
+mod snapshots;
 mod system;
 mod templates;
 #[cfg(test)]
@@ -59,6 +60,7 @@ pub fn router(front: Front, daemon: Arc<Daemon>) -> Router {
         .merge(images::routes())
         .merge(kernels::routes())
         .merge(templates::routes())
+        .merge(snapshots::routes())
         .merge(operations::routes())
         .merge(events::routes())
         .merge(system::routes())

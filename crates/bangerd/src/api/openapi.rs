@@ -4,7 +4,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::OpenApi;
 
-use super::{events, images, kernels, operations, system, templates, vms};
+use super::{events, images, kernels, operations, snapshots, system, templates, vms};
 
 #[derive(Debug, OpenApi)]
 #[openapi(
@@ -54,6 +54,11 @@ use super::{events, images, kernels, operations, system, templates, vms};
         templates::show,
         templates::remove,
         templates::prune,
+        snapshots::list,
+        snapshots::create,
+        snapshots::show,
+        snapshots::remove,
+        snapshots::restore,
         operations::list,
         operations::show,
         operations::cancel,

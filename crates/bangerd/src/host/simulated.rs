@@ -309,7 +309,9 @@ impl Shims for Seen {
                     _ => Vec::new(),
                 };
                 let resources = Some(launch.resources());
-                let status = VmStatus { warnings, resources, ..fresh(VmState::Running, now_ms()) };
+                let engine = Some(launch.engine.in_use());
+                let status =
+                    VmStatus { warnings, resources, engine, ..fresh(VmState::Running, now_ms()) };
                 if launch.begin == Begin::Save {
                     for name in [MEMORY_FILE, DEVICES_FILE] {
                         std::fs::write(vm_dir.join(name), name).expect("a file");

@@ -13,7 +13,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::{StoreError, sql};
 
 /// The steps, in order. Step N leads to version N + 1.
-pub(super) const ALL: &[&str] = &[CREATE_VMS, ADD_EXPIRY];
+pub(super) const ALL: &[&str] = &[CREATE_VMS, ADD_EXPIRY, ADD_DISKS];
 
 const CREATE_VMS: &str = "
     CREATE TABLE vms (
@@ -43,6 +43,11 @@ const ADD_EXPIRY: &str = "
     -- When the VM is to be stopped and removed. Kept apart from the spec's ttl, so that a change of
     -- that counts from its own moment.
     ALTER TABLE vms ADD COLUMN expires_at_ms INTEGER;
+";
+
+const ADD_DISKS: &str = "
+    -- Which disks the VM shall have, where they have been replaced since it was made.
+    ALTER TABLE vms ADD COLUMN disks TEXT;
 ";
 
 /// The newest version that this release knows.

@@ -229,6 +229,7 @@ pub mod tests_support {
             disk_bytes: 1 << 30,
             created_at_ms: 7,
             expires_at_ms: None,
+            disks: None,
             desired: Desired::Stopped,
             unfinished: true,
             deleting: false,

@@ -12,8 +12,11 @@ use rusqlite::Connection;
 use super::migrations::{ALL, backup_path, migrate, newest};
 use super::{Store, VmRow};
 
-const RELEASED: [(i64, &[u8]); 2] =
-    [(1, include_bytes!("fixtures/v1.db")), (2, include_bytes!("fixtures/v2.db"))];
+const RELEASED: [(i64, &[u8]); 3] = [
+    (1, include_bytes!("fixtures/v1.db")),
+    (2, include_bytes!("fixtures/v2.db")),
+    (3, include_bytes!("fixtures/v3.db")),
+];
 
 /// A state directory with the database of a release.
 fn place(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
@@ -59,6 +62,8 @@ fn each_released_schema_has_a_fixture_and_migrates_with_all_rows_and_a_copy() {
         let want = ["plain", "full", "half-made", "leaving", "newer"];
         assert_eq!(names, want[..if version == 1 { 4 } else { 5 }], "schema {version}");
         check_rows(&rows);
+        let disks = (version >= 3).then_some("00112233445566ff");
+        assert_eq!(rows[1].disks.as_deref(), disks, "schema {version}");
         assert_eq!(version_of(&path), newest());
         let copy = backup_path(&path, version);
         assert_eq!(copy.exists(), version < newest(), "a copy of schema {version}");

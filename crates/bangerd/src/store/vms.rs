@@ -34,6 +34,8 @@ pub struct VmRow {
     pub created_at_ms: u64,
     /// When it is to be stopped and removed, if ever.
     pub expires_at_ms: Option<u64>,
+    /// Which disks it shall have, where they have been replaced; see [`Settings::disks`].
+    pub disks: Option<String>,
     /// What the daemon wants of it.
     pub desired: Desired,
     /// The request that creates it has not succeeded yet.
@@ -53,14 +55,15 @@ impl VmRow {
             image_digest: self.image_digest.clone(),
             disk_bytes: self.disk_bytes,
             expires_at_ms: self.expires_at_ms,
+            disks: self.disks.clone(),
         }
     }
 
     /// The same VM with other settings.
     #[must_use]
     pub fn with(self, settings: Settings) -> Self {
-        let Settings { spec, image_digest, disk_bytes, expires_at_ms } = settings;
-        Self { spec, image_digest, disk_bytes, expires_at_ms, ..self }
+        let Settings { spec, image_digest, disk_bytes, expires_at_ms, disks } = settings;
+        Self { spec, image_digest, disk_bytes, expires_at_ms, disks, ..self }
     }
 }
 
@@ -87,7 +90,7 @@ impl Store {
         let done = self.connection().execute(
             "INSERT INTO vms VALUES (:id, :name, :spec, :image_digest, :kernel_digest,
                 :machine_id, :disk_bytes, :created_at_ms, :desired, :unfinished, :deleting, :last,
-                :expires_at_ms)",
+                :expires_at_ms, :disks)",
             named_params! {
                 ":id": vm.id.as_str(),
                 ":name": vm.name,
@@ -102,6 +105,7 @@ impl Store {
                 ":deleting": vm.deleting,
                 ":last": vm.last.as_ref().map(json),
                 ":expires_at_ms": vm.expires_at_ms.map(to_sql),
+                ":disks": vm.disks,
             },
         );
         match done {
@@ -130,14 +134,15 @@ impl Store {
     /// [`StoreError`].
     pub fn change_settings(&self, id: &Id, settings: &Settings) -> Result<(), StoreError> {
         self.change(
-            "UPDATE vms SET spec = ?2, disk_bytes = ?3, expires_at_ms = ?4, image_digest = ?5
-                WHERE id = ?1",
+            "UPDATE vms SET spec = ?2, disk_bytes = ?3, expires_at_ms = ?4, image_digest = ?5,
+                disks = ?6 WHERE id = ?1",
             params![
                 id.as_str(),
                 json(&settings.spec),
                 to_sql(settings.disk_bytes),
                 settings.expires_at_ms.map(to_sql),
-                settings.image_digest
+                settings.image_digest,
+                settings.disks
             ],
         )
     }
@@ -290,6 +295,7 @@ fn read_row(row: &Row<'_>) -> Result<VmRow, rusqlite::Error> {
         disk_bytes: row.get::<_, i64>("disk_bytes")?.unsigned_abs(),
         created_at_ms: row.get::<_, i64>("created_at_ms")?.unsigned_abs(),
         expires_at_ms: row.get::<_, Option<i64>>("expires_at_ms")?.map(i64::unsigned_abs),
+        disks: row.get("disks")?,
         desired: read_word(row, "desired", Desired::parse)?,
         unfinished: row.get("unfinished")?,
         deleting: row.get("deleting")?,
@@ -367,6 +373,7 @@ mod tests {
         vm.disk_bytes += 1;
         vm.expires_at_ms = Some(77);
         vm.image_digest = "sha256:other".to_owned();
+        vm.disks = Some("other".to_owned());
         store.change_settings(&vm.id, &vm.settings()).expect("change");
         assert_eq!(store.all().expect("list"), [vm.clone()]);
 

@@ -2,8 +2,7 @@
 //! directory gets its name.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,17 +13,16 @@ use banger_api::shim::{
 };
 use banger_api::template::Template;
 use banger_api::{ErrorCode, Problem, step};
-use banger_host::{clock, cow, files, random};
+use banger_host::{clock, cow, files};
 use tokio::sync::mpsc;
 
 use super::{Wanted, shelf};
 use crate::daemon::{Daemon, blocking, failed, lengthy};
 use crate::events::News;
 use crate::operations::{Handle, cancelled};
+use crate::saved;
 use crate::vm::{end_unknown, is_locked, write_launch_file};
 
-/// What the directory of one that is being made is called, followed by its key and something random.
-const UNFINISHED: &str = "tmp-";
 /// How much longer than the guest's own limit a shim may take before it is taken for hung.
 const SLACK: Duration = Duration::from_secs(15);
 /// How long a shim that has said its last word may take to be gone.
@@ -43,10 +41,10 @@ pub(super) async fn make(
     wanted: Wanted,
     operation: Handle,
 ) -> Result<OperationResult, Problem> {
-    let dir = unfinished_dir(&daemon, wanted.key.as_str());
+    let dir = saved::unfinished_dir(&daemon, wanted.key.as_str());
     let made = save_and_publish(&daemon, &wanted, &dir, &operation).await;
     if made.is_err() {
-        discard(&daemon, dir).await;
+        saved::discard(&daemon, dir).await;
     }
     made.map(|template| OperationResult::Template(Box::new(template)))
 }
@@ -126,20 +124,7 @@ async fn await_saved(
 
 /// Leaves of the directory what a template is, makes it read-only, and gives it its name.
 fn publish(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(from)? {
-        let path = entry?.path();
-        let is_kept = path.file_name().is_some_and(|name| KEPT.iter().any(|kept| name == *kept));
-        if !is_kept {
-            match path.is_dir() {
-                true => std::fs::remove_dir_all(&path)?,
-                false => std::fs::remove_file(&path)?,
-            }
-            continue;
-        }
-        // The VMM that wrote it may have been another user.
-        files::take(&path)?;
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o444))?;
-    }
+    saved::keep_only(from, &KEPT)?;
     files::remove_tree(to)?;
     std::fs::rename(from, to)
 }
@@ -190,33 +175,5 @@ pub(super) async fn seal(daemon: Arc<Daemon>, wanted: Wanted, template: Template
             // Without a seal nobody knows tomorrow what is in it.
             super::discard(&daemon, &wanted).await;
         }
-    }
-}
-
-/// A new name for the directory of something that is being made. The next daemon removes what is there.
-pub fn unfinished_dir(daemon: &Daemon, what: &str) -> PathBuf {
-    daemon.dirs.templates().join(format!("{UNFINISHED}{what}-{}", random::hex::<4>()))
-}
-
-/// Gives a directory without a seal the name of one that is being made, unless it has one.
-pub(super) fn set_aside(dir: PathBuf) -> io::Result<PathBuf> {
-    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if name.starts_with(UNFINISHED) {
-        return Ok(dir);
-    }
-    let aside = dir.with_file_name(format!("{UNFINISHED}{name}-{}", random::hex::<4>()));
-    std::fs::rename(&dir, &aside)?;
-    Ok(aside)
-}
-
-/// Ends what runs in a directory, and removes it.
-pub async fn discard(daemon: &Arc<Daemon>, dir: PathBuf) {
-    end_unknown(daemon, &dir).await;
-    let removed = blocking(move || {
-        files::remove_tree(&dir)
-            .map_err(|error| failed(format!("cannot remove {}", dir.display()), &error))
-    });
-    if let Err(problem) = removed.await {
-        tracing::warn!("{problem}");
     }
 }

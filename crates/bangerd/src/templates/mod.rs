@@ -32,13 +32,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use key::Key;
-pub use make::{discard as discard_unfinished, unfinished_dir};
 pub use order::Order;
 
 use crate::daemon::{Daemon, blocking, failed};
 use crate::events::News;
 use crate::host::{LocalImage, LocalKernel};
 use crate::operations::{SharedKey, Waiter};
+use crate::saved;
 use shelf::Entry;
 
 /// How long none is made again that could not be made: whoever starts such a VM would wait twice.
@@ -343,7 +343,7 @@ pub async fn set_aside_unfinished(daemon: &Arc<Daemon>) -> Result<Vec<PathBuf>, 
     blocking(move || {
         let found = shelf::entries(&shelf).map_err(|error| cannot_list(&error))?;
         let unfinished = found.into_iter().filter(|entry| entry.template.is_none());
-        let aside = |entry: Entry| make::set_aside(entry.dir).map_err(|error| cannot_list(&error));
+        let aside = |entry: Entry| saved::set_aside(entry.dir).map_err(|error| cannot_list(&error));
         unfinished.map(aside).collect()
     })
     .await
@@ -353,7 +353,7 @@ pub async fn set_aside_unfinished(daemon: &Arc<Daemon>) -> Result<Vec<PathBuf>, 
 /// is too much.
 pub async fn clear_up(daemon: Arc<Daemon>, unfinished: Vec<PathBuf>) {
     for dir in unfinished {
-        make::discard(&daemon, dir).await;
+        saved::discard(&daemon, dir).await;
     }
     tidy(&daemon).await;
 }

@@ -102,6 +102,7 @@ impl Order {
             disk_bytes: spec::disk_bytes(spec.disk_bytes, image.image.disk_bytes)?,
             created_at_ms: clock::now_ms(),
             expires_at_ms: None,
+            disks: None,
             desired: Desired::Stopped,
             unfinished: true,
             deleting: false,

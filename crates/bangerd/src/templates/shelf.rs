@@ -11,27 +11,16 @@ use std::time::{Duration, SystemTime};
 
 use banger_api::shim::{COW_FILE, DEVICES_FILE, MEMORY_FILE};
 use banger_api::template::Template;
-use banger_host::seal::{Seal, SealError};
+use banger_host::seal::SealError;
 use banger_host::{clock, files};
-use serde::{Deserialize, Serialize};
 
 use super::Key;
+use crate::saved::Manifest;
 
 /// What a template is, beside its files.
 pub(super) const MANIFEST: &str = "template.json";
 /// The files that are sealed.
 const SEALED: [&str; 3] = [MEMORY_FILE, DEVICES_FILE, COW_FILE];
-/// Raised when the manifest can no longer be read by older releases.
-const VERSION: u32 = 1;
-
-/// The contents of `template.json`. When it was last used is the time of the file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Manifest {
-    version: u32,
-    template: Template,
-    seal: Seal,
-}
-
 /// Why a template cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unusable {
@@ -45,13 +34,8 @@ pub(super) enum Unusable {
 
 /// Makes sure that the sealed template in `dir` is what it was, and notes that it is used.
 pub(super) fn check(dir: &Path, key: &Key) -> Result<(), Unusable> {
-    let mut manifest = read(dir).filter(|it| it.template.id == key.as_str());
-    let manifest = manifest.as_mut().ok_or(Unusable::Unfinished)?;
-    if let Some(renewed) = manifest.seal.verify(dir)? {
-        manifest.seal = renewed;
-        // One that cannot be written is looked at again the next time.
-        let _ = write(dir, manifest);
-    }
+    let mut manifest = read(dir).filter(|it| it.what.id == key.as_str());
+    manifest.as_mut().ok_or(Unusable::Unfinished)?.check(dir, MANIFEST)?;
     let _ = note_use(dir);
     Ok(())
 }
@@ -63,21 +47,12 @@ fn note_use(dir: &Path) -> io::Result<()> {
 
 /// Makes a template durable, with digests of what is in it. It takes as long as the disk does.
 pub(super) fn seal(dir: &Path, mut template: Template) -> io::Result<()> {
-    let seal = Seal::of(dir, &SEALED)?;
     template.allocated_bytes = files::allocated_bytes(dir)?;
-    files::sync_dir(dir)?;
-    write(dir, &Manifest { version: VERSION, template, seal })
+    Manifest::seal(dir, MANIFEST, &SEALED, template).map(drop)
 }
 
-fn write(dir: &Path, manifest: &Manifest) -> io::Result<()> {
-    let json = serde_json::to_vec_pretty(manifest).map_err(io::Error::other)?;
-    files::write_atomic(&dir.join(MANIFEST), &json)
-}
-
-fn read(dir: &Path) -> Option<Manifest> {
-    let json = std::fs::read(dir.join(MANIFEST)).ok()?;
-    let manifest: Manifest = serde_json::from_slice(&json).ok()?;
-    (manifest.version == VERSION).then_some(manifest)
+fn read(dir: &Path) -> Option<Manifest<Template>> {
+    Manifest::read(dir, MANIFEST)
 }
 
 /// A template on the shelf.
@@ -100,8 +75,8 @@ pub(super) fn entries(shelf: &Path) -> io::Result<Vec<Entry>> {
     for entry in found {
         let dir = entry?.path();
         let template = read(&dir).map(|manifest| Template {
-            used_at_ms: used_at_ms(&dir).unwrap_or(manifest.template.created_at_ms),
-            ..manifest.template
+            used_at_ms: used_at_ms(&dir).unwrap_or(manifest.what.created_at_ms),
+            ..manifest.what
         });
         entries.push(Entry { dir, template });
     }

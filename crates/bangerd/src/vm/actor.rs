@@ -10,7 +10,7 @@
 //! ```
 //!
 //! In every phase the task answers requests at once. What it must do in a phase is in that phase's
-//! data; what shall happen after the end is in [`Plans`].
+//! data; what shall happen after the end is in [`super::phase::Plans`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,18 +24,18 @@ use banger_api::vm::{StartVm, StopVm, VmState, VmStatus};
 use banger_core::lifecycle::{Desired, Remains, fresh, last_word, settle};
 use banger_host::clock;
 use banger_host::trace::Trace;
-use tokio::sync::{RwLock, mpsc, watch};
+use tokio::sync::{RwLock, mpsc, oneshot, watch};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::answers::{judge, judge_removal, take};
 use super::attach::{Eye, read_status};
-use super::end::{Forced, How, end, is_locked, kill_until_unlocked, unlocked};
+use super::end::{How, end, is_locked, kill_until_unlocked, unlocked};
 use super::launch::{Launch, Launched};
 use super::marks::EndMarks;
+use super::phase::{Life, Phase, Plans, Start};
 use super::remove::remove_traces;
 use super::restart::{self, Runs};
-use super::{Ask, Outcome, Report};
+use super::{Ask, Outcome, Report, Saved, Verdict};
 use crate::daemon::{Daemon, blocking};
 use crate::events::News;
 use crate::store::VmRow;
@@ -44,103 +44,6 @@ use crate::store::VmRow;
 const OTHERS_STOP: StopVm = StopVm { grace_ms: 600_000 };
 /// How long after the last word of a shim its processes may take to be gone.
 const LAST_BREATH: Duration = Duration::from_secs(10);
-
-/// What a VM's task is doing.
-#[derive(Debug)]
-pub enum Phase {
-    /// Nothing of the VM is alive.
-    Ended(VmStatus),
-    /// A start is under way.
-    Launching(Start),
-    /// A shim is alive.
-    Live(Life),
-    /// The shim is gone, its last word is not read yet.
-    Ending(Plans),
-    /// The VM is on its way out.
-    Removing(Plans),
-}
-
-/// A start that was accepted.
-#[derive(Debug)]
-pub struct Start {
-    pub(super) request: StartVm,
-    /// Where the guest was saved that it goes on from, as a copy.
-    pub(super) saved: Option<PathBuf>,
-    pub(super) report: Report,
-    pub(super) former: VmStatus,
-    /// Nobody asked for it: its restart policy starts it again.
-    pub(super) again: bool,
-}
-
-/// A VM with a live shim.
-#[derive(Debug, Default)]
-pub struct Life {
-    eye: Eye,
-    plans: Plans,
-    /// What it is taken for until its shim says more.
-    assumed: Option<VmStatus>,
-}
-
-/// What shall happen when the VM has ended, and who waits for it.
-#[derive(Debug, Default)]
-pub struct Plans {
-    /// An end was asked for.
-    pub(super) ending: bool,
-    /// An end that nobody asked this daemon for is watched over.
-    seen_through: bool,
-    /// Keep the VM even if it is one that goes when it ends: it is being restarted.
-    pub(super) keep: bool,
-    /// Remove it.
-    pub(super) remove: bool,
-    /// Cancelled when the VM has ended: whoever still works on that can stop.
-    over: CancellationToken,
-    /// What its shim said of the end; its file may be on a full disk.
-    last_word: Option<Box<VmStatus>>,
-    pub(super) waiting_for_end: Vec<Report>,
-    pub(super) waiting_for_removal: Vec<Report>,
-    forced: Forced,
-    marks: EndMarks,
-}
-
-impl Phase {
-    /// A VM with a live shim that a former daemon started. Killed and removed if `remove` is set.
-    #[must_use]
-    pub fn found_alive(written: Option<VmStatus>, remove: bool) -> Self {
-        let plans = Plans { remove, ..Plans::default() };
-        match written {
-            // It has said its last word, and is about to go.
-            Some(status) if !status.state.is_live() => Self::Ending(plans),
-            assumed => Self::Live(Life { assumed, plans, eye: Eye::default() }),
-        }
-    }
-
-    /// A VM without a live shim whose removal had begun, or is due.
-    #[must_use]
-    pub fn found_to_remove() -> Self {
-        Self::Removing(Plans { remove: true, ..Plans::default() })
-    }
-
-    pub(super) fn is_removal(&self) -> bool {
-        match self {
-            Self::Removing(_) => true,
-            Self::Live(Life { plans, .. }) | Self::Ending(plans) => plans.remove,
-            _ => false,
-        }
-    }
-
-    /// What the VM is shown as at first.
-    pub(super) fn first_status(&self, row: &VmRow) -> VmStatus {
-        match self {
-            Self::Ended(status) => status.clone(),
-            Self::Live(Life { assumed: Some(status), .. }) => status.clone(),
-            Self::Live(_) | Self::Launching(_) => fresh(VmState::Starting, clock::now_ms()),
-            Self::Ending(_) => fresh(VmState::Stopping, clock::now_ms()),
-            Self::Removing(_) => {
-                row.last.clone().unwrap_or_else(|| fresh(VmState::Created, row.created_at_ms))
-            }
-        }
-    }
-}
 
 /// The task.
 #[derive(Debug)]
@@ -208,13 +111,12 @@ impl Actor {
                     let _ = reply.send(Err(self.is_going()));
                 }
                 Ask::Start { request, saved, reply } => {
-                    let (report, work) = Report::new();
-                    // Whatever comes of recording it: the start says the same.
-                    let called_off = self.call_off(&mut status).await;
-                    self.note(called_off);
-                    let _ = reply.send(Ok(Outcome::Accepted(work)));
-                    let start = Start { request, saved, report, former: status, again: false };
-                    return Some(Phase::Launching(start));
+                    return Some(self.begin(request, saved, status, reply).await);
+                }
+                Ask::GoBack { back, reply } => {
+                    if let Some(next) = self.go_back(*back, &mut status, reply).await {
+                        return Some(next);
+                    }
                 }
                 Ask::End { reply, .. } => {
                     let called_off = self.call_off(&mut status).await;
@@ -241,6 +143,22 @@ impl Actor {
                 Ask::Change { .. } => {}
             }
         }
+    }
+
+    /// Accepts a start.
+    pub(super) async fn begin(
+        &mut self,
+        request: StartVm,
+        saved: Option<Saved>,
+        mut status: VmStatus,
+        reply: oneshot::Sender<Verdict>,
+    ) -> Phase {
+        let (report, work) = Report::new();
+        // Whatever comes of recording it: the start says the same.
+        let called_off = self.call_off(&mut status).await;
+        self.note(called_off);
+        let _ = reply.send(Ok(Outcome::Accepted(work)));
+        Phase::Launching(Start { request, saved, report, former: status, again: false })
     }
 
     async fn launching(&mut self, start: Start) -> Option<Phase> {
@@ -416,7 +334,7 @@ impl Actor {
                 // Whoever asks for the end gets more than that; the others find no VM.
                 Ask::End { reply, .. } => drop(reply.send(Ok(Outcome::AlreadySo))),
                 Ask::Look | Ask::Start { .. } | Ask::Turn { .. } => {}
-                Ask::Change { .. } | Ask::LendRoot { .. } => {}
+                Ask::Change { .. } | Ask::LendRoot { .. } | Ask::GoBack { .. } => {}
             }
         };
         if outcome.is_ok() {

@@ -3,9 +3,9 @@
 use banger_api::vm::{StopVm, VmState};
 use banger_core::lifecycle::{Decision, Request, decide};
 
-use super::actor::Plans;
 use super::end::How;
 use super::lend::not_ended;
+use super::phase::Plans;
 use super::{Ask, Outcome, Removal, Report, Verdict};
 use crate::store::VmRow;
 
@@ -63,6 +63,10 @@ pub(super) fn take(row: &VmRow, ask: Ask, state: VmState, plans: &mut Plans) -> 
         Ask::Turn { request, reply } => {
             let (verdict, _) = judge(&row.name, state, request);
             let _ = reply.send(verdict);
+            None
+        }
+        Ask::GoBack { back, reply } => {
+            let _ = reply.send(Err(back.came_too_late(row)));
             None
         }
         Ask::LendRoot { reply } => {

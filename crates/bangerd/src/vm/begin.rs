@@ -7,11 +7,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use banger_api::operation::OperationEvent;
-use banger_api::shim::{Begin, COW_FILE, LaunchSpec};
+use banger_api::shim::{Begin, COW_FILE, LaunchSpec, Was};
 use banger_api::{ErrorCode, Problem, step, trace};
 use banger_core::size::MIB;
 use banger_host::{cow, files, sparse};
 
+use super::Saved;
 use super::launch::{Launch, Needs};
 use crate::daemon::{blocking, failed};
 use crate::operations::Waiter;
@@ -34,7 +35,8 @@ impl Launch {
         vm_dir: &Path,
     ) -> Result<Begin, Problem> {
         if let Some(saved) = &self.saved {
-            return Ok(Begin::Restore { saved: saved.to_string_lossy().into_owned(), copy: true });
+            let Saved { dir, was } = saved;
+            return Ok(Begin::Restore { saved: dir.to_string_lossy().into_owned(), was: *was });
         }
         if !self.daemon.config.templates.enabled || !is_unused(vm_dir).await? {
             return Ok(Begin::Boot);
@@ -79,7 +81,8 @@ impl Launch {
         self.trace.end(trace::DAEMON_SEED, began);
         match seeded {
             Ok(()) => {
-                Ok(Begin::Restore { saved: template.to_string_lossy().into_owned(), copy: false })
+                let saved = template.to_string_lossy().into_owned();
+                Ok(Begin::Restore { saved, was: Was::Nobody })
             }
             // It was removed just now, or there is no room for it: an unused disk takes none.
             Err(error) => {

@@ -83,7 +83,7 @@ impl Actor {
             disks::make_new_root(&self.daemon, &self.row.id, &plan.after).await?;
         }
         if !plan.changes.is_empty()
-            && let Err(problem) = self.write_down(plan.after).await
+            && let Err(problem) = self.set_row(plan.after).await
         {
             if let Some(image) = &image {
                 disks::forget_new_root(&self.daemon, &self.row.id, &image.digest).await?;
@@ -122,8 +122,13 @@ impl Actor {
         .await
     }
 
-    async fn write_down(&mut self, settings: Settings) -> Result<(), Problem> {
+    async fn set_row(&mut self, settings: Settings) -> Result<(), Problem> {
         self.daemon.gate.pass(step::SET_ROW).await?;
+        self.write_down(settings).await
+    }
+
+    /// Writes down what the VM is from now on.
+    pub(super) async fn write_down(&mut self, settings: Settings) -> Result<(), Problem> {
         let (id, record) = (self.row.id.clone(), settings.clone());
         self.daemon.store(move |store| store.change_settings(&id, &record)).await?;
         self.row = Arc::new(self.row.as_ref().clone().with(settings));

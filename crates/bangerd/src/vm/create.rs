@@ -132,6 +132,7 @@ impl Creation {
             disk_bytes: spec::disk_bytes(spec.disk_bytes, image.image.disk_bytes)?,
             created_at_ms,
             expires_at_ms: spec.ttl_ms.map(|ttl| created_at_ms.saturating_add(ttl)),
+            disks: None,
             desired: Desired::Stopped,
             unfinished: true,
             deleting: false,

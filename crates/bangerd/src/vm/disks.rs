@@ -5,20 +5,22 @@
 //! another name and renamed, one that no row wants is removed.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use banger_api::shim::{COW_FILE, WORK_FILE};
 use banger_api::{ErrorCode, Problem};
-use banger_core::change::Settings;
+use banger_core::change::{Settings, disks_of_image};
 use banger_core::id::Id;
 use banger_host::{cow, files};
 
 use crate::daemon::{Daemon, blocking, failed};
 use crate::store::VmRow;
 
-/// What a root disk that shall replace another is called, followed by the hex of its image's digest.
+/// What a root disk that shall replace another is called, followed by what the VM's disks are called.
 const NEW_ROOT: &str = "root.cow.new-";
+/// The same of a work disk.
+const NEW_WORK: &str = "work.ext4.new-";
 /// What a work disk is called while it is made.
 const NEW_WORK_FILE: &str = "work.ext4.new";
 
@@ -104,7 +106,7 @@ pub(super) async fn place_new_root(daemon: &Daemon, row: &VmRow) -> Result<(), P
 
 /// Whether there was a new root disk for the image of the row.
 async fn settled(daemon: &Daemon, row: &VmRow) -> Result<bool, Problem> {
-    let (dir, wanted) = (daemon.vm_dir(&row.id), new_root_name(&row.image_digest));
+    let (dir, wanted) = (daemon.vm_dir(&row.id), wanted(row));
     blocking(move || {
         settle(&dir, &wanted)
             .map_err(|error| failed("cannot put the VM's new root disk in its place", &error))
@@ -114,20 +116,55 @@ async fn settled(daemon: &Daemon, row: &VmRow) -> Result<bool, Problem> {
 
 /// Named for its image, so that a daemon that starts can tell whether the row already wants it.
 fn new_root_name(image_digest: &str) -> String {
-    let hex = image_digest.rsplit(':').next().unwrap_or(image_digest);
-    format!("{NEW_ROOT}{hex}")
+    format!("{NEW_ROOT}{}", disks_of_image(image_digest))
+}
+
+/// What the disks of a VM are called. The row of an older release says it by its image.
+fn wanted(row: &VmRow) -> String {
+    row.disks.clone().unwrap_or_else(|| disks_of_image(&row.image_digest).to_owned())
+}
+
+/// Brings the disks of a directory into that of a VM, for a row that will want `disks`. What is there for a
+/// row that never came goes.
+///
+/// # Errors
+/// Of the file system.
+pub(super) async fn bring(
+    daemon: &Daemon,
+    row: &VmRow,
+    from: PathBuf,
+    disks: String,
+) -> Result<(), Problem> {
+    settle_root(daemon, row).await?;
+    let dir = daemon.vm_dir(&row.id);
+    blocking(move || {
+        let bring = |name: &str, new: &str| match std::fs::rename(
+            from.join(name),
+            dir.join(format!("{new}{disks}")),
+        ) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name == WORK_FILE => Ok(()),
+            moved => moved,
+        };
+        bring(WORK_FILE, NEW_WORK)
+            .and_then(|()| bring(COW_FILE, NEW_ROOT))
+            .and_then(|()| files::sync_dir(&dir))
+            .map_err(|error| failed("cannot bring the disks into the VM's directory", &error))
+    })
+    .await
 }
 
 fn settle(dir: &Path, wanted: &str) -> io::Result<bool> {
     let mut placed = false;
     for entry in std::fs::read_dir(dir)? {
         let name = entry?.file_name();
-        let Some(name) = name.to_str().filter(|name| name.starts_with(NEW_ROOT)) else { continue };
-        if name == wanted {
-            std::fs::rename(dir.join(name), dir.join(COW_FILE))?;
-            placed = true;
+        let new = |(prefix, disk)| Some((name.to_str()?.strip_prefix(prefix)?, disk));
+        let found = [(NEW_ROOT, COW_FILE), (NEW_WORK, WORK_FILE)].into_iter().find_map(new);
+        let Some((disks, disk)) = found else { continue };
+        if disks == wanted {
+            std::fs::rename(dir.join(&name), dir.join(disk))?;
+            placed |= disk == COW_FILE;
         } else {
-            remove_if_there(&dir.join(name))?;
+            remove_if_there(&dir.join(&name))?;
         }
         files::sync_dir(dir)?;
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use banger_api::fork::{ForkVm, Forked, MAX_COPIES};
 use banger_api::operation::{OperationResult, Progress};
-use banger_api::shim::{COW_FILE, Captured, WORK_FILE};
+use banger_api::shim::{COW_FILE, Captured, WORK_FILE, Was};
 use banger_api::step;
 use banger_api::vm::{EngineInUse, StartVm, Vm, VmState};
 use banger_api::{ErrorCode, Problem};
@@ -21,11 +21,11 @@ use banger_host::{clock, files, random, sparse};
 use futures_util::{StreamExt, stream};
 
 use super::create::{appear, choose_name, insert, undo, with_last_words};
-use super::{Outcome, VmHandle};
+use super::{Outcome, Saved, VmHandle};
 use crate::daemon::{Daemon, NameReservation, blocking, failed};
 use crate::operations::Handle;
 use crate::store::VmRow;
-use crate::{artifacts, templates};
+use crate::{artifacts, saved};
 
 /// How many copies come up at the same time.
 const AT_ONCE: usize = 4;
@@ -73,9 +73,9 @@ impl Fork {
     /// # Errors
     /// Of the first step that fails.
     pub async fn run(self, operation: Handle) -> Result<OperationResult, Problem> {
-        let dir = templates::unfinished_dir(&self.daemon, &format!("fork-{}", self.source.id));
+        let dir = saved::unfinished_dir(&self.daemon, &format!("fork-{}", self.source.id));
         let forked = self.capture_and_copy(&dir, &operation).await;
-        templates::discard_unfinished(&self.daemon, dir).await;
+        saved::discard(&self.daemon, dir).await;
         forked.map(|forked| OperationResult::Forked(Box::new(forked)))
     }
 
@@ -200,7 +200,7 @@ impl Fork {
     ) -> Result<Arc<VmHandle>, Problem> {
         let session_env = self.request.session_env.clone();
         let start = StartVm { session_env, ..StartVm::default() };
-        match vm.start_as_copy(start, saved.to_owned()).await? {
+        match vm.go_on(start, Saved { dir: saved.to_owned(), was: Was::Another }).await? {
             Outcome::Accepted(work) => work.follow(operation).await?,
             Outcome::AlreadySo => vm.started().await?,
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use banger_api::event::EventType;
 use banger_api::fork::{ForkVm, Forked, MAX_COPIES};
 use banger_api::operation::OperationResult;
-use banger_api::shim::{Begin, COW_FILE, LAUNCH_FILE, LaunchSpec};
+use banger_api::shim::{Begin, COW_FILE, LAUNCH_FILE, LaunchSpec, Was};
 use banger_api::step::{self, Failing};
 use banger_api::vm::{StartVm, Vm};
 use banger_api::{ErrorCode, Problem};
@@ -77,7 +77,11 @@ async fn copies_have_the_disk_and_go_on_from_the_memory_and_are_somebody_else() 
     let original = launched(&web);
     for vm in &forked.vms {
         let launch = launched(vm);
-        assert!(matches!(launch.begin, Begin::Restore { copy: true, .. }), "{:?}", launch.begin);
+        assert!(
+            matches!(launch.begin, Begin::Restore { was: Was::Another, .. }),
+            "{:?}",
+            launch.begin
+        );
         assert!(launch.vm_id != original.vm_id && launch.machine_id != original.machine_id);
         assert_eq!((&launch.name, launch.memory_mib), (&vm.name, original.memory_mib));
         assert!(!launch.env.contains_key("TOKEN") && !vm.spec.env.contains_key("TOKEN"));

@@ -12,6 +12,7 @@ use banger_api::exec::ExecRequest;
 use banger_api::operation::{OperationEvent, Progress};
 use banger_api::shim::{
     Begin, EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent, LaunchSpec, SHIM_LOG_FILE, STATUS_FILE,
+    Was,
 };
 use banger_api::vm::{StartVm, VmStatus};
 use banger_api::{ErrorCode, Problem, step, trace};
@@ -25,8 +26,8 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::disks;
 use super::end::{kill_until_unlocked, unlocked};
+use super::{Saved, disks};
 use crate::daemon::{Daemon, blocking, failed};
 use crate::host::{LocalImage, LocalKernel};
 use crate::operations::cancelled;
@@ -59,8 +60,8 @@ pub(super) struct Launch {
     pub(super) daemon: Arc<Daemon>,
     pub(super) row: Arc<VmRow>,
     pub(super) request: StartVm,
-    /// Where the guest was saved that it goes on from, as a copy.
-    pub(super) saved: Option<PathBuf>,
+    /// Where the guest was saved that it goes on from.
+    pub(super) saved: Option<Saved>,
     pub(super) events: mpsc::UnboundedSender<OperationEvent>,
     pub(super) cancel: CancellationToken,
     pub(super) trace: Trace,
@@ -94,8 +95,10 @@ impl Launch {
         let begun = self.start(&vm_dir, self.request.cold).await;
         match begun {
             Err(failure) if failure.problem.code != ErrorCode::TemplateFailed => Err(failure),
-            Err(failure) if self.saved.is_some() => Err(self.not_copied(&failure)),
             Err(failure) => {
+                if let Some(saved) = &self.saved {
+                    return Err(self.not_gone_on(saved.was, &failure));
+                }
                 self.give_up_template(&vm_dir, &failure.problem).await.map_err(unspawned)?;
                 self.start(&vm_dir, true).await
             }
@@ -104,8 +107,9 @@ impl Launch {
     }
 
     /// It cannot boot instead: what it shall go on from is in its memory.
-    fn not_copied(&self, failure: &Failure) -> Failure {
-        let title = format!("the copy {} did not go on from what was saved", self.row.name);
+    fn not_gone_on(&self, was: Was, failure: &Failure) -> Failure {
+        let who = if was == Was::Another { "the copy" } else { "VM" };
+        let title = format!("{who} {} did not go on from what was saved", self.row.name);
         let problem = Problem::new(ErrorCode::BootFailed, title).because(&failure.problem);
         Failure { problem, spawned: failure.spawned }
     }

@@ -7,6 +7,7 @@
 mod actor;
 mod answers;
 mod attach;
+mod back;
 mod begin;
 mod change;
 pub mod create;
@@ -27,6 +28,7 @@ mod model_tests;
 mod pause;
 #[cfg(test)]
 mod pause_tests;
+mod phase;
 mod remove;
 mod restart;
 #[cfg(test)]
@@ -42,25 +44,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use banger_api::change::Change;
 use banger_api::operation::OperationEvent;
+use banger_api::shim::Was;
 use banger_api::vm::{StartVm, StopVm, Vm, VmState, VmStatus};
 use banger_api::{ErrorCode, Problem};
 use banger_core::change::pending;
 use banger_core::id::Id;
 use banger_core::lifecycle::Request;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, MutexGuard, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::Daemon;
 use crate::operations::Handle;
 use crate::store::VmRow;
 
-pub use actor::Phase;
 pub use attach::read_status;
+pub(crate) use back::Back;
 pub use change::Wanted;
 pub(crate) use end::is_locked;
 pub(crate) use launch::{Needs, launch_spec};
 pub use launch::{last_environment, read_launch_file, write_launch_file};
 pub use lend::LentRoot;
+pub use phase::Phase;
 pub use remove::{clear_leftovers, remove_traces};
 
 /// How many requests may wait for a VM's task; it takes them at once.
@@ -78,6 +82,8 @@ pub struct VmHandle {
     status: watch::Receiver<VmStatus>,
     mailbox: mpsc::Sender<Ask>,
     hidden: Arc<AtomicBool>,
+    /// Held by whoever makes, uses or removes its snapshots.
+    snapshots: Mutex<()>,
 }
 
 impl VmHandle {
@@ -96,6 +102,7 @@ impl VmHandle {
             status,
             mailbox,
             hidden: Arc::clone(&hidden),
+            snapshots: Mutex::default(),
         });
         let actor = actor::Actor::new(Arc::clone(daemon), rows, publish, asks, hidden);
         tokio::spawn(actor.run(phase));
@@ -197,12 +204,25 @@ impl VmHandle {
         self.ask(|reply| Ask::Start { request, saved: None, reply }).await
     }
 
-    /// Asks for a start as a copy of a guest that was saved, whose disks it has. It never boots instead.
+    /// Asks for a start from a guest that was saved, whose disks it has. It never boots instead.
     ///
     /// # Errors
     /// As for [`VmHandle::start`].
-    async fn start_as_copy(&self, request: StartVm, saved: PathBuf) -> Result<Outcome, Problem> {
+    async fn go_on(&self, request: StartVm, saved: Saved) -> Result<Outcome, Problem> {
         self.ask(|reply| Ask::Start { request, saved: Some(saved), reply }).await
+    }
+
+    /// Asks that it be what it was.
+    ///
+    /// # Errors
+    /// As for [`VmHandle::start`]; also if it has run since.
+    pub(crate) async fn go_back(&self, back: Back) -> Result<Outcome, Problem> {
+        self.ask(|reply| Ask::GoBack { back: Box::new(back), reply }).await
+    }
+
+    /// Waits until nobody else makes, uses or removes snapshots of it.
+    pub(crate) async fn snapshots_alone(&self) -> MutexGuard<'_, ()> {
+        self.snapshots.lock().await
     }
 
     /// Asks for an end: [`Request::Stop`], [`Request::Kill`] or the first half of a
@@ -292,6 +312,15 @@ pub enum Outcome {
     Accepted(Work),
 }
 
+/// A guest that was saved, from which a VM goes on instead of booting.
+#[derive(Debug, Clone)]
+pub(crate) struct Saved {
+    /// The directory with its memory.
+    pub dir: PathBuf,
+    /// Who it was then.
+    pub was: Was,
+}
+
 /// Why a VM shall be removed.
 #[derive(Debug, Clone, Copy)]
 enum Removal {
@@ -306,8 +335,12 @@ enum Removal {
 enum Ask {
     Start {
         request: StartVm,
-        /// Where the guest was saved that it goes on from, as a copy.
-        saved: Option<PathBuf>,
+        /// Where the guest was saved that it goes on from.
+        saved: Option<Saved>,
+        reply: oneshot::Sender<Verdict>,
+    },
+    GoBack {
+        back: Box<Back>,
         reply: oneshot::Sender<Verdict>,
     },
     End {

@@ -14,8 +14,9 @@ use banger_core::restart::{Run, after, wait_ms, wants};
 use banger_host::clock;
 
 use super::Report;
-use super::actor::{Actor, Phase, Start};
+use super::actor::Actor;
 use super::launch::{Failure, last_environment};
+use super::phase::{Phase, Start};
 use crate::daemon::Daemon;
 use crate::events::News;
 use crate::store::VmRow;

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use banger_api::shim::{Begin, COW_FILE, DEVICES_FILE, LAUNCH_FILE, LaunchSpec, MEMORY_FILE};
+use banger_api::shim::{Begin, COW_FILE, DEVICES_FILE, LAUNCH_FILE, LaunchSpec, MEMORY_FILE, Was};
 use banger_testkit::{Host, Invocation};
 
 use super::Stage;
@@ -139,7 +139,7 @@ fn booted(host: &Host, saved: &str) -> Result<usize, Reason> {
         let launch = dir.path().join(LAUNCH_FILE);
         let text = std::fs::read_to_string(&launch).map_err(on_file("read", &launch))?;
         let spec: LaunchSpec = serde_json::from_str(&text).expect("the daemon wrote it");
-        let begin = Begin::Restore { saved: saved.to_owned(), copy: false };
+        let begin = Begin::Restore { saved: saved.to_owned(), was: Was::Nobody };
         booted += usize::from(spec.name.starts_with(NAME) && spec.begin != begin);
     }
     Ok(booted)
