@@ -27,7 +27,7 @@ use banger_api::vm::PauseReason;
 use banger_host::network::NetworkError;
 use banger_host::process::Watched;
 use banger_host::qemu::qmp::{Qmp, QmpError};
-use banger_host::qemu::{self, MigrationError, SpawnError};
+use banger_host::qemu::{self, MigrationError, SpawnError, StandsStill};
 use banger_host::{connect, fault, files, sparse};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
@@ -153,13 +153,43 @@ pub(crate) async fn capture(
 ) -> Result<Captured, CaptureError> {
     let began = Instant::now();
     fault::reach(step::SHIM_CAPTURE).await.map_err(file("save the guest"))?;
-    let mut recorder = Recorder::start(vm, host, dir).await?;
-    let sent = send(vm, source, &mut recorder, dir).await;
-    go_on(vm, source).await;
-    let stood_still = sent?.elapsed();
+    let when = match qemu::sees_writes(&vm.spec.engine) {
+        true => StandsStill::ForTheRest,
+        false => StandsStill::BeforeTheSecondPass,
+    };
+    let captured = match record(vm, host, source, dir, when).await {
+        // It was begun too late, for whatever reason: now slowly, and surely.
+        Err(CaptureError::Migration(MigrationError::TooLate)) => {
+            tracing::warn!("the guest is saved again while it stands still");
+            record(vm, host, source, dir, StandsStill::Throughout).await
+        }
+        captured => captured,
+    };
+    let (recorder, stood_still) = captured?;
     recorder.write_down(dir).await?;
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Ok(Captured { paused_ms: millis(stood_still), took_ms: millis(began.elapsed()) })
+}
+
+/// Sends the guest to a second VMM, and copies its disks. How long it stood still comes back.
+async fn record(
+    vm: &Vm,
+    host: &Host,
+    source: &mut Qmp,
+    dir: &Path,
+    when: StandsStill,
+) -> Result<(Recorder, Duration), CaptureError> {
+    let mut recorder = Recorder::start(vm, host, dir).await?;
+    let sent = send(vm, source, &mut recorder, dir, when).await;
+    go_on(vm, source).await;
+    match sent {
+        Ok(since) => Ok((recorder, since.elapsed())),
+        Err(error) => {
+            // Another one may want its place.
+            recorder.end().await?;
+            Err(error)
+        }
+    }
 }
 
 /// Ends what may be under way still and has the guest go on. QEMU refuses that as long as it has not come to an
@@ -195,12 +225,12 @@ async fn send(
     source: &mut Qmp,
     recorder: &mut Recorder,
     dir: &Path,
-) -> Result<Instant, CaptureError> {
+    when: StandsStill,
+) -> Result<tokio::time::Instant, CaptureError> {
     let (ours, theirs) = UnixStream::pair().map_err(file("make a pair of sockets"))?;
     recorder.qmp.receive(theirs.as_fd()).await?;
     drop(theirs);
-    source.send(ours.as_fd()).await?;
-    let since = Instant::now();
+    let since = source.send(ours.as_fd(), when).await?;
     drop(ours);
     recorder.qmp.received().await?;
     let (from, to, work) = (vm.dir.clone(), dir.to_owned(), vm.spec.work_disk_bytes.is_some());
@@ -260,6 +290,10 @@ impl Recorder {
             .open(dir.join(DEVICES_FILE))
             .map_err(file("create the file for the saved devices"))?;
         self.qmp.save(devices.as_fd()).await?;
+        self.end().await
+    }
+
+    async fn end(mut self) -> Result<(), CaptureError> {
         self.vmm.0.kill().map_err(file("end a second VMM"))?;
         self.vmm.0.wait().await.map_err(file("wait for a second VMM"))?;
         Ok(())

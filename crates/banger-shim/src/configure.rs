@@ -7,7 +7,7 @@ use banger_api::agent::{
     PARK_FEATURE, Park, SYSTEM_INIT_FEATURE, SetClock, SystemState, SystemStatus,
     WORK_DISK_FEATURE,
 };
-use banger_api::shim::{Begin, LaunchSpec};
+use banger_api::shim::{Begin, LaunchSpec, Was};
 use banger_api::version::AGENT_PROTOCOL;
 use banger_api::vm::InitMode;
 use banger_host::http::{self, HttpError};

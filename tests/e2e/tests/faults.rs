@@ -48,6 +48,10 @@ cases! {
     a_daemon_dies_before_a_template_is_sealed = "template.seal/daemon/crash";
     a_vmm_is_killed_as_a_guest_is_restored = "vm.restore/vmm/crash";
     a_daemon_dies_as_its_vm_is_copied = "fork.disks/daemon/crash";
+    a_daemon_dies_before_a_snapshot_is_sealed = "snapshot.seal/daemon/crash";
+    a_daemon_dies_as_it_removes_a_snapshot = "snapshot.remove/daemon/crash";
+    a_daemon_dies_as_a_vm_goes_back = "restore.row/daemon/crash";
+    a_vmm_is_killed_before_its_vm_goes_back = "restore.end/vmm/crash";
     a_shim_fails_to_save_its_vm = "shim.capture/shim/fail";
     an_agent_dies_before_its_root = "guest.root/agent/crash";
     an_agent_cannot_configure = "guest.configure/agent/fail";

@@ -38,6 +38,7 @@ mod registry_access;
 mod robust_pulls;
 mod run;
 mod set;
+mod snapshot;
 mod system_init;
 mod templates;
 mod ten_images;

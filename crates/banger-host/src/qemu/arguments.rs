@@ -90,11 +90,23 @@ const THREADS_SINCE: (u32, u32) = (8, 1);
 
 /// The value of `-accel` for emulation by that version: `7.2.22`.
 fn tcg(version: &str) -> &'static str {
+    if is_since(version, THREADS_SINCE) { "tcg,thread=multi" } else { "tcg,thread=single" }
+}
+
+/// The first version of QEMU that sees all that an emulated guest writes while it is sent elsewhere.
+/// Before it, what a processor had lately written to could be written again unseen as soon as it had been
+/// looked at for the second time: `docs/decisions/012` has what comes of it.
+const SEES_WRITES_SINCE: (u32, u32) = (9, 0);
+
+/// Whether the engine sees everything that a guest writes which runs while its memory is sent.
+#[must_use]
+pub fn sees_writes(engine: &EngineSpec) -> bool {
+    engine.accelerator == Accelerator::Kvm || is_since(&engine.version, SEES_WRITES_SINCE)
+}
+
+fn is_since(version: &str, first: (u32, u32)) -> bool {
     let mut numbers = version.split('.').map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= THREADS_SINCE => "tcg,thread=multi",
-        _ => "tcg,thread=single",
-    }
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= first)
 }
 
 /// Nothing of a PC that a guest does not need; its memory is the object of that name.
@@ -315,6 +327,12 @@ mod tests {
             assert_eq!(tcg(version), want, "{version}");
         }
         let mut spec = launch_spec(true);
+        for (version, sees) in [("7.2.22", false), ("8.2.0", false), ("9.0.0", true), ("", false)] {
+            let emulated = EngineSpec { version: version.to_owned(), ..spec.engine.clone() };
+            assert_eq!(sees_writes(&emulated), sees, "{version}");
+            let accelerator = Accelerator::Kvm;
+            assert!(sees_writes(&EngineSpec { accelerator, ..emulated }), "{version}");
+        }
         let accel = |spec: &LaunchSpec| {
             let argv = machine(spec);
             let at = argv.iter().position(|word| word == "-accel").expect("there is one");

@@ -23,6 +23,9 @@ const DOWNTIME_MS: u64 = 50;
 const HURRY_AFTER: Duration = Duration::from_secs(10);
 const LONG_DOWNTIME_MS: u64 = 1000;
 const STOP_AFTER: Duration = Duration::from_secs(30);
+/// So little of a guest's memory is left to be sent that it stands still now, where it must before the end of
+/// the first pass: a poll or two of [`INTERVAL`] later all of it could be.
+const NEARLY_ALL: u64 = 32 << 20;
 /// What the VMM calls a connection to another one.
 const STREAM: &str = "stream";
 /// How often to ask how far it is.
@@ -41,9 +44,23 @@ pub enum MigrationError {
     /// It tried and failed.
     #[error("the VMM gave up: {0}")]
     Failed(String),
+    /// The guest stood still only when writes of it could already have been lost.
+    #[error("the guest wrote what nobody saw")]
+    TooLate,
     /// It takes too long.
     #[error("the VMM did not come to an end with it")]
     Timeout,
+}
+
+/// When a guest that is sent elsewhere begins to stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandsStill {
+    /// When the rest of its memory is small, or does not get small.
+    ForTheRest,
+    /// Before the end of the first pass over its memory, as long as all that it writes is seen.
+    BeforeTheSecondPass,
+    /// From the beginning.
+    Throughout,
 }
 
 impl Qmp {
@@ -82,17 +99,43 @@ impl Qmp {
         Ok(())
     }
 
-    /// Sends the guest with all of its memory to the other end of `stream`. It runs meanwhile, and stands
-    /// still when the rest is small, or when that does not come about.
+    /// Sends the guest with all of its memory to the other end of `stream`. It stands still in the end; since
+    /// when comes back.
     ///
     /// # Errors
     /// [`MigrationError`]. The guest may then stand still.
-    pub async fn send(&mut self, stream: BorrowedFd<'_>) -> Result<(), MigrationError> {
+    pub async fn send(
+        &mut self,
+        stream: BorrowedFd<'_>,
+        when: StandsStill,
+    ) -> Result<Instant, MigrationError> {
+        let since = Instant::now();
+        if when == StandsStill::Throughout {
+            self.execute("stop", json!({})).await?;
+        }
+        self.begin_to_send(stream).await?;
+        match when {
+            StandsStill::ForTheRest => {
+                self.rest_is_small().await?;
+                return Ok(Instant::now());
+            }
+            StandsStill::BeforeTheSecondPass => return self.first_pass_ends().await,
+            StandsStill::Throughout => self.migrated().await?,
+        }
+        Ok(since)
+    }
+
+    async fn begin_to_send(&mut self, stream: BorrowedFd<'_>) -> Result<(), QmpError> {
         self.set_ignore_shared(false).await?;
         let limits = json!({ "max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME_MS });
         self.execute("migrate-set-parameters", limits).await?;
         self.give(STREAM, stream).await?;
         self.execute("migrate", json!({ "uri": format!("fd:{STREAM}") })).await?;
+        Ok(())
+    }
+
+    /// Waits until the rest is small enough for the guest to stand still, and is sent.
+    async fn rest_is_small(&mut self) -> Result<(), MigrationError> {
         let began = Instant::now();
         if self.migrated_by(began + HURRY_AFTER).await? {
             return Ok(());
@@ -104,6 +147,30 @@ impl Qmp {
         }
         self.execute("stop", json!({})).await?;
         self.migrated().await
+    }
+
+    /// Has the guest stand still near the end of the first pass over its memory, and waits until all is
+    /// sent. It has been looked at once for what it had written, when that began; what it writes is seen
+    /// until that is done again, so whether it has been is asked when it stands still.
+    async fn first_pass_ends(&mut self) -> Result<Instant, MigrationError> {
+        loop {
+            let told = self.execute("query-migrate", json!({})).await?;
+            let left = told["ram"]["remaining"].as_u64().unwrap_or(u64::MAX);
+            match told["status"].as_str().unwrap_or_default() {
+                "completed" => return Err(MigrationError::TooLate),
+                "failed" | "cancelled" => return Err(MigrationError::Failed(reason(&told))),
+                "active" if left <= NEARLY_ALL => break,
+                _ => sleep(INTERVAL).await,
+            }
+        }
+        let since = Instant::now();
+        self.execute("stop", json!({})).await?;
+        let told = self.execute("query-migrate", json!({})).await?;
+        if told["ram"]["dirty-sync-count"].as_u64() != Some(1) {
+            return Err(MigrationError::TooLate);
+        }
+        self.migrated().await?;
+        Ok(since)
     }
 
     /// Waits until a guest that is being received is whole.

@@ -6,6 +6,6 @@ pub mod qmp;
 mod migration;
 mod spawn;
 
-pub use arguments::{Descriptors, guest_paths};
-pub use migration::MigrationError;
+pub use arguments::{Descriptors, guest_paths, sees_writes};
+pub use migration::{MigrationError, StandsStill};
 pub use spawn::{AGENT_SOCKET, QMP_SOCKET, SpawnError, Vmm, spawn};

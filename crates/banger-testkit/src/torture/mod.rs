@@ -27,6 +27,8 @@ use promises::DONE;
 
 /// How long a command may take that need not hang, and a step to be reached.
 const END: Duration = Duration::from_secs(120);
+/// How long a process that was started may take to become the program that it shall run.
+const COMES: Duration = Duration::from_secs(1);
 /// The exit code of what is banger's own failure.
 const BANGERS_OWN: i32 = 125;
 /// How long a command is watched that has every right to hang.
@@ -257,8 +259,8 @@ impl Bench {
         let struck = match case.who {
             Who::Daemon => self.signal_all("bangerd", signal),
             Who::Shim => self.signal_all("banger-shim", signal),
-            Who::Vmm => self.signal_all("qemu-system-x86_64", signal),
-            Who::Pasta => self.signal_all("pasta", signal),
+            Who::Vmm => self.signal_who_comes("qemu-system-x86_64", signal),
+            Who::Pasta => self.signal_who_comes("pasta", signal),
             Who::Cli => {
                 // It need not wait for a daemon that goes on by itself.
                 let lives = command.is_running();
@@ -272,6 +274,12 @@ impl Bench {
         let release = self.faults.join(format!("{}.release", case.step));
         std::fs::write(release, "").expect("our own directory");
         if struck { Verdict::Held } else { Verdict::Nobody }
+    }
+
+    /// The same for a program that others start: its process may not be it yet.
+    fn signal_who_comes(&self, name: &str, signal: Signal) -> bool {
+        wait::eventually(COMES, || !self.host.processes_named(name).is_empty());
+        self.signal_all(name, signal)
     }
 
     fn signal_all(&self, name: &str, signal: Signal) -> bool {

@@ -35,8 +35,14 @@ impl Output {
         let spawned = std::thread::Builder::new()
             .name("output".to_owned())
             .spawn(move || drop(report.send(write(queue, stdout, stderr))));
-        // If no thread can be had, `report` is dropped, and `broken` says that.
-        drop(spawned);
+        let end = match spawned {
+            Ok(_) => end,
+            Err(error) => {
+                let (refused, end) = oneshot::channel();
+                drop(refused.send(Err(error)));
+                end
+            }
+        };
         Self { sender: Some(sender), end }
     }
 
@@ -52,14 +58,18 @@ impl Output {
             Ok(Err(error)) => error,
             // It ends without a failure only after its sender is gone, and then nobody asks.
             Ok(Ok(())) => std::future::pending().await,
-            Err(_) => io::Error::other("no thread can be started"),
+            Err(_) => broke_off(),
         }
     }
 
     /// Waits until everything is written.
     pub async fn finish(self) -> io::Result<()> {
-        self.end.await.unwrap_or_else(|_| Err(io::Error::other("no thread can be started")))
+        self.end.await.unwrap_or_else(|_| Err(broke_off()))
     }
+}
+
+fn broke_off() -> io::Error {
+    io::Error::other("the writer broke off")
 }
 
 fn write(

@@ -12,6 +12,7 @@ use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 
 use banger_api::trace::Mark;
 use banger_api::{ErrorCode, Problem};
+use banger_host::process::limit_hint;
 use serde::Serialize;
 
 use crate::args::{Format, OutputArgs};
@@ -195,5 +196,9 @@ pub fn output_failure(error: &io::Error) -> Failure {
     if error.kind() == ErrorKind::BrokenPipe {
         return Failure::Quiet(BROKEN_PIPE_EXIT);
     }
-    Failure::internal("cannot write to standard output", error)
+    let failure = Failure::internal("cannot write to standard output", error);
+    match limit_hint(error) {
+        Some(hint) => failure.or_hint(hint),
+        None => failure,
+    }
 }
