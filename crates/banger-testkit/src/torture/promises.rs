@@ -103,16 +103,7 @@ impl Bench {
             | Doing::Begin
             | Doing::Settle => {
                 assert_eq!(names, ["web"], "{case}: the VM is there");
-                if self.doing == Doing::Exec && case.spares_the_vm() {
-                    self.operation().run().assert_ok().assert_stdout(DONE);
-                }
-                self.host.banger(["stop", "web"]).run().assert_ok();
-                self.host.banger(["start", "-q", "web"]).run().assert_ok();
-                match self.doing {
-                    Doing::Start | Doing::Stop | Doing::Pause | Doing::Resume => self.check_note(),
-                    Doing::Exec => drop(self.operation().run().assert_ok().assert_stdout(DONE)),
-                    _ => {}
-                }
+                self.use_again(case);
             }
             Doing::Warm => {
                 assert_eq!(names, ["web"], "{case}: the VM is there");
@@ -158,6 +149,20 @@ impl Bench {
             }
         }
         self.check_no_work_is_left(case);
+    }
+
+    /// The VM stops and starts, and is what it was.
+    fn use_again(&self, case: Case) {
+        if self.doing == Doing::Exec && case.spares_the_vm() {
+            self.operation().run().assert_ok().assert_stdout(DONE);
+        }
+        self.host.banger(["stop", "web"]).run().assert_ok();
+        self.host.banger(["start", "-q", "web"]).run().assert_ok();
+        match self.doing {
+            Doing::Start | Doing::Stop | Doing::Pause | Doing::Resume => self.check_note(),
+            Doing::Exec => drop(self.operation().run().assert_ok().assert_stdout(DONE)),
+            _ => {}
+        }
     }
 
     fn snapshot_again(&self, case: Case) {

@@ -70,6 +70,13 @@ fn these_lines_are_understood() {
 #[test]
 fn these_lines_about_images_and_the_rest_are_understood() {
     let lines = [
+        "banger snapshot create web",
+        "banger snapshot create web clean",
+        "banger vm snapshot ls",
+        "banger snapshot ls web -q",
+        "banger snapshot show web clean --format json",
+        "banger snapshot restore web clean",
+        "banger snapshot rm -f web clean auto-1",
         "banger image ls",
         "banger run --pull never --init system --stop-signal SIGINT --registry-config r.toml a:1",
         "banger run --entrypoint /bin/sh localhost:5000/team/app@sha256:aa -c ls",

@@ -11,9 +11,10 @@ use banger_api::event::EventType;
 use banger_api::operation::{OperationResult, Progress};
 use banger_api::shim::{COW_FILE, WORK_FILE, Was};
 use banger_api::snapshot::{RestoreSnapshot, Restored, SavedMemory, Snapshot};
-use banger_api::vm::{EngineInUse, StartVm, StopVm, VmState};
+use banger_api::vm::{EngineInUse, StartVm, StopVm, VmState, VmStatus};
 use banger_api::{Problem, step};
 use banger_core::lifecycle::Request;
+use banger_core::size::MIB;
 use banger_core::spec;
 use banger_host::{files, sparse};
 
@@ -59,7 +60,8 @@ impl GoingBack {
         if let Some(memory) = &snapshot.memory {
             can_go_on(&snapshot, memory, &engine, &cpu)?;
         }
-        artifacts::check_space_for(daemon, snapshot.allocated_bytes).await?;
+        let kept = if vm.state().is_live() { u64::from(vm.row().spec.memory_mib) * MIB } else { 0 };
+        artifacts::check_space_for(daemon, snapshot.allocated_bytes.saturating_add(kept)).await?;
         Ok(Self { daemon: Arc::clone(daemon), vm, snapshot, request })
     }
 
@@ -92,21 +94,23 @@ impl GoingBack {
         };
         stage(step::RESTORE_DISKS, format!("copying the disks of {}", self.snapshot.name));
         let record = self.look().await?;
-        self.copy_disks(disks).await?;
+        self.copy_disks(&record, disks).await?;
         operation.check_cancelled()?;
-        let ran = self.vm.state() == VmState::Running;
+        let before = self.vm.snapshot().status;
+        let ran = before.state == VmState::Running;
         let undo = self.keep_what_is(operation).await;
         let undo = match undo.and_then(|undo| operation.check_cancelled().map(|()| undo)) {
             Ok(undo) => undo,
             Err(problem) => {
-                if ran {
-                    self.turn(Request::Resume).await?;
+                if ran && let Err(other) = self.turn(Request::Resume).await {
+                    tracing::warn!(vm = %name, "it does not go on: {other}");
                 }
                 return Err(problem);
             }
         };
         stage(step::RESTORE_END, format!("restoring {name}"));
-        self.end_and_start(record, disks, operation).await.map_err(|problem| {
+        let gone = self.end_and_start((record, disks), &before, operation).await;
+        gone.map_err(|problem| {
             let title = format!("VM {name} did not go back to its snapshot {}", self.snapshot.name);
             Problem::new(problem.code, title)
                 .because(&problem)
@@ -138,20 +142,22 @@ impl GoingBack {
         snapshots_dir(&self.daemon, &self.vm.id).join(&self.snapshot.name)
     }
 
-    async fn copy_disks(&self, to: &Path) -> Result<(), Problem> {
+    /// Makes disks as the VM had them. A work disk that it had never used yet is as good as any new one; not
+    /// that which it has now.
+    async fn copy_disks(&self, record: &Record, to: &Path) -> Result<(), Problem> {
         self.daemon.gate.pass(step::RESTORE_DISKS).await?;
         let (from, to) = (self.dir(), to.to_owned());
+        let (work, artifacts) =
+            (record.settings.spec.work_disk_bytes, self.daemon.host.artifacts.clone());
         lengthy(move || {
-            let copy = || -> std::io::Result<()> {
-                files::create_private_dir(&to)?;
-                for name in [COW_FILE, WORK_FILE] {
-                    if from.join(name).exists() {
-                        sparse::copy(&from.join(name), &to.join(name))?.sync_all()?;
-                    }
-                }
-                Ok(())
-            };
-            copy().map_err(|error| failed("cannot copy the disks of the snapshot", &error))
+            let copy = |name| sparse::copy(&from.join(name), &to.join(name))?.sync_all();
+            let broken = |error| failed("cannot copy the disks of the snapshot", &error);
+            files::create_private_dir(&to).and_then(|()| copy(COW_FILE)).map_err(broken)?;
+            match work {
+                None => Ok(()),
+                Some(_) if from.join(WORK_FILE).exists() => copy(WORK_FILE).map_err(broken),
+                Some(bytes) => artifacts.make_work_disk(&to.join(WORK_FILE), bytes),
+            }
         })
         .await
     }
@@ -173,8 +179,8 @@ impl GoingBack {
 
     async fn end_and_start(
         &self,
-        record: Record,
-        disks: &Path,
+        (record, disks): (Record, &Path),
+        before: &VmStatus,
         operation: &Handle,
     ) -> Result<(), Problem> {
         self.daemon.gate.pass(step::RESTORE_END).await?;
@@ -192,7 +198,11 @@ impl GoingBack {
             disks: disks.to_owned(),
             settings: record.settings,
             from: self.vm.row().settings(),
-            ended_ms: self.vm.snapshot().status.since_ms,
+            // One that did not run has not run since it was kept.
+            ended_ms: match before.state.is_live() {
+                true => self.vm.snapshot().status.since_ms,
+                false => before.since_ms,
+            },
             start: record.snapshot.memory.map(|_| (start, saved)),
         };
         match self.vm.go_back(back).await? {

@@ -183,8 +183,10 @@ impl Making<'_> {
         self.daemon.gate.pass(step::SNAPSHOT_DISKS).await?;
         let lent = self.vm.lend_root().await?;
         let (from, to) = (self.daemon.vm_dir(&self.vm.id), self.dir.to_owned());
+        let work = vm.spec.work_disk_bytes.is_some();
         lengthy(move || {
-            copy_disks(&from, &to).map_err(|error| failed("cannot copy the VM's disks", &error))
+            copy_disks(&from, &to, work)
+                .map_err(|error| failed("cannot copy the VM's disks", &error))
         })
         .await?;
         drop(lent);
@@ -236,8 +238,12 @@ fn ensure_shelf(shelf: &Path) -> io::Result<()> {
     }
 }
 
-fn copy_disks(from: &Path, to: &Path) -> io::Result<()> {
+/// Copies the disks of a VM; a work disk is there only when it was started with it.
+fn copy_disks(from: &Path, to: &Path, work: bool) -> io::Result<()> {
     sparse::copy(&from.join(COW_FILE), &to.join(COW_FILE))?;
+    if !work {
+        return Ok(());
+    }
     match sparse::copy(&from.join(WORK_FILE), &to.join(WORK_FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         copied => copied.map(drop),

@@ -334,6 +334,23 @@ async fn a_guest_that_does_not_go_on_says_where_what_was_is() {
 }
 
 #[tokio::test]
+async fn a_work_disk_that_nobody_had_used_is_new_again() {
+    let world = World::new();
+    let daemon = world.daemon().await;
+    let mut wanted = request("web", false);
+    wanted.spec.work_disk_bytes = Some(1 << 30);
+    let web = make(&daemon, wanted).await.expect("make");
+    take(&daemon, Some("unused")).await.expect("taken");
+    finish(find(&daemon, "web").start(StartVm::default()).await).await.expect("start");
+    let fresh = disk(&web, WORK_FILE);
+    write(&web, WORK_FILE, "used");
+    restore(&daemon, "unused").await.expect("restored");
+    assert_eq!(disk(&web, WORK_FILE), fresh);
+    restore(&daemon, "auto-1").await.expect("undone");
+    assert_eq!(disk(&web, WORK_FILE), "used");
+}
+
+#[tokio::test]
 async fn the_image_of_a_snapshot_is_in_use() {
     let world = World::new();
     let daemon = world.daemon().await;

@@ -1,17 +1,16 @@
 //! Many VMs that begin from one template at once: how long until all of them answer, and what they
 //! take of the machine.
 
-use std::fmt::Display;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use banger_api::shim::{Begin, COW_FILE, DEVICES_FILE, LAUNCH_FILE, LaunchSpec, MEMORY_FILE, Was};
+use banger_api::shim::{Begin, LAUNCH_FILE, LaunchSpec, Was};
 use banger_testkit::{Host, Invocation};
 
 use super::Stage;
 use super::contender::Reason;
 use super::floor::Floor;
+use super::memory::{self, available_kib, in_words, memory_of, private_kib, template_kib};
 use super::report::seconds;
 use crate::bench::Row;
 use crate::bench::figures::{kib, median};
@@ -145,35 +144,6 @@ fn booted(host: &Host, saved: &str) -> Result<usize, Reason> {
     Ok(booted)
 }
 
-/// What the kernel says a process has of the memory.
-fn memory_of(pid: impl Display) -> Result<String, Reason> {
-    read(Path::new(&format!("/proc/{pid}/smaps_rollup")))
-}
-
-/// What a process has of the memory for itself alone.
-fn private_kib(pid: impl Display) -> Result<u64, Reason> {
-    let text = memory_of(pid)?;
-    Ok(kib(&text, "Private_Clean") + kib(&text, "Private_Dirty"))
-}
-
-fn available_kib() -> Result<u64, Reason> {
-    Ok(kib(&read(Path::new("/proc/meminfo"))?, "MemAvailable"))
-}
-
-fn read(path: &Path) -> Result<String, Reason> {
-    Ok(std::fs::read_to_string(path).map_err(on_file("read", path))?)
-}
-
-/// What the files of a template that VMs use take on the disk.
-fn template_kib(saved: &Path) -> Result<u64, Reason> {
-    let mut sectors = 0;
-    for name in [MEMORY_FILE, DEVICES_FILE, COW_FILE] {
-        let file = saved.join(name);
-        sectors += file.metadata().map_err(on_file("look at", &file))?.blocks();
-    }
-    Ok(sectors / 2)
-}
-
 fn rows(figures: Result<Figures, Reason>) -> Vec<Row> {
     let what = format!("{VMS} VMs from one template at once, until the last one answers");
     let mut figures = match figures {
@@ -188,51 +158,30 @@ fn rows(figures: Result<Figures, Reason>) -> Vec<Row> {
     };
     let (last, half) = (seconds(last), seconds(half));
     let taken = PROGRAMS.iter().zip(figures.taken_kib);
-    let taken = taken.map(|((_, name), kib)| format!("{name} {}", memory(kib))).collect::<Vec<_>>();
-    let total = memory(figures.taken_kib.iter().sum());
+    let taken =
+        taken.map(|((_, name), kib)| format!("{name} {}", in_words(kib))).collect::<Vec<_>>();
+    let total = in_words(figures.taken_kib.iter().sum());
     let [before, with] = figures.available_kib;
-    let each = memory(before.saturating_sub(with) / VMS as u64);
+    let each = in_words(before.saturating_sub(with) / VMS as u64);
     vec![
         Row::new(&what, format!("{last}, half of them after {half}{booted}"), ANSWER),
         Row::new("their memory", format!("{total} ({})", taken.join(", ")), "≤ 24 GiB"),
         Row::new(
             "memory that the machine can still give, before and then",
-            format!("{}, {}: {each} less for each", memory(before), memory(with)),
+            format!("{}, {}: {each} less for each", in_words(before), in_words(with)),
             "",
         ),
         Row::new(
             "private memory of a QEMU of them, median",
-            private(&mut figures),
+            memory::private(&mut figures.private_kib, &figures.floor_kib),
             "≤ 10 MiB more",
         ),
-        Row::new("what the template takes on the disk", disk(figures.template_kib), "the same"),
+        Row::new(
+            "what the template takes on the disk",
+            memory::disk(figures.template_kib),
+            "the same",
+        ),
     ]
-}
-
-fn private(figures: &mut Figures) -> String {
-    figures.private_kib.sort_unstable();
-    let middle = figures.private_kib.get(figures.private_kib.len() / 2).copied().unwrap_or(0);
-    match &figures.floor_kib {
-        Ok(floor) => {
-            let more = (middle as f64 - *floor as f64) / 1024.0;
-            let (middle, floor) = (memory(middle), memory(*floor));
-            format!("{middle}, **{more:.1} MiB** more than the floor’s {floor}")
-        }
-        Err(reason) => format!("{}; the floor’s is not measured: {reason}", memory(middle)),
-    }
-}
-
-fn disk([before, after]: [u64; 2]) -> String {
-    match before == after {
-        true => format!("{}, **the same** after", memory(before)),
-        false => format!("{before} KiB, **{after} KiB** after"),
-    }
-}
-
-/// For people.
-fn memory(kib: u64) -> String {
-    let mib = kib as f64 / 1024.0;
-    if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
 }
 
 #[cfg(test)]
@@ -284,24 +233,5 @@ mod tests {
         let failed = rows(Err(Reason::new("exit code 125: no")));
         assert_eq!(failed.len(), 1);
         assert_eq!(failed[0].measured, "not measured: exit code 125: no");
-    }
-
-    #[test]
-    fn holes_of_a_template_do_not_count() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in [MEMORY_FILE, DEVICES_FILE, COW_FILE] {
-            let file = std::fs::File::create(dir.path().join(name)).unwrap();
-            file.set_len(1 << 30).unwrap();
-        }
-        assert!(template_kib(dir.path()).unwrap() < 1024);
-        assert!(template_kib(&dir.path().join("elsewhere")).is_err());
-    }
-
-    #[test]
-    fn a_process_has_memory_for_itself() {
-        let own = private_kib(std::process::id()).unwrap();
-        assert!(own > 100, "{own} KiB");
-        assert!(kib(&memory_of("self").unwrap(), "Pss") >= own);
-        assert!(available_kib().unwrap() > 1024);
     }
 }

@@ -5,9 +5,11 @@
 
 mod agent;
 mod contender;
+mod copies;
 mod crowd;
 mod debvm;
 mod floor;
+mod memory;
 mod microvms;
 mod ours;
 mod picture;
@@ -81,10 +83,11 @@ pub(super) fn run(rounds: usize, into_readme: bool) -> Result<(), ChoreFailure> 
         entries.into_iter().map(Entry::outcome).collect::<Vec<_>>()
     };
     let crowd = crowd::measure(&stage);
+    let copies = copies::measure(&stage);
     let host = stage.host;
     host.banger(["system", "reset", "--yes"]).timeout(Duration::from_secs(600)).run().assert_ok();
     host.finish();
-    let text = report::report(&machine, &outcomes, &crowd);
+    let text = report::report(&machine, &outcomes, [&crowd, &copies]);
     println!("{text}");
     if into_readme {
         let path = tree::root().join(PICTURE);

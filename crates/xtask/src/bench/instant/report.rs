@@ -8,7 +8,11 @@ use crate::bench::figures::Machine;
 const RUNS_FOR_P95: usize = 20;
 
 /// All tables, with the machine above.
-pub(super) fn report(machine: &Machine, outcomes: &[Outcome], crowd: &[Row]) -> String {
+pub(super) fn report(
+    machine: &Machine,
+    outcomes: &[Outcome],
+    [crowd, copies]: [&[Row]; 2],
+) -> String {
     let mut text = format!("{machine}\n\n");
     text.push_str("| a VM runs `true` and is gone | p50 | p95 | runs |\n|---|---|---|---|\n");
     outcomes.iter().for_each(|outcome| text.push_str(&line(outcome)));
@@ -16,6 +20,8 @@ pub(super) fn report(machine: &Machine, outcomes: &[Outcome], crowd: &[Row]) -> 
     ratios(outcomes).iter().for_each(|row| text.push_str(&row.line()));
     text.push_str("\n| many at once | measured | wanted |\n|---|---|---|\n");
     crowd.iter().for_each(|row| text.push_str(&row.line()));
+    text.push_str("\n| copies of a running VM | measured | wanted |\n|---|---|---|\n");
+    copies.iter().for_each(|row| text.push_str(&row.line()));
     text
 }
 
