@@ -25,6 +25,8 @@ pub enum Request {
     Kill,
     /// That it ends cleanly and starts again.
     Restart,
+    /// That it ends now, as it stands still, to become what it was at another time.
+    GoBack,
     /// That it stands still.
     Pause,
     /// That it goes on.
@@ -88,6 +90,11 @@ pub fn decide(name: &str, state: VmState, request: Request) -> Decision {
         (Request::Stop | Request::Kill, Starting | Running | Paused) => Decision::Accept,
         (Request::Kill, Stopping) => Decision::Accept,
 
+        (Request::GoBack, Created | Stopped | Failed) => Decision::AlreadySo,
+        (Request::GoBack, Paused) => Decision::Accept,
+        (Request::GoBack, Stopping) => deny("wait"),
+        (Request::GoBack, Starting | Running) => deny("stop"),
+
         (Request::Remove { force: true }, _) => Decision::Accept,
         (Request::Remove { force: false }, Created | Stopped | Failed) => Decision::Accept,
         (Request::Remove { force: false }, Stopping) => deny("wait"),
@@ -112,6 +119,7 @@ fn denial(name: &str, state: VmState, request: Request, first: &str) -> Denial {
         Request::Stop => "stopped",
         Request::Kill => "killed",
         Request::Restart => "restarted",
+        Request::GoBack => "restored",
         Request::Pause => "paused",
         Request::Resume => "resumed",
         Request::Remove { .. } => "removed",

@@ -179,6 +179,9 @@ async fn record(
     dir: &Path,
     when: StandsStill,
 ) -> Result<(Recorder, Duration), CaptureError> {
+    if vm.board.stands_still() {
+        let_it_be_saved(source).await?;
+    }
     let mut recorder = Recorder::start(vm, host, dir).await?;
     let sent = send(vm, source, &mut recorder, dir, when).await;
     go_on(vm, source).await;
@@ -192,11 +195,26 @@ async fn record(
     }
 }
 
-/// Ends what may be under way still and has the guest go on. QEMU refuses that as long as it has not come to an
-/// end, which is told a little too early.
-///
-/// A guest that shall stand still does so again at once: QEMU saves none twice that has not run in between.
+/// QEMU saves no guest twice that has not run in between. One that stands still does so for a moment, now and
+/// not after it was saved: what it is then is what is kept.
+async fn let_it_be_saved(source: &mut Qmp) -> Result<(), QmpError> {
+    let status = source.execute("query-status", json!({})).await?;
+    if status["status"] == "postmigrate" {
+        source.execute("cont", json!({})).await?;
+        source.execute("stop", json!({})).await?;
+    }
+    Ok(())
+}
+
+/// Ends what may be under way still and has the guest go on, if it shall. QEMU refuses that as long as it has
+/// not come to an end, which is told a little too early.
 async fn go_on(vm: &Vm, source: &mut Qmp) {
+    if vm.board.stands_still() {
+        if let Err(error) = source.execute("migrate_cancel", json!({})).await {
+            tracing::error!(%error, "what is under way does not end");
+        }
+        return;
+    }
     let runs = async {
         loop {
             let _ = source.execute("migrate_cancel", json!({})).await;
@@ -208,14 +226,10 @@ async fn go_on(vm: &Vm, source: &mut Qmp) {
             tokio::time::sleep(TRY_AGAIN).await;
         }
     };
-    if tokio::time::timeout(GO_ON_LIMIT, runs).await.is_err() && !vm.board.stands_still() {
+    if tokio::time::timeout(GO_ON_LIMIT, runs).await.is_err() {
         tracing::error!("the guest does not go on");
         vm.board.warn("it stood still after it was saved".to_owned());
         vm.board.stand(vec![PauseReason::Requested]);
-    } else if vm.board.stands_still()
-        && let Err(error) = source.execute("stop", json!({})).await
-    {
-        tracing::error!(%error, "the guest does not stand still again");
     }
 }
 

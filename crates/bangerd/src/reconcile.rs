@@ -18,6 +18,7 @@ use banger_host::clock;
 
 use crate::daemon::{Daemon, blocking, failed, lengthy};
 use crate::events::News;
+use crate::snapshots;
 use crate::store::VmRow;
 use crate::vm::{Phase, clear_leftovers, is_locked, read_launch_file, read_status};
 
@@ -215,5 +216,7 @@ fn take_up(daemon: &Arc<Daemon>, row: VmRow, plan: Plan) {
         Plan::Remove => Phase::found_to_remove(),
         Plan::Settle(status) => Phase::Ended(status),
     };
-    daemon.add(row, phase).look();
+    let vm = daemon.add(row, phase);
+    vm.look();
+    snapshots::go_on_after(daemon, &vm);
 }

@@ -16,6 +16,7 @@ use futures_util::future::join_all;
 
 use crate::daemon::{Daemon, blocking, failed};
 use crate::operations::Handle;
+use crate::snapshots;
 use crate::vm::{Outcome, VmHandle, clear_leftovers};
 
 /// One thing that takes space.
@@ -33,7 +34,10 @@ pub async fn disk_use(daemon: &Arc<Daemon>) -> Result<DiskUse, Problem> {
     let daemon = Arc::clone(daemon);
     blocking(move || {
         let handles = daemon.handles();
-        let image_in_use = |digest: &str| handles.iter().any(|vm| vm.row().image_digest == digest);
+        let kept = snapshots::images_of(&daemon, &handles);
+        let image_in_use = |digest: &str| {
+            kept.contains(digest) || handles.iter().any(|vm| vm.row().image_digest == digest)
+        };
         let kernel_in_use =
             |digest: &str| handles.iter().any(|vm| vm.row().kernel_digest == digest);
         let vms = handles.iter().map(|vm| {

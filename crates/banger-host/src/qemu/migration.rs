@@ -113,7 +113,12 @@ impl Qmp {
         if when == StandsStill::Throughout {
             self.execute("stop", json!({})).await?;
         }
-        self.begin_to_send(stream).await?;
+        let downtime_ms = match when {
+            StandsStill::ForTheRest => DOWNTIME_MS,
+            // It must not be looked at again because little is left: that is asked here.
+            StandsStill::BeforeTheSecondPass | StandsStill::Throughout => 1,
+        };
+        self.begin_to_send(stream, downtime_ms).await?;
         match when {
             StandsStill::ForTheRest => {
                 self.rest_is_small().await?;
@@ -125,9 +130,13 @@ impl Qmp {
         Ok(since)
     }
 
-    async fn begin_to_send(&mut self, stream: BorrowedFd<'_>) -> Result<(), QmpError> {
+    async fn begin_to_send(
+        &mut self,
+        stream: BorrowedFd<'_>,
+        downtime_ms: u64,
+    ) -> Result<(), QmpError> {
         self.set_ignore_shared(false).await?;
-        let limits = json!({ "max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME_MS });
+        let limits = json!({ "max-bandwidth": BANDWIDTH, "downtime-limit": downtime_ms });
         self.execute("migrate-set-parameters", limits).await?;
         self.give(STREAM, stream).await?;
         self.execute("migrate", json!({ "uri": format!("fd:{STREAM}") })).await?;
@@ -153,6 +162,7 @@ impl Qmp {
     /// sent. It has been looked at once for what it had written, when that began; what it writes is seen
     /// until that is done again, so whether it has been is asked when it stands still.
     async fn first_pass_ends(&mut self) -> Result<Instant, MigrationError> {
+        let deadline = Instant::now() + LIMIT;
         loop {
             let told = self.execute("query-migrate", json!({})).await?;
             let left = told["ram"]["remaining"].as_u64().unwrap_or(u64::MAX);
@@ -160,6 +170,7 @@ impl Qmp {
                 "completed" => return Err(MigrationError::TooLate),
                 "failed" | "cancelled" => return Err(MigrationError::Failed(reason(&told))),
                 "active" if left <= NEARLY_ALL => break,
+                _ if Instant::now() > deadline => return Err(MigrationError::Timeout),
                 _ => sleep(INTERVAL).await,
             }
         }

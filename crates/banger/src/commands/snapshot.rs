@@ -35,7 +35,7 @@ Examples:
   banger snapshot create web                  Called snapshot-1, snapshot-2, …
   banger snapshot create web before-upgrade
 
-A VM that runs goes on; it stands still for some milliseconds.
+A VM that runs goes on; it stands still for a moment. One that goes when it ends (--rm) has none.
 ";
 
 /// Arguments of `banger snapshot create`.

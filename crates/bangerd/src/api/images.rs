@@ -206,8 +206,10 @@ pub(super) async fn remove(
     let digest = find(&daemon, name.clone()).await?.digest;
     let has_other_names = has_other_names(&daemon, name.clone(), digest.clone()).await?;
     let news = News::named(EventType::ImageRemoved, &digest, &name);
+    let asked = digest.clone();
+    let users = daemon.store(move |store| store.users_of_image(&asked)).await?;
+    // After the rows: a VM that goes back to another image has kept what it was before its row changes.
     let snapshots = snapshots::users_of_image(&daemon, &digest).await?;
-    let users = daemon.store(move |store| store.users_of_image(&digest)).await?;
     if !users.is_empty() && !has_other_names {
         let users = User::all(&daemon, users);
         return Err(Failure(artifacts::in_use(ErrorCode::ImageInUse, "image", &name, &users)));

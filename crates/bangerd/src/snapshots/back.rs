@@ -11,15 +11,17 @@ use banger_api::event::EventType;
 use banger_api::operation::{OperationResult, Progress};
 use banger_api::shim::{COW_FILE, WORK_FILE, Was};
 use banger_api::snapshot::{RestoreSnapshot, Restored, SavedMemory, Snapshot};
-use banger_api::vm::{EngineInUse, StartVm, StopVm, VmState, VmStatus};
-use banger_api::{Problem, step};
+use banger_api::vm::{EngineInUse, StartVm, StopVm, VmStatus};
+use banger_api::{ErrorCode, Problem, step};
+use banger_core::change::Settings;
 use banger_core::lifecycle::Request;
-use banger_core::size::MIB;
 use banger_core::spec;
 use banger_host::{files, sparse};
 
-use super::take::{Kind, take};
-use super::{MANIFEST, Record, discard, list, read, show, snapshots_dir, tell};
+use super::take::{Kind, check_stays, room_for, take};
+use super::{
+    AUTOMATIC, MANIFEST, Record, discard, list, read, show, snapshots_dir, standstill, tell,
+};
 use crate::daemon::{Daemon, blocking, failed, lengthy};
 use crate::operations::Handle;
 use crate::vm::{Back, Outcome, Saved, VmHandle};
@@ -49,6 +51,7 @@ impl GoingBack {
         request: RestoreSnapshot,
     ) -> Result<Self, Problem> {
         spec::check_environment(&request.session_env)?;
+        check_stays(&vm)?;
         let snapshot = show(daemon, &vm, name).await?;
         if snapshot.vm_id != vm.id.as_str() {
             return Err(unusable(&snapshot).cause("it was made of another VM").hint(listed(&vm)));
@@ -60,8 +63,8 @@ impl GoingBack {
         if let Some(memory) = &snapshot.memory {
             can_go_on(&snapshot, memory, &engine, &cpu)?;
         }
-        let kept = if vm.state().is_live() { u64::from(vm.row().spec.memory_mib) * MIB } else { 0 };
-        artifacts::check_space_for(daemon, snapshot.allocated_bytes.saturating_add(kept)).await?;
+        let room = room_for(daemon, &vm).await?.saturating_add(snapshot.allocated_bytes);
+        artifacts::check_space_for(daemon, room).await?;
         Ok(Self { daemon: Arc::clone(daemon), vm, snapshot, request })
     }
 
@@ -77,12 +80,13 @@ impl GoingBack {
     /// Of the first step that fails.
     pub async fn run(self, operation: Handle) -> Result<OperationResult, Problem> {
         let _alone = self.vm.snapshots_alone().await;
+        operation.check_cancelled()?;
         let disks = saved::unfinished_dir(&self.daemon, &format!("restore-{}", self.vm.id));
         let gone = self.go_back(&disks, &operation).await;
         saved::discard(&self.daemon, disks).await;
+        self.forget_old_ones().await;
         let undo = gone?;
         tell(&self.daemon, EventType::SnapshotRestored, &self.vm, &self.snapshot.name);
-        self.forget_old_ones().await;
         Ok(OperationResult::Restored(Box::new(Restored { vm: self.vm.snapshot(), undo })))
     }
 
@@ -96,27 +100,30 @@ impl GoingBack {
         let record = self.look().await?;
         self.copy_disks(&record, disks).await?;
         operation.check_cancelled()?;
-        let before = self.vm.snapshot().status;
-        let ran = before.state == VmState::Running;
-        let undo = self.keep_what_is(operation).await;
-        let undo = match undo.and_then(|undo| operation.check_cancelled().map(|()| undo)) {
-            Ok(undo) => undo,
-            Err(problem) => {
-                if ran && let Err(other) = self.turn(Request::Resume).await {
-                    tracing::warn!(vm = %name, "it does not go on: {other}");
-                }
-                return Err(problem);
-            }
-        };
+        let kept = self.keep_what_is(operation).await?;
         stage(step::RESTORE_END, format!("restoring {name}"));
-        let gone = self.end_and_start((record, disks), &before, operation).await;
+        let ended = self.end(&kept).await;
+        if ended.is_err() {
+            self.leave(&kept).await;
+        }
+        standstill::forget(&self.daemon, &self.vm).await;
+        let title = format!("VM {name} did not go back to its snapshot {}", self.snapshot.name);
+        let ended_ms = ended.map_err(|problem| {
+            let hint = problem.hint.clone().unwrap_or_else(|| "try again".to_owned());
+            Problem::new(problem.code, &title).because(&problem).hint(hint)
+        })?;
+        let back = self.back(record, disks, &kept, ended_ms);
+        let gone = match self.vm.go_back(back).await {
+            Ok(Outcome::Accepted(work)) => work.follow(operation).await,
+            Ok(Outcome::AlreadySo) => Ok(()),
+            Err(problem) => Err(problem),
+        };
         gone.map_err(|problem| {
-            let title = format!("VM {name} did not go back to its snapshot {}", self.snapshot.name);
             Problem::new(problem.code, title)
                 .because(&problem)
-                .hint(format!("what it was is kept: banger snapshot restore {name} {undo}"))
+                .hint(format!("what it was is kept: banger snapshot restore {name} {}", kept.undo))
         })?;
-        Ok(undo)
+        Ok(kept.undo)
     }
 
     /// What the snapshot says, if its files are what they were.
@@ -162,65 +169,102 @@ impl GoingBack {
         .await
     }
 
-    /// Keeps what the VM is now. If it runs it stands still from then on.
-    async fn keep_what_is(&self, operation: &Handle) -> Result<String, Problem> {
-        if self.vm.state() == VmState::Running {
-            self.turn(Request::Pause).await?;
+    /// Keeps what the VM is now. If it runs it stands still from then on; if that fails, it goes on.
+    async fn keep_what_is(&self, operation: &Handle) -> Result<Kept, Problem> {
+        let (daemon, vm) = (&self.daemon, &self.vm);
+        let stopped_here = standstill::stand_still(daemon, vm).await?;
+        let (status, settings) = (vm.snapshot().status, vm.row().settings());
+        let mut kept = take(daemon, vm, Kind::Automatic, operation).await;
+        if let (Ok(undo), Err(cancelled)) = (&kept, operation.check_cancelled()) {
+            self.forget(&undo.name).await;
+            kept = Err(cancelled);
         }
-        Ok(take(&self.daemon, &self.vm, Kind::Automatic, operation).await?.name)
-    }
-
-    async fn turn(&self, request: Request) -> Result<(), Problem> {
-        match self.vm.turn(request).await? {
-            Outcome::Accepted(work) => work.finished().await,
-            Outcome::AlreadySo => Ok(()),
-        }
-    }
-
-    async fn end_and_start(
-        &self,
-        (record, disks): (Record, &Path),
-        before: &VmStatus,
-        operation: &Handle,
-    ) -> Result<(), Problem> {
-        self.daemon.gate.pass(step::RESTORE_END).await?;
-        // The first half of a restart: its policy does not start it, and one that goes with its end stays.
-        // What it would do with more time is lost in any case.
-        if self.vm.state().is_live()
-            && let Outcome::Accepted(work) =
-                self.vm.end(Request::Restart, StopVm { grace_ms: 0 }).await?
-        {
-            work.finished().await?;
-        }
-        let start = StartVm { session_env: self.request.session_env.clone(), ..StartVm::default() };
-        let saved = Saved { dir: self.dir(), was: Was::Itself };
-        let back = Back {
-            disks: disks.to_owned(),
-            settings: record.settings,
-            from: self.vm.row().settings(),
-            // One that did not run has not run since it was kept.
-            ended_ms: match before.state.is_live() {
-                true => self.vm.snapshot().status.since_ms,
-                false => before.since_ms,
-            },
-            start: record.snapshot.memory.map(|_| (start, saved)),
-        };
-        match self.vm.go_back(back).await? {
-            Outcome::Accepted(work) => work.follow(operation).await,
-            Outcome::AlreadySo => Ok(()),
-        }
-    }
-
-    /// Removes the automatic snapshots that are too many. What cannot be removed stays.
-    async fn forget_old_ones(&self) {
-        let all = list(&self.daemon, Some(self.vm.id.as_str())).await.unwrap_or_default();
-        let automatic: Vec<_> = all.into_iter().filter(|snapshot| snapshot.automatic).collect();
-        for old in &automatic[..automatic.len().saturating_sub(KEPT)] {
-            if let Err(problem) = discard(&self.daemon, &self.vm, &old.name).await {
-                tracing::warn!(vm = %self.vm.name, snapshot = %old.name, "{problem}");
+        match kept {
+            Ok(undo) => Ok(Kept { undo: undo.name, status, settings, stopped_here }),
+            Err(problem) => {
+                if stopped_here {
+                    standstill::go_on(daemon, vm).await;
+                }
+                Err(problem)
             }
         }
     }
+
+    /// Leaves the VM as it is: nothing has happened that could be undone.
+    async fn leave(&self, kept: &Kept) {
+        if kept.stopped_here {
+            standstill::go_on(&self.daemon, &self.vm).await;
+        }
+        self.forget(&kept.undo).await;
+    }
+
+    /// Removes a snapshot. What cannot be removed stays.
+    async fn forget(&self, snapshot: &str) {
+        if let Err(problem) = discard(&self.daemon, &self.vm, snapshot).await {
+            tracing::warn!(vm = %self.vm.name, snapshot, "{problem}");
+        }
+    }
+
+    fn back(&self, record: Record, disks: &Path, kept: &Kept, ended_ms: u64) -> Back {
+        let start = StartVm { session_env: self.request.session_env.clone(), ..StartVm::default() };
+        let saved = Saved { dir: self.dir(), was: Was::Itself };
+        Back {
+            disks: disks.to_owned(),
+            settings: record.settings,
+            from: kept.settings.clone(),
+            ended_ms,
+            start: record.snapshot.memory.map(|_| (start, saved)),
+        }
+    }
+
+    /// Ends the VM, if it is still what was kept. Since when it does not run comes back.
+    async fn end(&self, kept: &Kept) -> Result<u64, Problem> {
+        self.daemon.gate.pass(step::RESTORE_END).await?;
+        let changed = || {
+            Problem::new(ErrorCode::VmWrongState, "it is not what it was when that was kept")
+                .cause("somebody started, stopped or changed it meanwhile")
+        };
+        if self.vm.row().settings() != kept.settings {
+            return Err(changed());
+        }
+        if !kept.status.state.is_live() {
+            // Whether it has run since is looked at by its task.
+            return Ok(kept.status.since_ms);
+        }
+        let now = self.vm.snapshot().status;
+        if (now.state, now.since_ms) != (kept.status.state, kept.status.since_ms) {
+            return Err(changed());
+        }
+        match self.vm.end(Request::GoBack, StopVm::default()).await? {
+            Outcome::Accepted(work) => work.finished().await?,
+            Outcome::AlreadySo => return Err(changed()),
+        }
+        Ok(self.vm.snapshot().status.since_ms)
+    }
+
+    /// Removes the automatic snapshots that are too many, of which the last number is the newest. What cannot be
+    /// removed stays.
+    async fn forget_old_ones(&self) {
+        let all = list(&self.daemon, Some(self.vm.id.as_str())).await.unwrap_or_default();
+        let number = |name: &str| name.strip_prefix(AUTOMATIC)?.parse::<u32>().ok();
+        let automatic = all.into_iter().filter(|snapshot| snapshot.automatic);
+        let mut automatic: Vec<_> =
+            automatic.filter_map(|it| Some((number(&it.name)?, it.name))).collect();
+        automatic.sort();
+        for (_, old) in &automatic[..automatic.len().saturating_sub(KEPT)] {
+            self.forget(old).await;
+        }
+    }
+}
+
+/// What the VM was when it was kept.
+struct Kept {
+    /// The name of the snapshot.
+    undo: String,
+    status: VmStatus,
+    settings: Settings,
+    /// It stands still because of this, and else would run.
+    stopped_here: bool,
 }
 
 /// Whether the guest of a snapshot can go on here.

@@ -6,6 +6,7 @@
 //! is complete and durable, so what is here is whole, or damaged by others.
 
 mod back;
+mod standstill;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use banger_core::{name, suggest};
 use serde::{Deserialize, Serialize};
 
 pub use back::GoingBack;
+pub use standstill::go_on_after;
 pub use take::Taking;
 
 use crate::daemon::{Daemon, blocking, failed};
@@ -61,17 +63,19 @@ fn as_found(dir: &Path, vm: &VmHandle) -> Option<Snapshot> {
     Some(Snapshot { name, vm: vm.name.clone(), ..snapshot })
 }
 
+/// What there is of snapshots, whatever it is.
+fn directories(shelf: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(shelf) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
 /// The snapshots of a VM, the oldest first.
 fn of_vm(daemon: &Daemon, vm: &VmHandle) -> io::Result<Vec<Snapshot>> {
-    let entries = match std::fs::read_dir(snapshots_dir(daemon, &vm.id)) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut snapshots = Vec::new();
-    for entry in entries {
-        snapshots.extend(as_found(&entry?.path(), vm));
-    }
+    let dirs = directories(&snapshots_dir(daemon, &vm.id))?;
+    let mut snapshots: Vec<_> = dirs.iter().filter_map(|dir| as_found(dir, vm)).collect();
     snapshots.sort_by(|a, b| (a.created_at_ms, &a.name).cmp(&(b.created_at_ms, &b.name)));
     Ok(snapshots)
 }
@@ -140,11 +144,18 @@ fn unusable(vm: &str, snapshot: &str) -> Problem {
 /// # Errors
 /// As [`show`], or of the file system.
 pub async fn remove(daemon: &Arc<Daemon>, vm: &Arc<VmHandle>, name: &str) -> Result<(), Problem> {
-    let _alone = vm.snapshots_alone().await;
-    if !is_there(daemon, vm, name) {
-        show(daemon, vm, name).await?;
-    }
-    discard(daemon, vm, name).await
+    let (daemon, vm, name) = (Arc::clone(daemon), Arc::clone(vm), name.to_owned());
+    // Done to its end, whatever becomes of whoever asked.
+    let removal = tokio::spawn(async move {
+        let _alone = vm.snapshots_alone().await;
+        if !is_there(&daemon, &vm, &name) {
+            show(&daemon, &vm, &name).await?;
+        }
+        discard(&daemon, &vm, &name).await
+    });
+    removal.await.unwrap_or_else(|error| {
+        Err(Problem::new(ErrorCode::Internal, "a part of the daemon broke off").because(&error))
+    })
 }
 
 /// Takes the name from a snapshot, and deletes what had it.
@@ -173,6 +184,13 @@ fn tell(daemon: &Daemon, kind: EventType, vm: &VmHandle, snapshot: &str) {
 pub async fn images_in_use(daemon: &Arc<Daemon>) -> Result<BTreeSet<String>, Problem> {
     let snapshots = list(daemon, None).await?;
     Ok(snapshots.into_iter().map(|snapshot| snapshot.image_digest).collect())
+}
+
+/// Digests of the images that snapshots of these VMs need, for whoever may block.
+#[must_use]
+pub fn images_of(daemon: &Daemon, vms: &[Arc<VmHandle>]) -> BTreeSet<String> {
+    let snapshots = vms.iter().flat_map(|vm| of_vm(daemon, vm).unwrap_or_default());
+    snapshots.map(|snapshot| snapshot.image_digest).collect()
 }
 
 /// Names of the VMs that have snapshots with an image.

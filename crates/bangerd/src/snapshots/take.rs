@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use banger_api::event::EventType;
@@ -16,7 +16,7 @@ use banger_core::name;
 use banger_core::size::MIB;
 use banger_host::{clock, files, sparse};
 
-use super::{AUTOMATIC, MANIFEST, Record, of_vm, snapshots_dir, tell};
+use super::{AUTOMATIC, MANIFEST, Record, directories, snapshots_dir, tell};
 use crate::artifacts;
 use crate::daemon::{Daemon, blocking, failed, lengthy};
 use crate::operations::Handle;
@@ -51,7 +51,8 @@ impl Taking {
             check_free(&names(daemon, &vm).await?, &vm, name)?;
         }
         check_state(&vm.snapshot())?;
-        check_room(daemon, &vm).await?;
+        check_stays(&vm)?;
+        artifacts::check_space_for(daemon, room_for(daemon, &vm).await?).await?;
         Ok(Self { daemon: Arc::clone(daemon), vm, name: request.name })
     }
 
@@ -67,6 +68,7 @@ impl Taking {
     /// Of the first step that fails.
     pub async fn run(self, operation: Handle) -> Result<OperationResult, Problem> {
         let _alone = self.vm.snapshots_alone().await;
+        operation.check_cancelled()?;
         let kind = match self.name {
             Some(name) => Kind::Named(name),
             None => Kind::Nameless,
@@ -196,7 +198,7 @@ impl Making<'_> {
         let name = &vm.name;
         Err(Problem::new(ErrorCode::VmWrongState, format!("no snapshot was made of VM {name}"))
             .cause("it was started while its disks were copied")
-            .hint(format!("banger snapshot create {name}")))
+            .hint("try again"))
     }
 
     async fn seal_and_publish(&self, mut record: Record) -> Result<Snapshot, Problem> {
@@ -217,6 +219,9 @@ impl Making<'_> {
         })
         .await?;
         self.daemon.gate.pass(step::SNAPSHOT_PUBLISH).await?;
+        // From then on the snapshot keeps its image; until now the VM had to.
+        let in_use = self.daemon.artifacts_in_use.read().await;
+        self.check_image(&snapshot).await?;
         let shelf = snapshots_dir(self.daemon, &self.vm.id);
         let (from, to) = (self.dir.to_owned(), shelf.join(&snapshot.name));
         blocking(move || {
@@ -225,7 +230,21 @@ impl Making<'_> {
                 .map_err(|error| failed("the snapshot cannot be kept", &error))
         })
         .await?;
+        drop(in_use);
         Ok(snapshot)
+    }
+
+    async fn check_image(&self, snapshot: &Snapshot) -> Result<(), Problem> {
+        let (artifacts, digest) =
+            (self.daemon.host.artifacts.clone(), snapshot.image_digest.clone());
+        let found = blocking(move || artifacts.find_image(&digest)).await?;
+        let gone = || {
+            let title = format!("no snapshot was made of VM {}", snapshot.vm);
+            Problem::new(ErrorCode::VmWrongState, title)
+                .cause("it was given another image, and its own was removed")
+                .hint("try again")
+        };
+        found.map(drop).ok_or_else(gone)
     }
 }
 
@@ -252,11 +271,13 @@ fn copy_disks(from: &Path, to: &Path, work: bool) -> io::Result<()> {
 
 /// The names of a VM's snapshots.
 async fn names(daemon: &Arc<Daemon>, vm: &Arc<VmHandle>) -> Result<BTreeSet<String>, Problem> {
-    let (daemon, vm) = (Arc::clone(daemon), Arc::clone(vm));
+    let shelf = snapshots_dir(daemon, &vm.id);
     blocking(move || {
-        let found = of_vm(&daemon, &vm);
+        // Also of those that nobody can read any more.
+        let found = directories(&shelf);
         let found = found.map_err(|error| failed("cannot list the snapshots", &error))?;
-        Ok(found.into_iter().map(|snapshot| snapshot.name).collect())
+        let name = |dir: PathBuf| Some(dir.file_name()?.to_str()?.to_owned());
+        Ok(found.into_iter().filter_map(name).collect())
     })
     .await
 }
@@ -310,8 +331,22 @@ fn check_state(vm: &Vm) -> Result<(), Problem> {
     })
 }
 
-/// Whether there is room for all that it may take.
-async fn check_room(daemon: &Arc<Daemon>, vm: &Arc<VmHandle>) -> Result<(), Problem> {
+/// Whether a VM is kept when it ends.
+///
+/// # Errors
+/// `vm_wrong_state` of one that goes then, and its snapshots with it.
+pub(super) fn check_stays(vm: &VmHandle) -> Result<(), Problem> {
+    if !vm.row().spec.remove_on_exit {
+        return Ok(());
+    }
+    let title = format!("VM {} has no snapshots: it goes when it ends", vm.name);
+    Err(Problem::new(ErrorCode::VmWrongState, title)
+        .cause("it was made with --rm")
+        .hint(format!("banger fork {}, or make it without --rm", vm.name)))
+}
+
+/// All that a snapshot may take of the disk.
+pub(super) async fn room_for(daemon: &Arc<Daemon>, vm: &VmHandle) -> Result<u64, Problem> {
     let dir = daemon.vm_dir(&vm.id);
     let disks = blocking(move || {
         let taken = |name| files::allocated_bytes(&dir.join(name)).unwrap_or(0);
@@ -322,7 +357,7 @@ async fn check_room(daemon: &Arc<Daemon>, vm: &Arc<VmHandle>) -> Result<(), Prob
         true => u64::from(vm.row().spec.memory_mib) * MIB,
         false => 0,
     };
-    artifacts::check_space_for(daemon, disks + memory).await
+    Ok(disks + memory)
 }
 
 fn not_saved(name: &str, problem: Problem) -> Problem {

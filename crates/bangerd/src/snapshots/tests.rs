@@ -14,12 +14,13 @@ use banger_api::step::{self, Failing};
 use banger_api::vm::{StartVm, Vm, VmState};
 use banger_api::{ErrorCode, Problem};
 use banger_core::lifecycle::Request;
+use tokio::sync::Notify;
 
 use super::{GoingBack, Taking, list, remove, show, users_of_image};
 use crate::daemon::Daemon;
 use crate::gate::trap::{Effect, Trap};
 use crate::host::simulated::Manner;
-use crate::testing::{World, list as vms, make, outcome, request};
+use crate::testing::{PATIENCE, World, eventually, make, outcome, request};
 use crate::vm::Wanted;
 use crate::vm::tests::{find, finish, stop};
 
@@ -264,16 +265,15 @@ async fn what_cannot_be_made_says_why() {
 
 #[tokio::test]
 async fn a_way_back_that_breaks_off_anywhere_loses_nothing() {
-    let before_the_end =
-        [step::RESTORE_DISKS, step::PAUSE_ASK, step::SNAPSHOT_CAPTURE, step::SNAPSHOT_SEAL];
-    let after = [
+    let before_the_end = [
+        step::RESTORE_DISKS,
+        step::PAUSE_ASK,
+        step::SNAPSHOT_CAPTURE,
+        step::SNAPSHOT_SEAL,
         step::SNAPSHOT_PUBLISH,
         step::RESTORE_END,
-        step::RESTORE_PLACE,
-        step::RESTORE_ROW,
-        step::RESTORE_SETTLE,
-        step::START_SPAWN,
     ];
+    let after = [step::RESTORE_PLACE, step::RESTORE_ROW, step::RESTORE_SETTLE, step::START_SPAWN];
     for at in before_the_end.into_iter().chain(after) {
         let world = World::new();
         let daemon = world.daemon().await;
@@ -303,18 +303,111 @@ async fn a_way_back_that_breaks_off_anywhere_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_vm_that_goes_with_its_end_stays_when_it_goes_back() {
+async fn a_vm_that_goes_with_its_end_has_no_snapshots() {
     let world = World::new();
     let daemon = world.daemon().await;
     let mut wanted = request("web", true);
     wanted.spec.remove_on_exit = true;
     make(&daemon, wanted).await.expect("make");
+    let problem = take(&daemon, None).await.expect_err("it goes");
+    assert_eq!(problem.title, "VM web has no snapshots: it goes when it ends");
+    assert_eq!(problem.code, ErrorCode::VmWrongState);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+/// Ends a daemon, as by `kill -9`, at a step of a restore; what a new one finds comes back.
+fn end_at(world: &World, at: step::Step) -> VmState {
+    let trap = Trap::at(at, Effect::Crash);
+    runtime().block_on(async {
+        let daemon = world.daemon_with(trap.gate()).await;
+        let request = RestoreSnapshot::default();
+        let back = GoingBack::check(&daemon, find(&daemon, "web"), "early", request).await;
+        let back = back.expect("it can be restored");
+        daemon.operations.start(back.description(), |handle| back.run(handle));
+        tokio::time::timeout(PATIENCE, trap.reached.notified()).await.expect("the step is reached");
+    });
+    runtime().block_on(async {
+        let daemon = world.daemon().await;
+        let web = find(&daemon, "web");
+        let stays = || !matches!(web.state(), VmState::Paused | VmState::Stopping);
+        eventually("it goes on, or has ended", stays).await;
+        eventually("nothing half-made is left", || half_made(world) == 0).await;
+        assert!(!world.dirs.vm(web.id.as_str()).join("going-back").exists(), "{at}");
+        web.state()
+    })
+}
+
+#[test]
+fn a_daemon_that_dies_as_a_vm_stands_still_has_it_go_on_by_the_next() {
+    for (at, state) in [
+        (step::SNAPSHOT_CAPTURE, VmState::Running),
+        (step::SNAPSHOT_SEAL, VmState::Running),
+        (step::SNAPSHOT_PUBLISH, VmState::Running),
+        (step::RESTORE_END, VmState::Running),
+        (step::RESTORE_PLACE, VmState::Stopped),
+        (step::RESTORE_ROW, VmState::Stopped),
+        (step::RESTORE_SETTLE, VmState::Stopped),
+    ] {
+        let world = World::new();
+        runtime().block_on(async {
+            let daemon = world.daemon().await;
+            web(&daemon).await;
+            take(&daemon, Some("early")).await.expect("taken");
+        });
+        let found = end_at(&world, at);
+        // It was killed for this.
+        let ended = [VmState::Stopped, VmState::Failed].contains(&found);
+        assert!(found == state || (ended && state == VmState::Stopped), "{at}: {found}");
+    }
+}
+
+#[tokio::test]
+async fn a_vm_that_somebody_else_wakes_or_changes_does_not_go_back() {
+    for wakes in [true, false] {
+        let world = World::new();
+        let daemon = world.daemon().await;
+        let web = web(&daemon).await;
+        take(&daemon, Some("early")).await.expect("taken");
+        write(&web, COW_FILE, "late");
+        drop(daemon);
+        let go_on = Arc::new(Notify::new());
+        let trap = Trap::at(step::SNAPSHOT_SEAL, Effect::Hold(Arc::clone(&go_on)));
+        let daemon = world.daemon_with(trap.gate()).await;
+        let all = Arc::clone(&daemon);
+        let restoring = tokio::spawn(async move { restore(&all, "early").await });
+        trap.reached.notified().await;
+        let vm = find(&daemon, "web");
+        if wakes {
+            finish(vm.turn(Request::Resume).await).await.expect("resumed");
+        } else {
+            let set = SetVm { cpus: Some(2), ..SetVm::default() };
+            vm.change(Wanted { set, image: None }).await.expect("set");
+        }
+        go_on.notify_one();
+        let problem = restoring.await.expect("no panic").expect_err("it is another one");
+        assert!(problem.to_string().contains("meanwhile"), "{problem}");
+        assert_eq!((vm.state(), disk(&web, COW_FILE)), (VmState::Running, "late".into()));
+        assert_eq!(names(&daemon).await, ["early"], "there is nothing to undo");
+    }
+}
+
+#[tokio::test]
+async fn a_vm_that_stood_still_goes_back_and_runs() {
+    let world = World::new();
+    let daemon = world.daemon().await;
+    web(&daemon).await;
     take(&daemon, Some("early")).await.expect("taken");
     finish(find(&daemon, "web").turn(Request::Pause).await).await.expect("paused");
-    restore(&daemon, "early").await.expect("restored");
-    assert_eq!(find(&daemon, "web").state(), VmState::Running, "also one that stood still");
-    stop(&find(&daemon, "web")).await.expect("stop");
-    assert!(vms(&daemon).is_empty(), "and goes with the next");
+    take(&daemon, Some("still")).await.expect("taken");
+    assert_eq!(find(&daemon, "web").state(), VmState::Paused, "it stays so");
+    for name in ["early", "still"] {
+        restore(&daemon, name).await.expect("restored");
+        assert_eq!(find(&daemon, "web").state(), VmState::Running, "{name}");
+    }
 }
 
 #[tokio::test]

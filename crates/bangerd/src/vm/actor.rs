@@ -107,7 +107,9 @@ impl Actor {
                 continue;
             };
             match ask {
-                Ask::Start { reply, .. } if self.runs.removal_failed => {
+                Ask::Start { reply, .. } | Ask::GoBack { reply, .. }
+                    if self.runs.removal_failed =>
+                {
                     let _ = reply.send(Err(self.is_going()));
                 }
                 Ask::Start { request, saved, reply } => {

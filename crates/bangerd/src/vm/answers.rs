@@ -56,8 +56,9 @@ pub(super) fn take(row: &VmRow, ask: Ask, state: VmState, plans: &mut Plans) -> 
                 return None;
             }
             plans.waiting_for_end.extend(report);
-            plans.keep |= request == Request::Restart;
-            Some(if request == Request::Kill { How::Kill } else { How::Stop(grace) })
+            plans.keep |= matches!(request, Request::Restart | Request::GoBack);
+            let at_once = matches!(request, Request::Kill | Request::GoBack);
+            Some(if at_once { How::Kill } else { How::Stop(grace) })
         }
         // Nobody can be asked yet, or any more.
         Ask::Turn { request, reply } => {

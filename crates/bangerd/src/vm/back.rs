@@ -80,7 +80,13 @@ impl Actor {
         disks::bring(&self.daemon, &self.row, back.disks, name.clone()).await?;
         gate.pass(step::RESTORE_ROW).await?;
         self.write_down(back.from.restored(&back.settings, name)).await?;
-        gate.pass(step::RESTORE_SETTLE).await?;
-        disks::place_new_root(&self.daemon, &Arc::clone(&self.row)).await
+        let placed = match gate.pass(step::RESTORE_SETTLE).await {
+            Ok(()) => disks::place_new_root(&self.daemon, &Arc::clone(&self.row)).await,
+            Err(problem) => Err(problem),
+        };
+        placed.map_err(|problem| {
+            let title = "its disks are what they were, and its memory is not used";
+            Problem::new(problem.code, title).because(&problem)
+        })
     }
 }

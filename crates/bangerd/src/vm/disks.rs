@@ -190,7 +190,13 @@ pub(super) async fn remove_work_disk(daemon: &Daemon, id: &Id) -> Result<(), Pro
 fn remove(dir: &Path) -> Result<(), Problem> {
     let remove = || -> io::Result<()> {
         let mut removed = false;
-        for name in [WORK_FILE, NEW_WORK_FILE] {
+        let mut names: Vec<_> = [WORK_FILE, NEW_WORK_FILE].map(Into::into).into();
+        // One that would take its place, if that was cut off.
+        for entry in std::fs::read_dir(dir)? {
+            let name = entry?.file_name();
+            names.extend(name.to_string_lossy().starts_with(NEW_WORK).then_some(name));
+        }
+        for name in names {
             match std::fs::remove_file(dir.join(name)) {
                 Ok(()) => removed = true,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -37,9 +37,9 @@ impl Actor {
     pub(super) fn check_not_lent(&self) -> Result<(), Problem> {
         let name = &self.row.name;
         self.root.try_write().map(drop).map_err(|_| {
-            Problem::new(ErrorCode::VmWrongState, format!("an image is being made of {name}"))
-                .cause("until then it keeps its root disk")
-                .hint("try again when `banger image promote` is done")
+            Problem::new(ErrorCode::VmWrongState, format!("the root disk of {name} is being read"))
+                .cause("an image or a snapshot is made of it, and until then it keeps it")
+                .hint("try again when `banger image promote` or `banger snapshot create` is done")
         })
     }
 }
