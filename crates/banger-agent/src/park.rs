@@ -30,6 +30,10 @@ pub async fn run(agent: &Arc<Agent>, request: Park) -> Result<(), Problem> {
             .because(error)
     };
     fault::reach(step::GUEST_PARK).await.map_err(|error| failed(&error))?;
+    // Another init may sort out what it finds there. What cannot be made now is made when it is needed.
+    if !agent.init().is_separate() {
+        let _ = agent.cgroups().prepare();
+    }
     let network = request.network;
     let shared = request.drives.into_iter().map(shared_alone).collect::<Vec<_>>();
     let done =

@@ -167,6 +167,7 @@ pub(crate) async fn capture(
     };
     let (recorder, stood_still) = captured?;
     recorder.write_down(dir).await?;
+    tracing::info!("the guest is saved");
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Ok(Captured { paused_ms: millis(stood_still), took_ms: millis(began.elapsed()) })
 }
@@ -183,7 +184,9 @@ async fn record(
         let_it_be_saved(source).await?;
     }
     let mut recorder = Recorder::start(vm, host, dir).await?;
+    tracing::info!(?when, "the guest is being saved");
     let sent = send(vm, source, &mut recorder, dir, when).await;
+    tracing::info!(sent = sent.is_ok(), "the guest was sent");
     go_on(vm, source).await;
     match sent {
         Ok(since) => Ok((recorder, since.elapsed())),
@@ -245,6 +248,7 @@ async fn send(
     recorder.qmp.receive(theirs.as_fd()).await?;
     drop(theirs);
     let since = source.send(ours.as_fd(), when).await?;
+    tracing::info!("the guest stands still, and all of it is on its way");
     drop(ours);
     recorder.qmp.received().await?;
     let (from, to, work) = (vm.dir.clone(), dir.to_owned(), vm.spec.work_disk_bytes.is_some());

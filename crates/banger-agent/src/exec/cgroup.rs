@@ -28,6 +28,8 @@ pub struct Cgroups {
     /// None: groups hold a process and its descendants, for tests without cgroups.
     base: Option<PathBuf>,
     next: AtomicU64,
+    /// An empty group for the next command.
+    spare: Mutex<Option<Group>>,
     /// Groups whose command has ended and whose background processes may still run.
     retired: Mutex<Vec<PathBuf>>,
 }
@@ -51,7 +53,7 @@ impl Cgroups {
     }
 
     fn under(base: Option<PathBuf>) -> Self {
-        Self { base, next: AtomicU64::new(1), retired: Mutex::default() }
+        Self { base, next: AtomicU64::new(1), spare: Mutex::default(), retired: Mutex::default() }
     }
 
     /// Puts the agent itself beside the groups of commands: an init that sorts the processes it finds
@@ -63,8 +65,23 @@ impl Cgroups {
         fs::write(dir.join("cgroup.procs"), "0")
     }
 
-    /// Makes an empty group.
+    /// Makes an empty group ahead of the command that will need it. In an emulated guest that is a part of its
+    /// start that can be saved with it.
+    pub fn prepare(&self) -> io::Result<()> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.is_none() {
+            *spare = Some(self.make()?);
+        }
+        Ok(())
+    }
+
+    /// An empty group.
     pub fn create(&self) -> io::Result<Group> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        spare.map_or_else(|| self.make(), Ok)
+    }
+
+    fn make(&self) -> io::Result<Group> {
         let Some(base) = &self.base else { return Ok(Group { cgroup: None }) };
         let dir = base.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir_all(&dir)?;
@@ -189,6 +206,23 @@ mod tests {
         for (line, want) in cases {
             assert_eq!(session_in(line), want, "{line}");
         }
+    }
+
+    #[test]
+    fn a_group_that_was_prepared_is_taken_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for number in ["1", "2"] {
+            fs::create_dir(dir.path().join(number)).expect("a group");
+            fs::write(dir.path().join(number).join("cgroup.procs"), "").expect("its members");
+        }
+        let cgroups = Cgroups::under(Some(dir.path().to_owned()));
+        cgroups.prepare().expect("prepared");
+        cgroups.prepare().expect("it is there");
+        let names = [(); 2].map(|()| {
+            let (path, _) = cgroups.create().expect("a group").cgroup.expect("with a directory");
+            path.file_name().expect("a name").to_owned()
+        });
+        assert_eq!(names, ["1", "2"]);
     }
 
     #[test]

@@ -170,10 +170,11 @@ impl Running {
                 let how = if timed_out { ExecEnd::TimedOut } else { end_of_child };
                 // What it left in the background may go on writing; nobody reads it.
                 self.streams.outputs.drain(..).for_each(output::Source::discard);
-                cgroups.retire(self.group);
                 if let Ok(socket) = sink.reunite(source) {
                     end(socket, ServerControl::Exit(how)).await;
                 }
+                // Nobody waits for that.
+                cgroups.retire(self.group);
             }
             Err(Hangup) => {
                 // Before its input closes.
