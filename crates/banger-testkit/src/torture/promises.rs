@@ -173,7 +173,13 @@ impl Bench {
                 }
                 assert!(!self.has_snapshot(), "{case}");
             }
-            Doing::Restore => drop(self.operation().run().assert_ok()),
+            Doing::Restore => {
+                if !case.spares_the_vm() {
+                    // Nobody can keep what a VM is whose processes do not answer.
+                    self.host.banger(["stop", "web"]).run().assert_ok();
+                }
+                self.operation().run().assert_ok();
+            }
             _ => {
                 if self.has_snapshot() {
                     self.host.banger(["snapshot", "rm", "web", "kept"]).run().assert_ok();

@@ -21,7 +21,7 @@ use crate::artifacts;
 use crate::daemon::{Daemon, blocking, failed, lengthy};
 use crate::operations::Handle;
 use crate::saved::{self, Manifest};
-use crate::vm::VmHandle;
+use crate::vm::{VmHandle, capture};
 
 /// What the names of those begin with that nobody has named, followed by a number.
 const NAMELESS: &str = "snapshot-";
@@ -167,9 +167,7 @@ impl Making<'_> {
         let message = format!("saving {}", vm.name);
         self.operation.progress(Progress::stage(step::SNAPSHOT_CAPTURE.name(), message));
         self.daemon.gate.pass(step::SNAPSHOT_CAPTURE).await?;
-        let vm_dir = self.daemon.vm_dir(&self.vm.id);
-        let captured = self.daemon.host.shims.capture(&vm_dir, self.dir).await;
-        let captured = captured.map_err(|problem| not_saved(&vm.name, problem))?;
+        let captured = capture(self.daemon, self.vm, self.dir).await?;
         let unknown = || Problem::new(ErrorCode::Internal, "nobody knows what runs the VM");
         Ok(SavedMemory {
             engine: vm.status.engine.clone().ok_or_else(unknown)?,
@@ -358,21 +356,4 @@ pub(super) async fn room_for(daemon: &Arc<Daemon>, vm: &VmHandle) -> Result<u64,
         false => 0,
     };
     Ok(disks + memory)
-}
-
-fn not_saved(name: &str, problem: Problem) -> Problem {
-    match problem.code {
-        ErrorCode::NotFound => {
-            let title = format!("no snapshot can be made of VM {name} while it runs");
-            Problem::new(ErrorCode::VmWrongState, title)
-                .cause("it was started by an older release of banger")
-                .hint(format!("banger restart {name}"))
-        }
-        ErrorCode::Internal if problem.hint.is_none() => {
-            Problem::new(ErrorCode::Internal, format!("VM {name} was not saved"))
-                .because(&problem)
-                .hint(format!("banger show {name}"))
-        }
-        _ => problem,
-    }
 }

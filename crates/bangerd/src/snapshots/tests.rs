@@ -255,7 +255,7 @@ async fn what_cannot_be_made_says_why() {
 
     world.machine.set_manner(Manner::Old);
     let (code, title, hint) = refused("two").await;
-    let want = "no snapshot can be made of VM web while it runs";
+    let want = "VM web cannot be saved while it runs";
     assert_eq!((code, &*title, &*hint), (ErrorCode::VmWrongState, want, "banger restart web"));
     world.machine.set_manner(Manner::Good);
     world.machine.used_bytes.store((1 << 40) - (300 << 20), Ordering::SeqCst);

@@ -21,7 +21,7 @@ use banger_host::{clock, files, random, sparse};
 use futures_util::{StreamExt, stream};
 
 use super::create::{appear, choose_name, insert, undo, with_last_words};
-use super::{Outcome, Saved, VmHandle};
+use super::{Outcome, Saved, VmHandle, capture};
 use crate::daemon::{Daemon, NameReservation, blocking, failed};
 use crate::operations::Handle;
 use crate::store::VmRow;
@@ -127,9 +127,7 @@ impl Fork {
                 .map_err(|error| failed("cannot make a directory for the saved VM", &error))
         })
         .await?;
-        let vm_dir = self.daemon.vm_dir(&self.source.id);
-        let captured = self.daemon.host.shims.capture(&vm_dir, dir).await;
-        captured.map_err(|problem| not_saved(&self.source.name, problem))
+        capture(&self.daemon, &self.source, dir).await
     }
 
     /// One copy. Leaves nothing of it if that fails.
@@ -247,22 +245,6 @@ fn copy_names(request: &ForkVm) -> Result<Vec<Option<String>>, Problem> {
         (Some(name), 1) => vec![Some(name.clone())],
         (Some(name), count) => (1..=count).map(|n| Some(format!("{name}-{n}"))).collect(),
     })
-}
-
-fn not_saved(name: &str, problem: Problem) -> Problem {
-    match problem.code {
-        ErrorCode::NotFound => {
-            Problem::new(ErrorCode::VmWrongState, format!("VM {name} cannot be forked"))
-                .cause("it was started by an older release of banger")
-                .hint(format!("banger restart {name}"))
-        }
-        ErrorCode::Internal if problem.hint.is_none() => {
-            Problem::new(ErrorCode::Internal, format!("VM {name} was not saved"))
-                .because(&problem)
-                .hint(format!("banger show {name}"))
-        }
-        _ => problem,
-    }
 }
 
 /// Gives a copy its directory and its disks.

@@ -142,7 +142,7 @@ async fn what_cannot_be_copied_says_why() {
     )
     .await;
     world.machine.set_manner(Manner::Old);
-    refused(copies(1), wrong, "VM web cannot be forked", "banger restart web").await;
+    refused(copies(1), wrong, "VM web cannot be saved while it runs", "banger restart web").await;
     world.machine.set_manner(Manner::Mute);
     let title = "VM web was not saved";
     refused(copies(1), ErrorCode::Internal, title, "banger show web").await;

@@ -9,6 +9,7 @@ mod answers;
 mod attach;
 mod back;
 mod begin;
+mod capture;
 mod change;
 pub mod create;
 mod disks;
@@ -59,6 +60,7 @@ use crate::store::VmRow;
 
 pub use attach::read_status;
 pub(crate) use back::Back;
+pub(crate) use capture::capture;
 pub use change::Wanted;
 pub(crate) use end::is_locked;
 pub(crate) use launch::{Needs, launch_spec};
