@@ -154,6 +154,7 @@ pub(crate) async fn capture(
     let began = Instant::now();
     fault::reach(step::SHIM_CAPTURE).await.map_err(file("save the guest"))?;
     let when = match qemu::sees_writes(&vm.spec.engine) {
+        _ if vm.board.stands_still() => StandsStill::Throughout,
         true => StandsStill::ForTheRest,
         false => StandsStill::BeforeTheSecondPass,
     };

@@ -23,6 +23,8 @@ const DOWNTIME_MS: u64 = 50;
 const HURRY_AFTER: Duration = Duration::from_secs(10);
 const LONG_DOWNTIME_MS: u64 = 1000;
 const STOP_AFTER: Duration = Duration::from_secs(30);
+/// The same of a guest that stands still already: whatever is left is the rest.
+const ALREADY_DOWN_MS: u64 = 60_000;
 /// So little of a guest's memory is left to be sent that it stands still now, where it must before the end of
 /// the first pass: a poll or two of [`INTERVAL`] later all of it could be.
 const NEARLY_ALL: u64 = 32 << 20;
@@ -116,7 +118,8 @@ impl Qmp {
         let downtime_ms = match when {
             StandsStill::ForTheRest => DOWNTIME_MS,
             // It must not be looked at again because little is left: that is asked here.
-            StandsStill::BeforeTheSecondPass | StandsStill::Throughout => 1,
+            StandsStill::BeforeTheSecondPass => 1,
+            StandsStill::Throughout => ALREADY_DOWN_MS,
         };
         self.begin_to_send(stream, downtime_ms).await?;
         match when {
@@ -143,14 +146,18 @@ impl Qmp {
         Ok(())
     }
 
+    async fn set_downtime(&mut self, limit_ms: u64) -> Result<(), QmpError> {
+        let limit = json!({ "downtime-limit": limit_ms });
+        self.execute("migrate-set-parameters", limit).await.map(drop)
+    }
+
     /// Waits until the rest is small enough for the guest to stand still, and is sent.
     async fn rest_is_small(&mut self) -> Result<(), MigrationError> {
         let began = Instant::now();
         if self.migrated_by(began + HURRY_AFTER).await? {
             return Ok(());
         }
-        let longer = json!({ "downtime-limit": LONG_DOWNTIME_MS });
-        self.execute("migrate-set-parameters", longer).await?;
+        self.set_downtime(LONG_DOWNTIME_MS).await?;
         if self.migrated_by(began + STOP_AFTER).await? {
             return Ok(());
         }
@@ -180,6 +187,7 @@ impl Qmp {
         if told["ram"]["dirty-sync-count"].as_u64() != Some(1) {
             return Err(MigrationError::TooLate);
         }
+        self.set_downtime(ALREADY_DOWN_MS).await?;
         self.migrated().await?;
         Ok(since)
     }
