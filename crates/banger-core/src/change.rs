@@ -10,7 +10,6 @@ use banger_api::change::{Applies, Change, Resources, SetVm};
 use banger_api::image::Image;
 use banger_api::vm::{VmSpec, VmState};
 use banger_api::{ErrorCode, Problem};
-use serde::{Deserialize, Serialize};
 
 use crate::entrypoint::with_image;
 use crate::spec::{self, HostCapacity, SpecError};
@@ -35,61 +34,7 @@ pub struct Settings {
     pub disks: Option<String>,
 }
 
-/// What a VM was, as a snapshot of it knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedSettings {
-    /// What it was.
-    pub spec: VmSpec,
-    /// Digest of the image that its root disk begins with.
-    pub image_digest: String,
-    /// Size of its root disk.
-    pub disk_bytes: u64,
-}
-
-impl SavedSettings {
-    /// What a VM is; one that runs is what it was started as.
-    #[must_use]
-    pub fn of(settings: &Settings, running: Option<Resources>) -> Self {
-        let Settings { spec, image_digest, disk_bytes, .. } = settings.clone();
-        let has = running.unwrap_or_else(|| settings.resources());
-        let spec = VmSpec {
-            cpus: has.cpus,
-            memory_mib: has.memory_mib,
-            work_disk_bytes: has.work_disk_bytes,
-            disk_bytes: if has.disk_bytes == disk_bytes {
-                spec.disk_bytes
-            } else {
-                Some(has.disk_bytes)
-            },
-            ..spec
-        };
-        Self { spec, image_digest, disk_bytes: has.disk_bytes }
-    }
-}
-
 impl Settings {
-    /// What a VM becomes that goes back to what it was, with disks that are called `disks`. What only the
-    /// daemon acts on stays as it is now.
-    #[must_use]
-    pub fn restored(&self, saved: &SavedSettings, disks: String) -> Self {
-        let now = self.spec.clone();
-        let spec = VmSpec {
-            labels: now.labels,
-            restart: now.restart,
-            ttl_ms: now.ttl_ms,
-            remove_on_exit: now.remove_on_exit,
-            ..saved.spec.clone()
-        };
-        let (image_digest, disk_bytes) = (saved.image_digest.clone(), saved.disk_bytes);
-        Self {
-            spec,
-            image_digest,
-            disk_bytes,
-            disks: Some(disks),
-            expires_at_ms: self.expires_at_ms,
-        }
-    }
-
     /// What it starts with.
     #[must_use]
     pub fn resources(&self) -> Resources {
@@ -201,12 +146,6 @@ fn hint(error: &SpecError, name: &str) -> Option<String> {
     Some(format!("banger set {name} {options}"))
 }
 
-/// What the disks of a VM are called that begin with the image of that digest.
-#[must_use]
-pub fn disks_of_image(image_digest: &str) -> &str {
-    image_digest.rsplit(':').next().unwrap_or(image_digest)
-}
-
 /// What comes of asking for `wanted` of a VM that is as in `before`. With `images`, its root disk is
 /// replaced.
 ///
@@ -229,7 +168,7 @@ pub fn plan(
         after.spec = with_image(&before.spec, images.from, images.to);
         after.image_digest.clone_from(&images.to.digest);
         after.disk_bytes = before.disk_bytes.max(images.to.disk_bytes);
-        after.disks = Some(disks_of_image(&images.to.digest).to_owned());
+        after.disks = Some(spec::disks_of_image(&images.to.digest).to_owned());
     }
     let spec = &mut after.spec;
     spec.cpus = wanted.cpus.unwrap_or(spec.cpus);

@@ -19,6 +19,7 @@ pub mod restart;
 pub mod scope;
 pub mod signal;
 pub mod size;
+pub mod snapshot;
 pub mod spec;
 pub mod standstill;
 pub mod suggest;

@@ -295,6 +295,12 @@ pub fn environment(
     env
 }
 
+/// What the disks of a VM are called that begin with the image of that digest.
+#[must_use]
+pub fn disks_of_image(image_digest: &str) -> &str {
+    image_digest.rsplit(':').next().unwrap_or(image_digest)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use banger_api::vm::{EngineChoice, NetworkPolicy, Vm, VmState, VmStatus};

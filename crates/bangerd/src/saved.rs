@@ -28,7 +28,6 @@ const VERSION: u32 = 1;
 pub struct Manifest<T> {
     version: u32,
     /// What it is.
-    #[serde(alias = "template")]
     pub what: T,
     seal: Seal,
 }

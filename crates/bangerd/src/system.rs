@@ -31,10 +31,10 @@ struct Holding {
 /// # Errors
 /// If it cannot be measured.
 pub async fn disk_use(daemon: &Arc<Daemon>) -> Result<DiskUse, Problem> {
+    let kept = snapshots::images_in_use(daemon).await?;
     let daemon = Arc::clone(daemon);
     blocking(move || {
         let handles = daemon.handles();
-        let kept = snapshots::images_of(&daemon, &handles);
         let image_in_use = |digest: &str| {
             kept.contains(digest) || handles.iter().any(|vm| vm.row().image_digest == digest)
         };

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use banger_api::event::EventType;
 use banger_api::snapshot::Snapshot;
 use banger_api::{ErrorCode, Problem, step};
-use banger_core::change::SavedSettings;
 use banger_core::id::Id;
+use banger_core::snapshot::SavedSettings;
 use banger_core::{name, suggest};
 use serde::{Deserialize, Serialize};
 
@@ -184,13 +184,6 @@ fn tell(daemon: &Daemon, kind: EventType, vm: &VmHandle, snapshot: &str) {
 pub async fn images_in_use(daemon: &Arc<Daemon>) -> Result<BTreeSet<String>, Problem> {
     let snapshots = list(daemon, None).await?;
     Ok(snapshots.into_iter().map(|snapshot| snapshot.image_digest).collect())
-}
-
-/// Digests of the images that snapshots of these VMs need, for whoever may block.
-#[must_use]
-pub fn images_of(daemon: &Daemon, vms: &[Arc<VmHandle>]) -> BTreeSet<String> {
-    let snapshots = vms.iter().flat_map(|vm| of_vm(daemon, vm).unwrap_or_default());
-    snapshots.map(|snapshot| snapshot.image_digest).collect()
 }
 
 /// Names of the VMs that have snapshots with an image.

@@ -11,9 +11,9 @@ use banger_api::shim::{COW_FILE, DEVICES_FILE, MEMORY_FILE, WORK_FILE};
 use banger_api::snapshot::{CreateSnapshot, SavedMemory, Snapshot};
 use banger_api::vm::{Vm, VmState};
 use banger_api::{ErrorCode, Problem, step};
-use banger_core::change::SavedSettings;
 use banger_core::name;
 use banger_core::size::MIB;
+use banger_core::snapshot::SavedSettings;
 use banger_host::{clock, files, sparse};
 
 use super::{AUTOMATIC, MANIFEST, Record, directories, snapshots_dir, tell};

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use banger_api::vm::{StartVm, VmStatus};
 use banger_api::{ErrorCode, Problem, step};
-use banger_core::change::{SavedSettings, Settings};
+use banger_core::change::Settings;
+use banger_core::snapshot::SavedSettings;
 use banger_host::random;
 use tokio::sync::oneshot;
 
@@ -79,7 +80,7 @@ impl Actor {
         gate.pass(step::RESTORE_PLACE).await?;
         disks::bring(&self.daemon, &self.row, back.disks, name.clone()).await?;
         gate.pass(step::RESTORE_ROW).await?;
-        self.write_down(back.from.restored(&back.settings, name)).await?;
+        self.write_down(back.settings.restored(&back.from, name)).await?;
         let placed = match gate.pass(step::RESTORE_SETTLE).await {
             Ok(()) => disks::place_new_root(&self.daemon, &Arc::clone(&self.row)).await,
             Err(problem) => Err(problem),

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use banger_api::shim::{COW_FILE, WORK_FILE};
 use banger_api::{ErrorCode, Problem};
-use banger_core::change::{Settings, disks_of_image};
+use banger_core::change::Settings;
 use banger_core::id::Id;
+use banger_core::spec::disks_of_image;
 use banger_host::{cow, files};
 
 use crate::daemon::{Daemon, blocking, failed};

@@ -1,11 +1,9 @@
 //! Copies of a running VM: how long it stands still, how long all of it takes, and what each copy takes of the
 //! machine.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use banger_api::fork::Forked;
-use banger_api::shim::Begin;
 use banger_testkit::Host;
 
 use super::Stage;
@@ -69,10 +67,7 @@ struct Figures {
 }
 
 fn observe(stage: &Stage) -> Result<Figures, Reason> {
-    let Begin::Restore { saved, .. } = &stage.spec.begin else {
-        return Err(Reason::new("banger keeps no booted VM"));
-    };
-    let (host, dir) = (&stage.host, Path::new(saved));
+    let (host, dir) = (&stage.host, stage.template()?);
     let template = template_kib(dir)?;
     let start = ["run", "-d", "-q", "-m", MEMORY, "--name", SOURCE];
     succeed(host, &start)?;

@@ -1,7 +1,6 @@
 //! Many VMs that begin from one template at once: how long until all of them answer, and what they
 //! take of the machine.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use banger_api::shim::{Begin, LAUNCH_FILE, LaunchSpec, Was};
@@ -57,10 +56,7 @@ struct Figures {
 }
 
 fn observe(stage: &Stage) -> Result<Figures, Reason> {
-    let Begin::Restore { saved, .. } = &stage.spec.begin else {
-        return Err(Reason::new("banger keeps no booted VM"));
-    };
-    let (host, dir) = (&stage.host, Path::new(saved));
+    let (host, dir) = (&stage.host, stage.template()?);
     let (available, template) = (available_kib()?, template_kib(dir)?);
     let answered = start(host)?;
     let vmms = host.processes_named(VMM);
@@ -79,7 +75,7 @@ fn observe(stage: &Stage) -> Result<Figures, Reason> {
     let floor_kib = Floor::prepare(stage).and_then(|floor| floor.run(private_kib)?.1);
     Ok(Figures {
         answered,
-        booted: booted(host, saved)?,
+        booted: booted(host, &dir.to_string_lossy())?,
         taken_kib,
         available_kib,
         private_kib: of_each?,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use banger_api::agent::Configure;
 use banger_api::exec::{ExecEnd, ExecRequest};
-use banger_api::shim::{Begin, COW_FILE, DEVICES_FILE, LaunchSpec, MEMORY_FILE};
+use banger_api::shim::{COW_FILE, DEVICES_FILE, LaunchSpec, MEMORY_FILE};
 use banger_host::qemu::arguments::{self, Descriptors, guest_paths};
 use banger_host::qemu::qmp::Qmp;
 use banger_host::{clock, connect, random, sparse};
@@ -68,9 +68,7 @@ pub(super) struct Floor {
 impl Floor {
     /// Finds the saved guest, and makes what is the same for every run.
     pub(super) fn prepare(stage: &Stage) -> Result<Self, Reason> {
-        let Begin::Restore { saved, .. } = &stage.spec.begin else {
-            return Err(Reason::new("banger keeps no booted VM to restore"));
-        };
+        let saved = stage.template()?;
         if !Account::current().is_root() {
             // For a tap device, and since QEMU opens the saved memory for writing, which nobody else may.
             return Err(Reason::new("needs root"));

@@ -19,10 +19,10 @@ mod report;
 mod trial;
 mod virtme;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use banger_api::shim::LaunchSpec;
+use banger_api::shim::{Begin, LaunchSpec};
 use banger_api::vm::Accelerator;
 use banger_testkit::Host;
 
@@ -30,7 +30,7 @@ use super::figures::Machine;
 use super::{readme, starts};
 use crate::failure::{ChoreFailure, on_file};
 use crate::{dist, tree};
-use contender::{Contender, Entry};
+use contender::{Contender, Entry, Reason};
 
 /// How often a warm start is measured unless something else is said.
 pub(super) const RUNS: usize = 50;
@@ -62,6 +62,14 @@ pub(super) struct Stage {
 }
 
 impl Stage {
+    /// Where banger keeps the booted VM that others begin from.
+    fn template(&self) -> Result<&Path, Reason> {
+        match &self.spec.begin {
+            Begin::Restore { saved, .. } => Ok(Path::new(saved)),
+            _ => Err(Reason::new("banger keeps no booted VM")),
+        }
+    }
+
     fn has_kvm(&self) -> bool {
         self.spec.engine.accelerator == Accelerator::Kvm
     }
