@@ -3,7 +3,7 @@
 //! The daemon writes a [`LaunchSpec`] to `launch.json` in the VM's directory and starts
 //! `banger-shim` there. The shim reports [`LaunchEvent`]s, one JSON object per line, on the pipe it
 //! got as standard output, until `ready` or `failed`. From `ready` on it serves HTTP/1.1 on
-//! `run/shim.sock`:
+//! `run/shim.sock`; one that stands ready to become a VM ([`LaunchSpec::waits`]) does not until it is one:
 //!
 //! | route | body or query | answer |
 //! |---|---|---|
@@ -139,6 +139,10 @@ pub struct LaunchSpec {
     /// Tell where the time goes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trace: bool,
+    /// It is nobody's VM yet: its guest comes up, stands still, and waits. A byte on the shim's standard
+    /// input says that this file now has a VM that it becomes; the end of that input ends it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
 }
 
 /// How a guest begins.
@@ -254,6 +258,11 @@ pub enum LaunchEvent {
     },
     /// The guest is saved; nothing runs any more. The end of a [`Begin::Save`].
     Saved,
+    /// The guest stands still and waits to become a VM ([`LaunchSpec::waits`]).
+    Waits {
+        /// Memory that its processes share with nobody.
+        private_bytes: u64,
+    },
     /// The VM will not come up.
     Failed {
         /// Why.

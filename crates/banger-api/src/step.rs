@@ -143,6 +143,8 @@ pub enum Operation {
     KernelPull,
     /// A template that is made or removed.
     Template,
+    /// A guest that stands ready to become a VM.
+    Pool,
     /// A running VM that is copied.
     Fork,
     /// A snapshot of a VM that is made or removed.
@@ -288,6 +290,14 @@ steps! {
     TEMPLATE_REMOVE = "template.remove", Daemon, Template;
     /// The disk of a VM becomes a copy of a template's.
     START_SEED = "start.seed", Daemon, Start;
+    /// A guest that shall stand ready gets its directory.
+    POOL_BEGIN = "pool.begin", Daemon, Pool;
+    /// The shim of such a guest is started.
+    POOL_SPAWN = "pool.spawn", Daemon, Pool;
+    /// A guest that stands ready is ended.
+    POOL_END = "pool.end", Daemon, Pool;
+    /// A guest that stands ready is told that it is a VM.
+    START_CLAIM = "start.claim", Daemon, Start;
     /// The row says that the VM shall run.
     START_INTEND = "start.intend", Daemon, Start;
     /// What the shim reads is written.
@@ -426,6 +436,10 @@ steps! {
     VM_SAVE = "vm.save", Shim, Template;
     /// The guest is made this VM.
     VM_CONFIGURE = "vm.configure", Shim, Start;
+    /// A guest is about to stand ready.
+    VM_WAIT = "vm.wait", Shim, Pool;
+    /// A guest that stood ready goes on, to be this VM.
+    VM_CLAIM = "vm.claim", Shim, Start;
     /// The VM runs, and the daemon is told.
     VM_READY = "vm.ready", Shim, Start;
     /// A running guest begins to be saved.

@@ -43,6 +43,9 @@ pub struct Template {
     pub used_at_ms: u64,
     /// Host disk that it takes.
     pub allocated_bytes: u64,
+    /// How many guests that went on from it stand ready to become VMs.
+    #[serde(default)]
+    pub ready: u32,
 }
 
 /// Body of `POST /v1/templates`: make the template that VMs of this specification go on from, unless it

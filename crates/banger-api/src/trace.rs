@@ -38,6 +38,7 @@ stages! {
     DAEMON_TEMPLATE = "daemon.template": "the template is checked; the first of a kind is made",
     DAEMON_SEED = "daemon.seed": "the VM gets a copy of the template's disk",
     DAEMON_LAUNCH = "daemon.launch": "what the shim reads is written",
+    DAEMON_CLAIM = "daemon.claim": "a guest that stands ready is told that it is this VM",
     DAEMON_SHIM = "daemon.shim": "the shim is started and enters its namespaces",
     SHIM_BEGIN = "shim.begin": "the shim proper begins",
     SHIM_NETWORK = "shim.network": "network namespace, tap and packet rules are made",

@@ -306,6 +306,8 @@ pub enum Origin {
     Fork,
     /// It went back to where it was.
     Snapshot,
+    /// It stood ready: it went on from a template before anybody asked for it.
+    Pool,
 }
 
 impl Origin {
@@ -317,6 +319,7 @@ impl Origin {
             Self::Template => "template",
             Self::Fork => "fork",
             Self::Snapshot => "snapshot",
+            Self::Pool => "pool",
         }
     }
 }

@@ -11,6 +11,10 @@
 //! enabled = true              # VMs go on from a saved guest instead of booting
 //! max_size_mib = 8192         # most that all templates take; those longest unused go first
 //!
+//! [pool]
+//! size = 0                    # guests that stand ready for each kind of VM that is made; 0 is none
+//! max_memory_mib = 1024       # most memory that all of them take
+//!
 //! [guest]
 //! ca_certificates = ["/etc/ssl/company.pem"]   # trusted in every guest
 //! ```
@@ -27,6 +31,8 @@ use serde::Deserialize;
 pub const CONFIG_FILE: &str = "config.toml";
 /// The least and the most that a log may take. Less would not hold the end of a boot.
 const LOG_MIB: (u64, u64) = (1, 1024);
+/// The least and the most guests of a kind that stand ready.
+const POOL_SIZE: (u64, u64) = (0, 64);
 /// Largest certificate file that is read.
 const MAX_CERTIFICATES: u64 = 1024 * 1024;
 
@@ -42,6 +48,8 @@ pub struct Config {
     pub logs: LogsConfig,
     /// Whether and how many guests are saved for others to begin from.
     pub templates: TemplatesConfig,
+    /// How many guests stand ready.
+    pub pool: PoolConfig,
     /// Settings of every guest.
     pub guest: GuestConfig,
 }
@@ -60,6 +68,24 @@ impl Default for TemplatesConfig {
     fn default() -> Self {
         // Some sixty of them.
         Self { enabled: true, max_size_mib: 8192 }
+    }
+}
+
+/// How many guests stand ready, before anybody asks for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoolConfig {
+    /// Guests of each kind of VM that was started lately; none if it is 0.
+    pub size: u64,
+    /// Most memory that all of them take on the host. Those of the kind that was started longest ago go
+    /// first.
+    pub max_memory_mib: u64,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        // Some ten of them.
+        Self { size: 0, max_memory_mib: 1024 }
     }
 }
 
@@ -94,6 +120,7 @@ impl Default for Config {
             boot_timeout_s: 90,
             logs: LogsConfig::default(),
             templates: TemplatesConfig::default(),
+            pool: PoolConfig::default(),
             guest: GuestConfig::default(),
         }
     }
@@ -166,12 +193,20 @@ impl Config {
 
 impl Config {
     fn checked(self, path: PathBuf) -> Result<Self, ConfigError> {
-        let found = self.logs.max_size_mib;
-        let (least, most) = LOG_MIB;
-        if (least..=most).contains(&found) {
-            return Ok(self);
+        let ranges = [
+            ("logs.max_size_mib", self.logs.max_size_mib, LOG_MIB),
+            ("pool.size", self.pool.size, POOL_SIZE),
+        ];
+        let wrong =
+            ranges.into_iter().find(|(_, found, (least, most))| found < least || found > most);
+        if let Some((key, found, (least, most))) = wrong {
+            return Err(ConfigError::OutOfRange { path, key, found, least, most });
         }
-        Err(ConfigError::OutOfRange { path, key: "logs.max_size_mib", found, least, most })
+        if self.pool.size > 0 && !self.templates.enabled {
+            let reason = "pool.size needs templates, and templates.enabled is false".to_owned();
+            return Err(ConfigError::Syntax { path, reason });
+        }
+        Ok(self)
     }
 }
 
@@ -239,6 +274,17 @@ mod tests {
             let error = size(mib).expect_err("impossible").to_string();
             assert!(error.contains("logs.max_size_mib is") && error.contains("1024"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_pool_is_bounded_and_needs_templates() {
+        let pool = load("[pool]\nsize = 2\n").expect("possible").pool;
+        assert_eq!((pool.size, pool.max_memory_mib), (2, PoolConfig::default().max_memory_mib));
+        let error = load("[pool]\nsize = 65\n").expect_err("too many").to_string();
+        assert!(error.contains("pool.size is 65") && error.contains("64"), "{error}");
+        let error = load("[pool]\nsize = 1\n[templates]\nenabled = false\n");
+        let error = error.expect_err("a contradiction").to_string();
+        assert!(error.contains("templates.enabled is false"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::process::{Child, ExitStatus};
 
 use nix::errno::Errno;
@@ -147,6 +148,23 @@ pub(crate) fn collect(pidfd: &OwnedFd) -> io::Result<WaitStatus> {
         .map_err(Into::into)
 }
 
+/// Memory that the processes of a `/proc` share with nobody, in bytes: what none of them has in common
+/// with a file. Who ends meanwhile does not count.
+#[must_use]
+pub fn private_bytes(proc: &Path) -> u64 {
+    // SAFETY: sysconf takes a number and touches no memory.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    let processes = std::fs::read_dir(proc).into_iter().flatten().flatten();
+    let of_one = |process: std::fs::DirEntry| {
+        // Size, resident, and of that what is of files or shared, in pages.
+        let counts = std::fs::read_to_string(process.path().join("statm")).ok()?;
+        let mut counts = counts.split_whitespace().skip(1).map(str::parse::<u64>);
+        let (resident, shared) = (counts.next()?.ok()?, counts.next()?.ok()?);
+        Some(resident.saturating_sub(shared).saturating_mul(page))
+    };
+    processes.filter_map(of_one).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +175,20 @@ mod tests {
         assert!(hint(libc::EMFILE).is_some_and(|hint| hint.contains("ulimit -n")));
         assert!(hint(libc::EAGAIN).is_some_and(|hint| hint.contains("ulimit -u")));
         assert_eq!(hint(libc::EACCES), None);
+    }
+
+    #[test]
+    fn private_memory_is_what_is_resident_and_not_shared() {
+        let proc = tempfile::tempdir().expect("a directory");
+        for (pid, statm) in
+            [("1", "900 30 10 5 0 7 0\n"), ("22", "50 5 5 1 0 1 0\n"), ("self", "no")]
+        {
+            std::fs::create_dir(proc.path().join(pid)).expect("a directory");
+            std::fs::write(proc.path().join(pid).join("statm"), statm).expect("write");
+        }
+        let page = private_bytes(proc.path()) / 20;
+        assert!(page.is_power_of_two() && page >= 4096, "{page}");
+        assert_eq!(private_bytes(&proc.path().join("1/statm")), 0, "nobody");
     }
 
     #[tokio::test]

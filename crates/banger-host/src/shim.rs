@@ -65,6 +65,26 @@ fn step<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> ShimSpawnEr
 /// # Panics
 /// Outside of a tokio runtime.
 pub fn spawn_shim(binary: &Path, vm_dir: &Path) -> Result<ShimProcess, ShimSpawnError> {
+    spawn(binary, vm_dir, Stdio::null())
+}
+
+/// The same for a guest that stands ready until a byte comes on the pipe. When that is closed without
+/// one, as by the end of this process, the shim ends.
+///
+/// # Errors
+/// As [`spawn_shim`].
+///
+/// # Panics
+/// As [`spawn_shim`].
+pub fn spawn_waiting_shim(
+    binary: &Path,
+    vm_dir: &Path,
+) -> Result<(ShimProcess, io::PipeWriter), ShimSpawnError> {
+    let (reader, word) = io::pipe().map_err(step("create a pipe"))?;
+    Ok((spawn(binary, vm_dir, reader.into())?, word))
+}
+
+fn spawn(binary: &Path, vm_dir: &Path, input: Stdio) -> Result<ShimProcess, ShimSpawnError> {
     let lock = OfdLock::try_acquire(&vm_dir.join(LOCK_FILE))
         .map_err(step("open the VM's lock"))?
         .ok_or(ShimSpawnError::StillLocked)?
@@ -86,7 +106,7 @@ pub fn spawn_shim(binary: &Path, vm_dir: &Path) -> Result<ShimProcess, ShimSpawn
         .map_err(step("open the shim's log"))?;
     let (events, writer) = io::pipe().map_err(step("create a pipe"))?;
     let events = pipe::Receiver::from_owned_fd(events.into()).map_err(step("watch a pipe"))?;
-    start(binary, vm_dir, &lock, writer.into(), log.into())?;
+    start(binary, vm_dir, &lock, [input, writer.into(), log.into()])?;
     Ok(ShimProcess { events })
 }
 
@@ -95,18 +115,11 @@ fn start(
     binary: &Path,
     vm_dir: &Path,
     lock: &OwnedFd,
-    events: OwnedFd,
-    log: OwnedFd,
+    [input, events, log]: [Stdio; 3],
 ) -> Result<(), ShimSpawnError> {
     let lock_fd = lock.as_raw_fd();
     let mut command = Command::new(binary);
-    command
-        .arg("run")
-        .current_dir(vm_dir)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(events)
-        .stderr(log);
+    command.arg("run").current_dir(vm_dir).env_clear().stdin(input).stdout(events).stderr(log);
     let wanted = ["PATH", "BANGER_LOG", "RUST_BACKTRACE"];
     for variable in wanted.iter().chain(crate::fault::INHERITED) {
         if let Some(value) = std::env::var_os(variable) {

@@ -44,6 +44,11 @@ impl Board {
         board
     }
 
+    /// Who stood ready is a VM that starts from now on. What was to be warned of still is.
+    pub(crate) fn begin_anew(&self) {
+        self.enter(VmState::Starting);
+    }
+
     /// The status and its changes.
     pub(crate) fn watch(&self) -> watch::Receiver<VmStatus> {
         self.status.subscribe()

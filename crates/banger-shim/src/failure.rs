@@ -123,6 +123,9 @@ pub(crate) enum LaunchError {
     /// The guest's agent said why it cannot become this VM.
     #[error("{0}")]
     Refused(Problem),
+    /// A guest that shall stand ready lacks something.
+    #[error("the guest does not stand ready: {0}")]
+    Unready(String),
     /// Something of the host.
     #[error("cannot {what}")]
     Host {
@@ -190,6 +193,7 @@ impl LaunchError {
             Self::NoTimer => Some(format!("banger start {vm}")),
             Self::NoSystemInit { .. } => Some("use --init agent".to_owned()),
             Self::Host { .. }
+            | Self::Unready(_)
             | Self::Protocol { .. }
             | Self::NoWorkDisk { .. }
             | Self::NoPark { .. }

@@ -24,6 +24,7 @@ mod main_process;
 mod order;
 mod ownership;
 mod power;
+mod ready;
 mod serve;
 mod standstill;
 mod supervise;

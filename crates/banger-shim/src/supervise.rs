@@ -1,7 +1,7 @@
 //! The life of a shim: launch, serve, end.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use crate::main_process::MainPid;
 use crate::order::Order;
 use crate::ownership::Ownership;
 use crate::power::{self, Outcome};
+use crate::ready::{Ready, stand_ready};
 use crate::standstill::Switch;
 use crate::wishes::Wishes;
 use crate::{Failure, farewell, main_process, read_launch_spec, serve};
@@ -75,6 +76,30 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
+    /// A VM that starts. What stood ready has its `board` already.
+    pub(crate) fn new(
+        spec: LaunchSpec,
+        dir: &Path,
+        board: Option<Arc<Board>>,
+        orders: mpsc::Sender<Order>,
+    ) -> Self {
+        let new_board = || Arc::new(Board::new(dir, spec.engine.in_use(), spec.resources()));
+        Self {
+            board: board.unwrap_or_else(new_board),
+            ownership: Ownership::new(spec.owner.is_some()),
+            trace: Trace::new(spec.trace),
+            spec,
+            dir: dir.to_owned(),
+            guest: watch::Sender::new(None),
+            orders,
+            switch: Switch::default(),
+            captures: Wishes::default(),
+            main_pid: MainPid::default(),
+            logged: Notify::new(),
+            oom: OomWatch::of_this_process(),
+        }
+    }
+
     /// Waits for the guest that follows one that went away. None if none comes in time.
     ///
     /// A guest that powered itself off, or panicked, has no successor: the VM ends, and with it
@@ -122,65 +147,68 @@ pub(crate) fn error_log() -> ErrorLog {
 
 async fn run(stop_line: Option<StopLine>) -> Result<(), Failure> {
     let dir = std::env::current_dir()?;
-    let spec = read_launch_spec(&dir)?;
-    let trace = Trace::new(spec.trace);
-    let began = trace.begin();
-    let engine = spec.engine.in_use();
-    let board = Arc::new(Board::new(&dir, engine, spec.resources()));
     let (orders, mut received) = mpsc::channel(ORDERS);
-    let vm = Arc::new(Vm {
-        ownership: Ownership::new(spec.owner.is_some()),
-        trace,
-        spec,
-        dir,
-        board,
-        guest: watch::Sender::new(None),
-        orders,
-        switch: Switch::default(),
-        captures: Wishes::default(),
-        main_pid: MainPid::default(),
-        logged: Notify::new(),
-        oom: OomWatch::of_this_process(),
-    });
+    stop_on_sigterm(orders.clone())?;
+    if let Some(line) = stop_line {
+        tokio::spawn(stop_on_request(line, orders.clone()));
+    }
+    let mut reporter = Reporter::new();
+    let mut spec = read_launch_spec(&dir)?;
+    let ready = if spec.waits {
+        let vm = Vm::new(spec, &dir, None, orders.clone());
+        let Some(ready) = stand_ready(&vm, &mut reporter, &mut received).await else {
+            return Ok(());
+        };
+        spec = read_launch_spec(&dir)?;
+        Some(ready)
+    } else {
+        None
+    };
+    let board = ready.as_ref().map(Ready::board);
+    let vm = Arc::new(Vm::new(spec, &dir, board, orders));
+    let began = vm.trace.begin();
     fault::reach(step::SHIM_SERVE).await?;
     let server = serve::start(Arc::clone(&vm))?;
-    stop_on_sigterm(vm.orders.clone())?;
-    if let Some(line) = stop_line {
-        tokio::spawn(stop_on_request(line, vm.orders.clone()));
-    }
     vm.trace.end(trace::SHIM_BEGIN, began);
-    live(&vm, &mut received).await;
+    live(&vm, ready, &mut reporter, &mut received).await;
     server.close().await;
     Ok(())
 }
 
 /// From launch to end.
-async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
-    let mut reporter = Reporter::new();
+async fn live(
+    vm: &Arc<Vm>,
+    ready: Option<Ready>,
+    reporter: &mut Reporter,
+    orders: &mut mpsc::Receiver<Order>,
+) {
     if vm.spec.begin == Begin::Save {
-        return save(vm, &mut reporter, orders).await;
+        return save(vm, reporter, orders).await;
     }
-    let began = Instant::now();
+    let (began, origin) = (Instant::now(), origin(&vm.spec.begin, ready.is_some()));
+    let brought_up = async {
+        match ready {
+            Some(ready) => ready.become_vm(vm).await.map(|(host, machine)| (host, machine, None)),
+            None => {
+                let (host, machine, uplink) = launch::launch(vm, reporter).await?;
+                Ok((host, machine, Some(uplink)))
+            }
+        }
+    };
     let launched = tokio::select! {
-        launched = launch::launch(vm, &mut reporter) => launched,
-        _ = orders.recv() => return cancel(vm, &mut reporter, cancelled()),
+        launched = brought_up => launched,
+        _ = orders.recv() => return cancel(vm, reporter, cancelled()),
     };
     let (mut host, machine, uplink) = match launched {
         Ok(launched) => launched,
-        Err(error) => return fail(vm, &mut reporter, &error),
+        Err(error) => return fail(vm, reporter, &error),
     };
-    let machine = match come_up(vm, machine, Some(uplink), orders).await {
+    let machine = match come_up(vm, machine, uplink, orders).await {
         Ok(machine) => machine,
-        Err(Early::Failed(error)) => return fail(vm, &mut reporter, &error),
-        Err(Early::Told(end)) => return cancel(vm, &mut reporter, end),
+        Err(Early::Failed(error)) => return fail(vm, reporter, &error),
+        Err(Early::Told(end)) => return cancel(vm, reporter, end),
     };
     vm.guest.send_replace(Some(machine.guest.clone()));
-    let origin = match vm.spec.begin {
-        Begin::Restore { was: Was::Nobody, .. } => Origin::Template,
-        Begin::Restore { was: Was::Another, .. } => Origin::Fork,
-        Begin::Restore { was: Was::Itself, .. } => Origin::Snapshot,
-        Begin::Boot | Begin::Save | Begin::Receive => Origin::Boot,
-    };
     vm.board.up(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), origin);
     vm.ownership.expect_soon(vm.orders.clone());
     main_process::start(vm, machine.guest.clone());
@@ -190,6 +218,17 @@ async fn live(vm: &Arc<Vm>, orders: &mut mpsc::Receiver<Order>) {
     reporter.mark(&vm.trace);
     vm.guest.send_replace(None);
     vm.board.end(end);
+}
+
+/// How a guest begins, for people.
+fn origin(begin: &Begin, stood_ready: bool) -> Origin {
+    match begin {
+        _ if stood_ready => Origin::Pool,
+        Begin::Restore { was: Was::Nobody, .. } => Origin::Template,
+        Begin::Restore { was: Was::Another, .. } => Origin::Fork,
+        Begin::Restore { was: Was::Itself, .. } => Origin::Snapshot,
+        Begin::Boot | Begin::Save | Begin::Receive => Origin::Boot,
+    }
 }
 
 /// Saves a guest, and ends.
@@ -340,7 +379,7 @@ impl Reporter {
     }
 
     /// Says one thing. A daemon that is gone does not stop a VM from starting.
-    fn say(&mut self, event: &LaunchEvent) {
+    pub(crate) fn say(&mut self, event: &LaunchEvent) {
         let Some(output) = &mut self.output else { return };
         let Ok(mut line) = serde_json::to_vec(event) else { return };
         line.push(b'\n');

@@ -3,28 +3,20 @@
 
 use std::future::poll_fn;
 use std::path::Path;
-use std::sync::Arc;
 
 use banger_api::agent::{NONCE_LEN, PREAMBLE};
 use banger_api::shim::LaunchSpec;
-use banger_host::oom::OomWatch;
 use banger_host::qemu::qmp::{Event, Qmp};
-use banger_host::trace::Trace;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 use yamux::{Connection, Mode};
 
-use crate::board::Board;
 use crate::guest::Guest;
-use crate::main_process::MainPid;
 use crate::order::Order;
-use crate::ownership::Ownership;
-use crate::standstill::Switch;
 use crate::supervise::Vm;
-use crate::wishes::Wishes;
 
 /// What to launch, with this first process and stop signal.
 pub(crate) fn launch_spec(init: &str, stop_signal: &str) -> LaunchSpec {
@@ -116,21 +108,6 @@ pub(crate) async fn qemu(
 
 /// A VM in a directory, and the orders that it gets.
 pub(crate) fn vm(dir: &Path, spec: LaunchSpec) -> (Vm, mpsc::Receiver<Order>) {
-    let engine = spec.engine.in_use();
     let (orders, received) = mpsc::channel(16);
-    let vm = Vm {
-        board: Arc::new(Board::new(dir, engine, spec.resources())),
-        ownership: Ownership::new(false),
-        spec,
-        dir: dir.to_owned(),
-        guest: watch::Sender::new(None),
-        orders,
-        switch: Switch::default(),
-        captures: Wishes::default(),
-        main_pid: MainPid::default(),
-        logged: Notify::new(),
-        trace: Trace::default(),
-        oom: OomWatch::of_this_process(),
-    };
-    (vm, received)
+    (Vm::new(spec, dir, None, orders), received)
 }

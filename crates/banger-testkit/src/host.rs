@@ -51,6 +51,8 @@ pub struct HostBuilder {
     data: Option<PathBuf>,
     fail_points: bool,
     templates: Option<bool>,
+    pool: u32,
+    pool_memory_mib: Option<u32>,
     env: Vec<(OsString, OsString)>,
 }
 
@@ -91,6 +93,20 @@ impl HostBuilder {
         self
     }
 
+    /// So many guests of each kind stand ready.
+    #[must_use]
+    pub fn pool(mut self, size: u32) -> Self {
+        self.pool = size;
+        self
+    }
+
+    /// All that stand ready take no more memory than that.
+    #[must_use]
+    pub fn pool_memory(mut self, mib: u32) -> Self {
+        self.pool_memory_mib = Some(mib);
+        self
+    }
+
     /// A variable in the environment of every command, and so of the daemon.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
@@ -121,11 +137,18 @@ impl HostBuilder {
         if self.seed == Seed::Pulled {
             prepared::seed(&account, &data);
         }
-        if !self.templates.unwrap_or(!self.fail_points) {
+        let templates = self.templates.unwrap_or(!self.fail_points);
+        if !templates || self.pool > 0 {
             let config = base.join("config");
             account.make_dir(&config);
             let file = config.join("config.toml");
-            std::fs::write(&file, "[templates]\nenabled = false\n").expect("our own directory");
+            let pool = self.pool;
+            let mut settings =
+                format!("[templates]\nenabled = {templates}\n[pool]\nsize = {pool}\n");
+            if let Some(mib) = self.pool_memory_mib {
+                settings.push_str(&format!("max_memory_mib = {mib}\n"));
+            }
+            std::fs::write(&file, settings).expect("our own directory");
             account.own(&file);
         }
         let finished = std::cell::Cell::new(false);
@@ -134,6 +157,20 @@ impl HostBuilder {
 }
 
 impl Host {
+    /// Waits until guests stand ready, so many of each template's.
+    ///
+    /// # Panics
+    /// If they do not in time.
+    pub fn wait_for_pool(&self, count: u64) {
+        wait::until("guests stand ready", TEARDOWN, || {
+            let listed = self.banger(["template", "ls", "--format", "json"]).run().assert_ok();
+            let listed = listed.stdout_text();
+            let mut templates = listed.lines().map(serde_json::from_str::<Value>);
+            let ready = |it: Result<Value, _>| it.is_ok_and(|it| it["ready"] == count);
+            templates.all(ready).then_some(())
+        });
+    }
+
     /// A host with image and kernel.
     #[must_use]
     pub fn new() -> Self {

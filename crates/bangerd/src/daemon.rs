@@ -19,6 +19,7 @@ use crate::events::Events;
 use crate::gate::Gate;
 use crate::host::Host;
 use crate::operations::{Operations, Shared};
+use crate::pool::Pool;
 use crate::store::{Store, StoreError, VmRow};
 use crate::templates::Templates;
 use crate::uploads::Uploads;
@@ -60,6 +61,8 @@ pub struct Daemon {
     pub events: Arc<Events>,
     /// What is known of templates beside what is on the disk.
     pub templates: Templates,
+    /// Guests that stand ready.
+    pub pool: Pool,
     /// Told when some VM may expire sooner than was known: a new one, or one that was changed.
     pub expiries: Notify,
     /// Shared by whoever finds an image and a kernel and then writes the row that uses them, until a
@@ -76,6 +79,7 @@ impl Daemon {
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             dirs: parts.dirs,
+            pool: Pool::new(parts.config.pool),
             config: parts.config,
             host: parts.host,
             gate: parts.gate,

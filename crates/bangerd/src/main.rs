@@ -13,6 +13,7 @@ mod host;
 mod jobs;
 mod listener;
 mod operations;
+mod pool;
 #[cfg(test)]
 mod power_cut_tests;
 mod reconcile;

@@ -18,9 +18,9 @@ use banger_host::clock;
 
 use crate::daemon::{Daemon, blocking, failed, lengthy};
 use crate::events::News;
-use crate::snapshots;
 use crate::store::VmRow;
 use crate::vm::{Phase, clear_leftovers, is_locked, read_launch_file, read_status};
+use crate::{pool, snapshots};
 
 /// A VM in the database, and what is known of it beside that.
 #[derive(Debug)]
@@ -64,7 +64,8 @@ pub async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Problem> {
     let rows = daemon.store(crate::store::Store::all).await?;
     daemon.gate.pass(step::DAEMON_OBSERVE).await?;
     let now_ms = clock::now_ms();
-    let observed = observe(daemon, rows).await?;
+    let (observed, guests) = observe(daemon, rows).await?;
+    tokio::spawn(pool::clear_up(Arc::clone(daemon), guests));
     let found: Vec<_> = observed.into_iter().map(|vm| plan(vm, now_ms)).collect();
     record(daemon, &found).await;
     for (row, plan) in found {
@@ -73,13 +74,19 @@ pub async fn reconcile(daemon: &Arc<Daemon>) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn observe(daemon: &Arc<Daemon>, rows: Vec<VmRow>) -> Result<Vec<Observed>, Problem> {
+/// What is known of the VMs, and the directories of guests that stood ready for a former daemon.
+async fn observe(
+    daemon: &Arc<Daemon>,
+    rows: Vec<VmRow>,
+) -> Result<(Vec<Observed>, Vec<PathBuf>), Problem> {
     let daemon = Arc::clone(daemon);
     blocking(move || {
         let boot_id = daemon.host.machine.boot_id();
         let known: Vec<Id> = rows.iter().map(|row| row.id.clone()).collect();
         let strangers = clear_leftovers(&daemon.dirs.vms(), &known)
             .map_err(|error| failed("cannot look through the VMs' directories", &error))?;
+        let (guests, strangers): (Vec<_>, Vec<_>) =
+            strangers.into_iter().partition(|dir| pool::is_guests(dir));
         warn_of(&strangers);
         let observed = rows
             .into_iter()
@@ -96,7 +103,7 @@ async fn observe(daemon: &Arc<Daemon>, rows: Vec<VmRow>) -> Result<Vec<Observed>
                 Observed { row, locked, written, traces }
             })
             .collect();
-        Ok(observed)
+        Ok((observed, guests))
     })
     .await
 }

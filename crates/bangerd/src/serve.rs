@@ -29,8 +29,8 @@ use crate::listener::{End, OwnersOnly};
 use crate::operations::Operations;
 use crate::reconcile::{self, reconcile};
 use crate::store::{Store, StoreError};
-use crate::templates;
 use crate::vm::expiry;
+use crate::{pool, templates};
 
 /// How often the state directory is looked for.
 const LOOK: Duration = Duration::from_secs(1);
@@ -168,8 +168,12 @@ async fn serve(dirs: StateDirs, lock: Arc<OfdLock>) -> Result<(), ServeError> {
     if let Err(error) = banger_host::daemon::announce_ready() {
         tracing::warn!(%error, "cannot tell the service manager that the daemon serves");
     }
-    let operations = daemon.map(|daemon| daemon.operations.clone()).unwrap_or_default();
+    let operations = daemon.as_ref().map(|daemon| daemon.operations.clone()).unwrap_or_default();
     let outcome = attend(listener, &socket, router, &front.shutdown, &operations).await;
+    if let Ok(daemon) = daemon {
+        // Without this they end as well, and the next daemon removes what they leave.
+        let _ = tokio::time::timeout(FAREWELL, daemon.pool.close(&daemon)).await;
+    }
     tracing::info!("the daemon ends");
     outcome
 }
@@ -193,6 +197,7 @@ async fn open(dirs: &StateDirs, ends: Ends) -> Result<Arc<Daemon>, Problem> {
     tokio::spawn(reconcile::keep_looking(Arc::clone(&daemon)));
     tokio::spawn(reconcile::clear_up(Arc::clone(&daemon)));
     tokio::spawn(expiry::watch(Arc::clone(&daemon)));
+    tokio::spawn(pool::keep(Arc::clone(&daemon)));
     Ok(daemon)
 }
 

@@ -207,6 +207,7 @@ pub async fn reset(daemon: Arc<Daemon>, operation: Handle) -> Result<OperationRe
     // From here on nobody makes a VM.
     let _alone = daemon.artifacts_in_use.write().await;
     operation.progress(Progress::stage("reset.vms", "removing the VMs"));
+    daemon.pool.empty(&daemon).await;
     let handles = daemon.handles();
     let mut outcomes: Vec<Result<(), Problem>> =
         join_all(handles.iter().map(|vm| remove(vm, true)))

@@ -17,8 +17,8 @@ use crate::host::simulated::Simulation;
 use crate::reconcile::reconcile;
 use crate::store::tests_support::{any_row, any_spec};
 use crate::store::{Store, VmRow};
-use crate::templates;
 use crate::vm::create::Creation;
+use crate::{pool, templates};
 
 /// How long a test waits for what must happen: longer than two guests that never answer, one for a
 /// template and one for the VM.
@@ -68,6 +68,12 @@ impl World {
         self
     }
 
+    /// The same with so many guests that stand ready.
+    pub fn with_pool(mut self, size: u64) -> Self {
+        self.config.pool.size = size;
+        self.with_templates()
+    }
+
     /// A daemon that has just started here.
     pub async fn daemon(&self) -> Arc<Daemon> {
         self.daemon_with(Gate::default()).await
@@ -89,6 +95,7 @@ impl World {
         reconcile(&daemon).await?;
         let unfinished = templates::set_aside_unfinished(&daemon).await?;
         tokio::spawn(templates::clear_up(Arc::clone(&daemon), unfinished));
+        tokio::spawn(pool::keep(Arc::clone(&daemon)));
         Ok(daemon)
     }
 

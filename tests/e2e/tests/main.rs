@@ -30,6 +30,7 @@ mod memory;
 mod model;
 mod network;
 mod pause;
+mod pool;
 mod promote;
 mod readme;
 mod register;

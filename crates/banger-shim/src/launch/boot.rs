@@ -63,7 +63,7 @@ pub(super) fn booted(vm: &Vm) -> LaunchSpec {
 }
 
 /// When the time for the guest is over.
-pub(super) fn deadline(vm: &Vm) -> Instant {
+pub(crate) fn deadline(vm: &Vm) -> Instant {
     Instant::now() + Duration::from_millis(vm.spec.boot_timeout_ms)
 }
 
@@ -121,7 +121,7 @@ async fn reach_guest(vm: &Vm, deadline: Instant, then: Then) -> Result<Reached, 
 }
 
 /// What a part of the boot comes to, or that it was still awaited when the time was over.
-pub(super) async fn until<T>(
+pub(crate) async fn until<T>(
     deadline: Instant,
     vm: &Vm,
     awaited: Awaited,
@@ -153,7 +153,7 @@ pub(super) async fn greet(vm: &Vm) -> Result<Guest, LaunchError> {
 }
 
 /// Makes the guest this VM.
-pub(super) async fn identify(vm: &Vm, guest: &Guest) -> Result<(), LaunchError> {
+pub(crate) async fn identify(vm: &Vm, guest: &Guest) -> Result<(), LaunchError> {
     let began = vm.trace.begin();
     fault::reach(step::VM_CONFIGURE).await.map_err(host("configure the guest"))?;
     for warning in configure(guest, &vm.spec).await? {

@@ -31,7 +31,7 @@ use banger_host::{fault, qemu};
 use tokio::sync::{mpsc, oneshot};
 
 use self::boot::{Then, boot, booted};
-use self::uplink::{await_uplink, start_uplink};
+use self::uplink::start_uplink;
 use crate::configure::await_system;
 use crate::console::{self, Log, Recording, new_log};
 use crate::dns;
@@ -40,7 +40,9 @@ use crate::failure::{LaunchError, host};
 use crate::guest::Guest;
 use crate::supervise::{Reporter, Vm};
 
+pub(crate) use self::boot::{deadline, identify, until};
 pub(crate) use self::save::save;
+pub(crate) use self::uplink::await_uplink;
 
 /// The uplink that is being made.
 pub(crate) type Uplink = oneshot::Receiver<Result<std::process::Child, network::NetworkError>>;

@@ -38,7 +38,7 @@ pub(super) fn start_uplink(host: &Host, trace: Trace) -> Result<Uplink, LaunchEr
 }
 
 /// A VM without an uplink is a VM: the host may be offline.
-pub(super) async fn await_uplink(vm: &Vm, uplink: Uplink) {
+pub(crate) async fn await_uplink(vm: &Vm, uplink: Uplink) {
     let pasta = match uplink.await {
         Ok(Ok(pasta)) => pasta,
         Ok(Err(error)) => return vm.board.warn(format!("the VM has no network: {error}")),

@@ -64,6 +64,12 @@ pub(super) enum Doing {
     /// A VM begins from a saved guest.
     Warm,
     RemoveTemplate,
+    /// A VM runs, and a guest like it comes to stand ready.
+    Pool,
+    /// `run --rm` with a guest that stands ready.
+    Claim,
+    /// A guest that stands ready is ended.
+    EndReady,
     /// A VM that runs is copied.
     Fork,
     /// A snapshot of a VM that runs is made.
@@ -90,6 +96,9 @@ impl Doing {
             _ if step == step::INITRAMFS_WRITE => Self::RunUncached,
             Operation::Template if step == step::TEMPLATE_REMOVE => Self::RemoveTemplate,
             Operation::Template => Self::Template,
+            Operation::Pool if step == step::POOL_END => Self::EndReady,
+            Operation::Pool => Self::Pool,
+            _ if [step::START_CLAIM, step::VM_CLAIM].contains(&step) => Self::Claim,
             _ if [step::START_SEED, step::VM_RESTORE].contains(&step) => Self::Warm,
             Operation::Create => Self::Run,
             Operation::Start => Self::Start,
@@ -134,18 +143,24 @@ impl Doing {
         let of_a_vm =
             matches!(self, Run | RunUncached | Start | Exec | Stop | Set | Remove | Begin);
         let copied = matches!(self, Self::Fork | Self::Snapshot | Self::Restore);
-        of_a_vm || copied || matches!(self, Pause | Resume | Warm | Self::Template)
+        let ready = matches!(self, Self::Pool | Self::Claim | Self::EndReady);
+        of_a_vm || copied || ready || matches!(self, Pause | Resume | Warm | Self::Template)
     }
 
     /// Whether VMs begin from templates meanwhile. Elsewhere they boot, so that every step of a boot is
     /// taken.
     pub(super) fn has_templates(self) -> bool {
-        matches!(self, Self::Template | Self::Warm | Self::RemoveTemplate)
+        matches!(self, Self::Template | Self::Warm | Self::RemoveTemplate) || self.has_a_pool()
+    }
+
+    /// Whether guests stand ready.
+    pub(super) fn has_a_pool(self) -> bool {
+        matches!(self, Self::Pool | Self::Claim | Self::EndReady)
     }
 
     /// Whether it runs a command in a VM.
     pub(super) fn is_a_command(self) -> bool {
-        matches!(self, Self::Run | Self::RunUncached | Self::Exec)
+        matches!(self, Self::Run | Self::RunUncached | Self::Exec | Self::Pool | Self::Claim)
     }
 
     /// How long it may take.
@@ -174,7 +189,6 @@ impl Bench {
     /// What must be there before the operation.
     pub(super) fn prepare(&mut self) {
         match self.doing {
-            Doing::Run => {}
             Doing::RunUncached => self.forget_the_initramfs(),
             Doing::Set => {
                 let create = ["create", "-q", "--name", "web", "--work-disk", "128M"];
@@ -232,12 +246,13 @@ impl Bench {
             Doing::KernelPull => {
                 self.host.banger(["kernel", "rm", "debian-cloud"]).run().assert_ok();
             }
-            Doing::Debian => {}
+            Doing::Run | Doing::Debian => {}
             Doing::Template => {
                 let prune = ["template", "prune", "--all", "--yes"];
                 self.host.banger(prune).run().assert_ok();
             }
-            Doing::RemoveTemplate => self.make_template(),
+            Doing::RemoveTemplate | Doing::Pool => self.make_template(),
+            Doing::Claim | Doing::EndReady => self.fill_the_pool(),
             Doing::Warm => {
                 self.make_template();
                 self.host.banger(["create", "-q", "--name", "web"]).run().assert_ok();
@@ -249,12 +264,19 @@ impl Bench {
     pub(super) fn operation(&self) -> Invocation {
         let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
         let words = match self.doing {
-            Doing::Run | Doing::RunUncached => {
+            Doing::Run | Doing::RunUncached | Doing::Claim => {
                 words(&["run", "--rm", "-q", "--name", "web", "--", "echo", "done"])
+            }
+            // Long enough for a guest to come up beside it.
+            Doing::Pool => {
+                let script = "sleep 4; echo done";
+                words(&["run", "--rm", "-q", "--name", "web", "--", "sh", "-c", script])
             }
             Doing::Start | Doing::Warm => words(&["start", "-q", "web"]),
             Doing::Template => words(&["template", "make", "-q"]),
-            Doing::RemoveTemplate => words(&["template", "prune", "--all", "--yes"]),
+            Doing::RemoveTemplate | Doing::EndReady => {
+                words(&["template", "prune", "--all", "--yes"])
+            }
             Doing::Exec => words(&["exec", "web", "--", "echo", "done"]),
             Doing::Stop => words(&["stop", "web"]),
             Doing::Pause => words(&["pause", "web"]),

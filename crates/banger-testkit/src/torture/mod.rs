@@ -165,7 +165,9 @@ struct Bench {
 
 impl Bench {
     fn new(doing: Doing) -> Self {
-        let mut host = Host::builder().with_fail_points().templates(doing.has_templates()).build();
+        let pool = u32::from(doing.has_a_pool());
+        let builder = Host::builder().with_fail_points().templates(doing.has_templates());
+        let mut host = builder.pool(pool).build();
         let faults = host.scratch.join("faults");
         host.account.make_dir(&faults);
         host.set_env("BANGER_FAULTS", &faults);
@@ -199,7 +201,8 @@ impl Bench {
             ended = !command.is_running();
             self.is_sprung(case) || ended
         });
-        if !self.is_sprung(case) {
+        // The daemon may take it after the command's end.
+        if !wait::eventually(COMES, || self.is_sprung(case)) {
             if command.is_running() {
                 command.signal(Signal::SIGKILL);
             }

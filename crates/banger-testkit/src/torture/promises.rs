@@ -27,7 +27,7 @@ impl Bench {
         }
         let names = self.host.vm_names();
         match self.doing {
-            Doing::Run | Doing::RunUncached | Doing::Remove => {
+            Doing::Run | Doing::RunUncached | Doing::Pool | Doing::Claim | Doing::Remove => {
                 assert!(names.is_empty(), "{case}: {names:?}");
             }
             Doing::Stop => {
@@ -60,7 +60,7 @@ impl Bench {
                 self.check_note();
             }
             Doing::Template => assert_eq!(self.templates(), 1, "{case}"),
-            Doing::RemoveTemplate => assert_eq!(self.templates(), 0, "{case}"),
+            Doing::RemoveTemplate | Doing::EndReady => assert_eq!(self.templates(), 0, "{case}"),
             Doing::Push => self.check_pushed(case),
             Doing::Set => self.check_set(case),
             Doing::RemoveImage => assert!(!self.is_listed("image", "little"), "{case}"),
@@ -89,7 +89,7 @@ impl Bench {
     pub(super) fn check_and_repeat(&self, case: Case) {
         let names = self.host.vm_names();
         match self.doing {
-            Doing::Run | Doing::RunUncached => {
+            Doing::Run | Doing::RunUncached | Doing::Pool | Doing::Claim => {
                 for name in &names {
                     self.host.banger(["rm", "-f", name]).run().assert_ok();
                 }
@@ -118,7 +118,7 @@ impl Bench {
                 assert_eq!(names, ["web"], "{case}: the VM is there");
                 self.snapshot_again(case);
             }
-            Doing::Template | Doing::RemoveTemplate => {
+            Doing::Template | Doing::RemoveTemplate | Doing::EndReady => {
                 self.operation().run().assert_ok();
                 let left = usize::from(self.doing == Doing::Template);
                 assert_eq!(self.templates(), left, "{case}");

@@ -24,6 +24,13 @@ impl Bench {
         self.host.banger(["template", "make", "-q"]).run().assert_ok();
     }
 
+    /// Has a guest stand ready.
+    pub(super) fn fill_the_pool(&self) {
+        self.make_template();
+        self.host.banger(["run", "--rm", "-q", "--", "true"]).run().assert_ok();
+        self.host.wait_for_pool(1);
+    }
+
     /// How many templates there are.
     pub(super) fn templates(&self) -> usize {
         let listed = self.host.banger(["template", "ls", "-q"]).run().assert_ok();

@@ -63,6 +63,7 @@ fn fields(vm: &Vm, now_ms: u64) -> Vec<(&'static str, String)> {
             Some(Origin::Template) => fields.push(("Start", format!("{took}, from a template"))),
             Some(Origin::Fork) => fields.push(("Start", format!("{took}, as a copy"))),
             Some(Origin::Snapshot) => fields.push(("Start", format!("{took}, from a snapshot"))),
+            Some(Origin::Pool) => fields.push(("Start", format!("{took}, from the pool"))),
             Some(Origin::Boot) | None => fields.push(("Start", format!("{took}, by a boot"))),
         }
     }

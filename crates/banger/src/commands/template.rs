@@ -160,7 +160,7 @@ pub async fn run(command: TemplateCommand, ui: &Ui) -> Result<u8, Failure> {
 
 impl Row for Template {
     const HEADERS: &'static [&'static str] =
-        &["ID", "IMAGE", "CPUS", "MEMORY", "DISK", "INIT", "USED", "SIZE"];
+        &["ID", "IMAGE", "CPUS", "MEMORY", "DISK", "INIT", "USED", "SIZE", "READY"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -172,6 +172,7 @@ impl Row for Template {
             self.init.as_str().to_owned(),
             format!("{} ago", age(self.used_at_ms, banger_host::clock::now_ms())),
             size::format(self.allocated_bytes),
+            self.ready.to_string(),
         ]
     }
 
@@ -207,5 +208,6 @@ fn fields(template: &Template) -> Vec<(&'static str, String)> {
         ("Created", ago(template.created_at_ms)),
         ("Used", ago(template.used_at_ms)),
         ("Takes", size::format(template.allocated_bytes)),
+        ("Ready", template.ready.to_string()),
     ]
 }

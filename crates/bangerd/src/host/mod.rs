@@ -56,6 +56,12 @@ pub trait Shims: Debug + Send + Sync {
     /// Nothing runs then.
     fn spawn(&self, vm_dir: &Path) -> Result<mpsc::Receiver<LaunchEvent>, Problem>;
 
+    /// The same for a guest that stands ready, until it gets the word.
+    ///
+    /// # Errors
+    /// As for [`Shims::spawn`].
+    fn spawn_waiting(&self, vm_dir: &Path) -> Result<WaitingShim, Problem>;
+
     /// Whether anything may still write the VM's disks.
     ///
     /// # Errors
@@ -118,6 +124,40 @@ pub trait Shims: Debug + Send + Sync {
 
     /// Nobody will ask any more how the shim of a VM ended that is gone.
     fn forget(&self, vm_dir: &Path);
+}
+
+/// The shim of a guest that stands ready to become a VM.
+#[derive(Debug)]
+pub struct WaitingShim {
+    /// What it reports; closed when it is gone.
+    pub events: mpsc::Receiver<LaunchEvent>,
+    /// What it waits for.
+    pub word: Word,
+}
+
+/// The word that a guest stands ready for: that its launch file has a VM now. Dropped without having been
+/// given it ends the guest, as the end of this process does.
+pub struct Word(Box<dyn FnOnce() -> io::Result<()> + Send + Sync>);
+
+impl Word {
+    /// A word that is given like that.
+    pub fn new(give: impl FnOnce() -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self(Box::new(give))
+    }
+
+    /// Gives it.
+    ///
+    /// # Errors
+    /// If nobody is there any more.
+    pub fn give(self) -> io::Result<()> {
+        (self.0)()
+    }
+}
+
+impl Debug for Word {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Word").finish_non_exhaustive()
+    }
 }
 
 /// A local image and its disk.

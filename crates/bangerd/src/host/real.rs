@@ -1,6 +1,6 @@
 //! The real machine.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -17,6 +17,7 @@ use banger_core::spec::HostCapacity;
 use banger_host::config::Config;
 use banger_host::http::{self, HttpError, Lines};
 use banger_host::paths::{Programs, StateDirs};
+use banger_host::shim::{ShimProcess, ShimSpawnError};
 use banger_host::supervisor::Ends;
 use banger_host::{clock, connect, engine, environment, files, lock, shim};
 use hyper::Method;
@@ -29,7 +30,7 @@ use tokio::sync::mpsc;
 
 use super::known_shims::KnownShims;
 use super::library::RealArtifacts;
-use super::{Host, Later, Machine, Shims};
+use super::{Host, Later, Machine, Shims, WaitingShim, Word};
 
 /// A request without a body.
 const NO_BODY: Option<&()> = None;
@@ -107,6 +108,38 @@ impl RealShims {
         http::json(stream, method, path, body).await.map_err(refused)
     }
 
+    /// Passes on what a shim that starts reports.
+    fn listen_to(&self, shim: ShimProcess, vm_dir: &Path) -> mpsc::Receiver<LaunchEvent> {
+        let (events, receiver) = mpsc::channel(MESSAGES);
+        let (known, dir) = (self.known.clone(), vm_dir.to_owned());
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(shim.events).lines();
+            loop {
+                let line = tokio::select! {
+                    line = lines.next_line() => line,
+                    // Whoever started it has heard enough.
+                    () = events.closed() => return,
+                };
+                let Ok(Some(line)) = line else { return };
+                let Ok(event) = serde_json::from_str::<LaunchEvent>(&line) else {
+                    tracing::warn!("a shim says what makes no sense: {line:?}");
+                    continue;
+                };
+                // It may end right after it was said to run.
+                if matches!(event, LaunchEvent::Ready { .. })
+                    && let Ok(stream) = Self::connect(&dir).await
+                {
+                    known.note(&dir, &stream);
+                }
+                let last = matches!(event, LaunchEvent::Failed { .. } | LaunchEvent::Saved);
+                if events.send(event).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
     async fn watch_shim(&self, vm_dir: &Path) -> Result<mpsc::Receiver<VmStatus>, Problem> {
         let hello: ShimHello = Self::ask(vm_dir, Method::GET, "/v1/hello", NO_BODY).await?;
         if SHIM_PROTOCOL.negotiate(hello.protocol).is_none() {
@@ -139,6 +172,12 @@ impl RealShims {
     }
 }
 
+fn not_started(error: &ShimSpawnError) -> Problem {
+    Problem::new(ErrorCode::BootFailed, "the VM's supervisor cannot be started")
+        .because(error)
+        .hint("banger doctor")
+}
+
 fn refused(error: HttpError) -> Problem {
     match error {
         HttpError::Problem(problem) => problem,
@@ -150,39 +189,15 @@ fn refused(error: HttpError) -> Problem {
 
 impl Shims for RealShims {
     fn spawn(&self, vm_dir: &Path) -> Result<mpsc::Receiver<LaunchEvent>, Problem> {
-        let process = shim::spawn_shim(&self.program, vm_dir).map_err(|error| {
-            Problem::new(ErrorCode::BootFailed, "the VM's supervisor cannot be started")
-                .because(&error)
-                .hint("banger doctor")
-        })?;
-        let (events, receiver) = mpsc::channel(MESSAGES);
-        let (known, dir) = (self.known.clone(), vm_dir.to_owned());
-        tokio::spawn(async move {
-            let mut lines = BufReader::new(process.events).lines();
-            loop {
-                let line = tokio::select! {
-                    line = lines.next_line() => line,
-                    // Whoever started it has heard enough.
-                    () = events.closed() => return,
-                };
-                let Ok(Some(line)) = line else { return };
-                let Ok(event) = serde_json::from_str::<LaunchEvent>(&line) else {
-                    tracing::warn!("a shim says what makes no sense: {line:?}");
-                    continue;
-                };
-                // It may end right after it was said to run.
-                if matches!(event, LaunchEvent::Ready { .. })
-                    && let Ok(stream) = Self::connect(&dir).await
-                {
-                    known.note(&dir, &stream);
-                }
-                let last = matches!(event, LaunchEvent::Failed { .. } | LaunchEvent::Saved);
-                if events.send(event).await.is_err() || last {
-                    return;
-                }
-            }
-        });
-        Ok(receiver)
+        let shim = shim::spawn_shim(&self.program, vm_dir).map_err(|error| not_started(&error))?;
+        Ok(self.listen_to(shim, vm_dir))
+    }
+
+    fn spawn_waiting(&self, vm_dir: &Path) -> Result<WaitingShim, Problem> {
+        let (shim, mut line) =
+            shim::spawn_waiting_shim(&self.program, vm_dir).map_err(|error| not_started(&error))?;
+        let word = Word::new(move || line.write_all(&[0]));
+        Ok(WaitingShim { events: self.listen_to(shim, vm_dir), word })
     }
 
     fn is_locked(&self, vm_dir: &Path) -> io::Result<bool> {

@@ -4,6 +4,7 @@
 //! So a test can end a daemon anywhere and start another one on the same machine.
 
 mod artifacts;
+mod launching;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,10 +15,9 @@ use std::time::Duration;
 
 use banger_api::image::Image;
 use banger_api::kernel::Kernel;
-use banger_api::operation::Progress;
 use banger_api::shim::{
-    Begin, COW_FILE, Captured, DEVICES_FILE, EngineSpec, JailUser, LAUNCH_FILE, LaunchEvent,
-    LaunchSpec, MEMORY_FILE, STATUS_FILE, WORK_FILE,
+    COW_FILE, Captured, DEVICES_FILE, EngineSpec, JailUser, LaunchEvent, MEMORY_FILE, STATUS_FILE,
+    WORK_FILE,
 };
 use banger_api::vm::{Accelerator, EndCause, EngineChoice, StopVm, VmState, VmStatus};
 use banger_api::{ErrorCode, Problem};
@@ -28,8 +28,9 @@ use banger_core::standstill::{Happening, plan};
 use banger_host::clock::now_ms;
 use tokio::sync::{mpsc, watch};
 
-use super::{Host, Job, Later, Machine, Shims};
+use super::{Host, Job, Later, Machine, Shims, WaitingShim};
 use artifacts::{image, kernel};
+pub use launching::PRIVATE_BYTES;
 
 /// How simulated shims behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -283,71 +284,12 @@ struct Seen(Arc<Simulation>);
 impl Shims for Seen {
     fn spawn(&self, vm_dir: &Path) -> Result<mpsc::Receiver<LaunchEvent>, Problem> {
         assert!(!self.is_locked(vm_dir).unwrap(), "a VM must not run twice");
-        let launch = std::fs::read(vm_dir.join(LAUNCH_FILE)).expect("the launch file is there");
-        let launch: LaunchSpec = serde_json::from_slice(&launch).expect("a launch spec");
-        let (events, receiver) = mpsc::channel(8);
-        let progress = Progress::stage("vm.boot", "booting");
-        events.try_send(LaunchEvent::Progress(progress)).unwrap();
-        let starting = fresh(VmState::Starting, now_ms());
-        write_status(vm_dir, &starting);
-        // The test goes on as soon as something is alive, and may then want another manner.
-        let manner = match (&launch.begin, self.0.manner()) {
-            (Begin::Restore { .. }, Manner::Good)
-                if self.0.bad_templates.load(Ordering::SeqCst) =>
-            {
-                Manner::Forgets
-            }
-            (_, manner) => manner,
-        };
-        let shim = watch::Sender::new(Some(starting));
-        let mut alive = shim.subscribe();
-        self.0.shims.lock().unwrap().insert(vm_dir.to_owned(), shim);
-        match manner {
-            Manner::Good | Manner::Old | Manner::Deaf | Manner::Ignores | Manner::Offline => {
-                let warnings = match manner {
-                    Manner::Offline => vec!["the VM has no network".to_owned()],
-                    _ => Vec::new(),
-                };
-                let resources = Some(launch.resources());
-                let engine = Some(launch.engine.in_use());
-                let status =
-                    VmStatus { warnings, resources, engine, ..fresh(VmState::Running, now_ms()) };
-                if launch.begin == Begin::Save {
-                    for name in [MEMORY_FILE, DEVICES_FILE] {
-                        std::fs::write(vm_dir.join(name), name).expect("a file");
-                    }
-                    self.0.saves.fetch_add(1, Ordering::SeqCst);
-                    events.try_send(LaunchEvent::Saved).unwrap();
-                    self.0.vanish(vm_dir);
-                } else if self.0.say(vm_dir, &status) {
-                    events.try_send(LaunchEvent::Ready { status }).unwrap();
-                }
-            }
-            Manner::Ends(cause) => {
-                let problem = Problem::new(ErrorCode::BootFailed, "the VM ended as it started");
-                events.try_send(LaunchEvent::Failed { problem }).unwrap();
-                self.0.end(vm_dir, cause);
-            }
-            Manner::Hangs | Manner::Mute => {
-                // Keeps the pipe open as long as the shim lives.
-                tokio::spawn(async move {
-                    let _ = alive.wait_for(Option::is_none).await;
-                    drop(events);
-                });
-            }
-            Manner::Fails => {
-                let problem = Problem::new(ErrorCode::GuestPanic, "the guest's kernel panicked");
-                events.try_send(LaunchEvent::Failed { problem }).unwrap();
-                self.0.end(vm_dir, EndCause::GuestPanic);
-            }
-            Manner::Forgets => {
-                let problem = Problem::new(ErrorCode::TemplateFailed, "it does not go on");
-                events.try_send(LaunchEvent::Failed { problem }).unwrap();
-                self.0.end(vm_dir, EndCause::LaunchFailed);
-            }
-            Manner::Dies => self.0.vanish(vm_dir),
-        }
-        Ok(receiver)
+        Ok(launching::spawn(&self.0, vm_dir))
+    }
+
+    fn spawn_waiting(&self, vm_dir: &Path) -> Result<WaitingShim, Problem> {
+        assert!(!self.is_locked(vm_dir).unwrap(), "a guest must not run twice");
+        Ok(launching::spawn_waiting(&self.0, vm_dir))
     }
 
     fn is_locked(&self, vm_dir: &Path) -> io::Result<bool> {

@@ -116,7 +116,9 @@ async fn await_saved(
             Some(LaunchEvent::Mark(_)) => {}
             Some(LaunchEvent::Saved) => return Ok(()),
             Some(LaunchEvent::Failed { problem }) => return Err(problem),
-            Some(LaunchEvent::Ready { .. }) => return Err(unmade("its supervisor is too old")),
+            Some(LaunchEvent::Ready { .. } | LaunchEvent::Waits { .. }) => {
+                return Err(unmade("its supervisor is too old"));
+            }
             None => return Err(unmade("its supervisor died")),
         }
     }
@@ -146,6 +148,7 @@ fn describe(wanted: &Wanted) -> Template {
         created_at_ms: now_ms,
         used_at_ms: now_ms,
         allocated_bytes: 0,
+        ready: 0,
     }
 }
 

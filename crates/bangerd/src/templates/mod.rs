@@ -136,11 +136,24 @@ impl Wanted {
             owner: None,
             begin: Begin::Save,
             trace: false,
+            waits: false,
             ..launch.clone()
         };
         let (image_digest, kernel_digest) =
             (image.image.digest.clone(), kernel.kernel.digest.clone());
         Self { key, launch, image: image.image.name.clone(), image_digest, kernel_digest, cpu }
+    }
+
+    /// Its identity.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// What makes it: a guest that is nobody.
+    #[must_use]
+    pub fn launch(&self) -> &LaunchSpec {
+        &self.launch
     }
 
     /// Its directory.
@@ -228,6 +241,9 @@ pub async fn discard(daemon: &Arc<Daemon>, wanted: &Wanted) {
 }
 
 async fn remove_dir(daemon: &Arc<Daemon>, dir: PathBuf) -> Result<(), Problem> {
+    if let Some(key) = dir.file_name() {
+        daemon.pool.forget_template(&key.to_string_lossy());
+    }
     daemon.gate.pass(step::TEMPLATE_REMOVE).await?;
     // Whoever began from it has it mapped, and keeps that.
     blocking(move || {
@@ -242,7 +258,8 @@ async fn remove_dir(daemon: &Arc<Daemon>, dir: PathBuf) -> Result<(), Problem> {
 /// If they cannot be listed.
 pub async fn list(daemon: &Arc<Daemon>) -> Result<Vec<Template>, Problem> {
     let entries = entries(daemon).await?;
-    Ok(entries.into_iter().rev().filter_map(|entry| entry.template).collect())
+    let templates = entries.into_iter().rev().filter_map(|entry| entry.template);
+    Ok(templates.map(|it| Template { ready: daemon.pool.count(&it.id), ..it }).collect())
 }
 
 async fn entries(daemon: &Arc<Daemon>) -> Result<Vec<Entry>, Problem> {

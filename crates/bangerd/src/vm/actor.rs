@@ -38,6 +38,7 @@ use super::restart::{self, Runs};
 use super::{Ask, Outcome, Report, Saved, Verdict};
 use crate::daemon::{Daemon, blocking};
 use crate::events::News;
+use crate::pool;
 use crate::store::VmRow;
 
 /// What a stop that this daemon did not begin may take; the shim knows its true grace period.
@@ -160,11 +161,18 @@ impl Actor {
         let called_off = self.call_off(&mut status).await;
         self.note(called_off);
         let _ = reply.send(Ok(Outcome::Accepted(work)));
-        Phase::Launching(Start { request, saved, report, former: status, again: false })
+        Phase::Launching(Start {
+            request,
+            saved,
+            ready: None,
+            report,
+            former: status,
+            again: false,
+        })
     }
 
     async fn launching(&mut self, start: Start) -> Option<Phase> {
-        let Start { request, saved, report, former, again } = start;
+        let Start { request, saved, ready, report, former, again } = start;
         self.runs.begin();
         self.publish(fresh(VmState::Starting, clock::now_ms()));
         let launch = Launch {
@@ -173,6 +181,7 @@ impl Actor {
             row: Arc::clone(&self.row),
             request,
             saved,
+            ready,
             events: report.events.clone(),
             cancel: report.cancel.clone(),
         };
@@ -192,6 +201,7 @@ impl Actor {
         };
         match outcome {
             Ok(Launched { status, line }) => {
+                pool::note_start(&self.daemon, &self.row, status.origin);
                 self.publish(status.clone());
                 report.finish(Ok(()));
                 plans.marks = EndMarks::new(line);

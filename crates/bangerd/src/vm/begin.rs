@@ -110,6 +110,14 @@ impl Launch {
         let (launch, _) =
             super::launch::launch_spec(&self.daemon, &self.row, &self.request, &needs);
         templates::discard(&self.daemon, &needs.template(&self.daemon, &launch)).await;
+        self.make_disk_anew(vm_dir).await
+    }
+
+    /// Gives the VM a disk that nobody has used, in the place of the one that it has.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub(super) async fn make_disk_anew(&self, vm_dir: &Path) -> Result<(), Problem> {
         let (dir, bytes) = (vm_dir.to_owned(), self.row.disk_bytes);
         blocking(move || {
             let new = dir.join(SEED_FILE);
@@ -132,7 +140,10 @@ async fn is_unused(vm_dir: &Path) -> Result<bool, Problem> {
 
 /// Puts a copy of the template's disk in the place of the unused one. What is kept must be whole also
 /// after a power cut: a guest that has not synced anything yet has its disk all the same.
-fn copy_disk(from: &Path, vm_dir: &Path, durable: bool) -> io::Result<()> {
+///
+/// # Errors
+/// Of the file system; the unused one stays.
+pub(crate) fn copy_disk(from: &Path, vm_dir: &Path, durable: bool) -> io::Result<()> {
     let copy = vm_dir.join(SEED_FILE);
     remove_if_there(&copy)?;
     let copied = sparse::copy(from, &copy)

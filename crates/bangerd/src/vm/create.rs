@@ -19,12 +19,14 @@ use banger_host::{clock, cow, files, random};
 use tokio::sync::RwLockReadGuard;
 
 use super::launch::tail;
-use super::{Outcome, Phase, VmHandle, remove_traces};
+use super::phase::Start;
+use super::{Outcome, Phase, Report, VmHandle, Work, remove_traces};
 use crate::artifacts;
 use crate::daemon::{Daemon, NameReservation, blocking, failed};
 use crate::events::News;
 use crate::host::{LocalImage, LocalKernel};
 use crate::operations::Handle;
+use crate::pool::Guest;
 use crate::store::VmRow;
 
 /// How often a generated name may be taken before the daemon gives up.
@@ -77,13 +79,13 @@ impl Creation {
     /// Of the first step that fails.
     pub async fn run(self, operation: Handle) -> Result<OperationResult, Problem> {
         let began = self.trace.begin();
-        let (row, in_use) = self.insert_row(&operation).await?;
+        let (row, ready, in_use) = self.insert_row(&operation).await?;
         self.trace.end(trace::DAEMON_ROW, began);
-        let made = match self.make(row.clone(), &operation).await {
-            Ok(vm) => {
+        let made = match self.make(row.clone(), ready, &operation).await {
+            Ok((vm, started)) => {
                 // Whoever removes everything finds it from here on, and need not wait for its start.
                 drop(in_use);
-                self.start_and_finish(vm, &operation).await
+                self.start_and_finish(vm, started, &operation).await
             }
             // What is undone is nobody else's to remove either.
             Err(problem) => Err(problem),
@@ -104,14 +106,30 @@ impl Creation {
     async fn insert_row(
         &self,
         operation: &Handle,
-    ) -> Result<(VmRow, RwLockReadGuard<'_, ()>), Problem> {
+    ) -> Result<(VmRow, Option<Guest>, RwLockReadGuard<'_, ()>), Problem> {
         artifacts::ensure(&self.daemon, &self.request, operation).await?;
         operation.check_cancelled()?;
         let in_use = self.daemon.artifacts_in_use.read().await;
         let (image, kernel) = artifacts::find(&self.daemon, &self.request.spec).await?;
-        let row = self.row(&image, &kernel)?;
-        insert(&self.daemon, &row).await?;
-        Ok((row, in_use))
+        let mut row = self.row(&image, &kernel)?;
+        let ready = self.guest_for(&row);
+        if let Some(guest) = &ready {
+            (row.id, row.machine_id) = (guest.id.clone(), guest.machine_id.clone());
+        }
+        match (insert(&self.daemon, &row).await, ready) {
+            (Ok(()), ready) => Ok((row, ready, in_use)),
+            (Err(problem), None) => Err(problem),
+            (Err(problem), Some(guest)) => {
+                guest.end(&self.daemon).await?;
+                Err(problem)
+            }
+        }
+    }
+
+    /// A guest that stands ready to be the VM, if it shall start.
+    fn guest_for(&self, row: &VmRow) -> Option<Guest> {
+        let start = self.request.start.as_ref()?;
+        (!start.cold).then(|| self.daemon.pool.take(row))?
     }
 
     fn row(&self, image: &LocalImage, kernel: &LocalKernel) -> Result<VmRow, Problem> {
@@ -141,21 +159,34 @@ impl Creation {
         })
     }
 
-    async fn make(&self, row: VmRow, operation: &Handle) -> Result<Arc<VmHandle>, Problem> {
+    /// Makes the VM's files, and its task. One that has a guest already has files, too, and starts.
+    async fn make(
+        &self,
+        row: VmRow,
+        ready: Option<Guest>,
+        operation: &Handle,
+    ) -> Result<(Arc<VmHandle>, Option<Work>), Problem> {
         operation.progress(Progress::stage("vm.create", "creating the VM"));
+        if let (Some(guest), Some(start)) = (ready, self.request.start.clone()) {
+            let (vm, work) = appear_starting(&self.daemon, row, start, guest);
+            return Ok((vm, Some(work)));
+        }
         let began = self.trace.begin();
         self.make_files(&row).await?;
         self.trace.end(trace::DAEMON_FILES, began);
         operation.check_cancelled()?;
-        Ok(appear(&self.daemon, row))
+        Ok((appear(&self.daemon, row), None))
     }
 
     async fn start_and_finish(
         &self,
         vm: Arc<VmHandle>,
+        started: Option<Work>,
         operation: &Handle,
     ) -> Result<Arc<VmHandle>, Problem> {
-        if let Some(start) = &self.request.start {
+        if let Some(work) = started {
+            work.follow(operation).await?;
+        } else if let Some(start) = &self.request.start {
             start_first_time(&vm, start.clone(), operation).await?;
         }
         let began = self.trace.begin();
@@ -198,6 +229,21 @@ pub(super) fn appear(daemon: &Arc<Daemon>, row: VmRow) -> Arc<VmHandle> {
     let created = fresh(VmState::Created, row.created_at_ms);
     daemon.events.tell(News::vm(EventType::VmCreated, &row));
     daemon.add(row, Phase::Ended(created))
+}
+
+/// Gives a VM its task that starts with a guest that stands ready.
+fn appear_starting(
+    daemon: &Arc<Daemon>,
+    row: VmRow,
+    request: StartVm,
+    guest: Guest,
+) -> (Arc<VmHandle>, Work) {
+    let former = fresh(VmState::Created, row.created_at_ms);
+    let (report, work) = Report::new();
+    daemon.events.tell(News::vm(EventType::VmCreated, &row));
+    let ready = Some(Box::new(guest));
+    let start = Start { request, saved: None, ready, report, former, again: false };
+    (daemon.add(row, Phase::Launching(start)), work)
 }
 
 /// Writes down that the VM is made: it stays.

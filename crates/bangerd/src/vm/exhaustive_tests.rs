@@ -454,6 +454,8 @@ fn every_step_of_a_vms_life_is_broken() {
         step::INITRAMFS_WRITE,
         step::TEMPLATE_SEAL,
         step::TEMPLATE_REMOVE,
+        // `pool::tests` has that.
+        step::START_CLAIM,
     ];
     let of_a_life =
         [Of::Begin, Of::Create, Of::Start, Of::Pause, Of::Stop, Of::Set, Of::Remove, Of::Template];

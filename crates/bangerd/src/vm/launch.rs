@@ -31,6 +31,7 @@ use super::{Saved, disks};
 use crate::daemon::{Daemon, blocking, failed};
 use crate::host::{LocalImage, LocalKernel};
 use crate::operations::cancelled;
+use crate::pool::Guest;
 use crate::store::VmRow;
 use crate::templates::Wanted;
 
@@ -62,6 +63,8 @@ pub(super) struct Launch {
     pub(super) request: StartVm,
     /// Where the guest was saved that it goes on from.
     pub(super) saved: Option<Saved>,
+    /// A guest that stands ready to be it.
+    pub(super) ready: Option<Box<Guest>>,
     pub(super) events: mpsc::UnboundedSender<OperationEvent>,
     pub(super) cancel: CancellationToken,
     pub(super) trace: Trace,
@@ -81,17 +84,23 @@ impl Launch {
     ///
     /// # Errors
     /// [`Failure`].
-    pub(super) async fn run(self) -> Result<Launched, Failure> {
-        let launched = self.try_to().await;
+    pub(super) async fn run(mut self) -> Result<Launched, Failure> {
+        let ready = self.ready.take();
+        let launched = self.try_to(ready).await;
         for mark in self.trace.take() {
             self.send(OperationEvent::Mark(mark));
         }
         launched
     }
 
-    async fn try_to(&self) -> Result<Launched, Failure> {
+    async fn try_to(&self, ready: Option<Box<Guest>>) -> Result<Launched, Failure> {
         let vm_dir = self.daemon.vm_dir(&self.row.id);
         self.tell("vm.prepare", "preparing the VM");
+        if let Some(guest) = ready
+            && let Some(launched) = self.claim(*guest, &vm_dir).await?
+        {
+            return Ok(launched);
+        }
         let begun = self.start(&vm_dir, self.request.cold).await;
         match begun {
             Err(failure) if failure.problem.code != ErrorCode::TemplateFailed => Err(failure),
@@ -135,9 +144,7 @@ impl Launch {
         let began = self.trace.begin();
         let needs = Needs::gather(&self.daemon, &self.row).await?;
         let (mut launch, warnings) = launch_spec(&self.daemon, &self.row, &self.request, &needs);
-        for message in warnings {
-            self.send(OperationEvent::Warning { message });
-        }
+        self.warn(warnings);
 
         gate.pass(step::START_DISKS).await?;
         disks::fit(&self.daemon, &self.row).await?;
@@ -145,8 +152,16 @@ impl Launch {
         if !cold {
             launch.begin = self.choose_begin(&needs, &launch, vm_dir).await?;
         }
+        self.write_down(launch, vm_dir).await
+    }
 
-        let began = self.trace.begin();
+    /// Writes what the shim reads, and that the VM shall run.
+    pub(super) async fn write_down(
+        &self,
+        launch: LaunchSpec,
+        vm_dir: &Path,
+    ) -> Result<(), Problem> {
+        let (gate, began) = (&self.daemon.gate, self.trace.begin());
         gate.pass(step::START_FORGET_LAST_RUN).await?;
         let status = vm_dir.join(STATUS_FILE);
         blocking(move || forget(&status)).await?;
@@ -192,7 +207,7 @@ impl Launch {
         }
     }
 
-    async fn await_ready(
+    pub(super) async fn await_ready(
         &self,
         mut events: mpsc::Receiver<LaunchEvent>,
         vm_dir: &Path,
@@ -218,15 +233,15 @@ impl Launch {
                 }
                 Some(LaunchEvent::Mark(mark)) => self.trace.add([mark]),
                 Some(LaunchEvent::Ready { status }) => {
-                    for message in status.warnings.clone() {
-                        self.send(OperationEvent::Warning { message });
-                    }
+                    self.warn(status.warnings.clone());
                     let line = self.trace.is_wanted().then_some(events);
                     return Ok(Launched { status, line });
                 }
                 Some(LaunchEvent::Failed { problem }) => break problem,
                 // Nobody asked for that.
-                Some(LaunchEvent::Saved) | None => break self.died(vm_dir),
+                Some(LaunchEvent::Saved | LaunchEvent::Waits { .. }) | None => {
+                    break self.died(vm_dir);
+                }
             }
         };
         // A shim that failed ends by itself; anything else is ended.
@@ -275,6 +290,12 @@ impl Launch {
         self.send(OperationEvent::Progress(Progress::stage(stage, message)));
     }
 
+    pub(super) fn warn(&self, warnings: Vec<String>) {
+        for message in warnings {
+            self.send(OperationEvent::Warning { message });
+        }
+    }
+
     pub(super) fn send(&self, event: OperationEvent) {
         // Whoever asked may have gone; the start goes on.
         let _ = self.events.send(event);
@@ -282,7 +303,7 @@ impl Launch {
 }
 
 /// A failure before there was a shim.
-fn unspawned(problem: Problem) -> Failure {
+pub(super) fn unspawned(problem: Problem) -> Failure {
     Failure { problem, spawned: false }
 }
 
@@ -327,6 +348,7 @@ pub(crate) fn launch_spec(
         host_boot_id: daemon.host.machine.boot_id(),
         begin: Begin::Boot,
         trace: request.trace,
+        waits: false,
     };
     (launch, warnings)
 }

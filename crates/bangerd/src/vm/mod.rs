@@ -11,6 +11,7 @@ mod back;
 mod begin;
 mod capture;
 mod change;
+mod claim;
 pub mod create;
 mod disks;
 mod end;
@@ -60,6 +61,7 @@ use crate::store::VmRow;
 
 pub use attach::read_status;
 pub(crate) use back::Back;
+pub(crate) use begin::copy_disk;
 pub(crate) use capture::capture;
 pub use change::Wanted;
 pub(crate) use end::is_locked;

@@ -9,6 +9,7 @@ use super::attach::Eye;
 use super::end::Forced;
 use super::marks::EndMarks;
 use super::{Report, Saved};
+use crate::pool::Guest;
 use crate::store::VmRow;
 
 /// What a VM's task is doing.
@@ -32,6 +33,8 @@ pub struct Start {
     pub(super) request: StartVm,
     /// Where the guest was saved that it goes on from.
     pub(super) saved: Option<Saved>,
+    /// A guest that stands ready to be it.
+    pub(super) ready: Option<Box<Guest>>,
     pub(super) report: Report,
     pub(super) former: VmStatus,
     /// Nobody asked for it: its restart policy starts it again.

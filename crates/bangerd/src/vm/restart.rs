@@ -117,7 +117,14 @@ impl Actor {
         self.daemon.events.tell(News::vm(EventType::VmRestarting, &self.row));
         let request = last_environment(&self.daemon, &self.row.id).await;
         let (report, _nobody) = Report::new();
-        Phase::Launching(Start { request, saved: None, report, former: status, again: true })
+        Phase::Launching(Start {
+            request,
+            saved: None,
+            ready: None,
+            report,
+            former: status,
+            again: true,
+        })
     }
 
     /// Somebody wants something else than the start that is due.

@@ -23,7 +23,7 @@ use crate::system;
 use crate::testing::{World, begin, eventually, holds_within, list, make, outcome, request};
 
 /// Runs a daemon's life; when it is over everything the daemon was doing stops, as by `kill -9`.
-pub(super) fn life<F: Future>(future: F) -> F::Output {
+pub(crate) fn life<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)

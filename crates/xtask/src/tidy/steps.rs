@@ -40,9 +40,10 @@ pub(super) fn check(sources: &Sources) -> Vec<Finding> {
 }
 
 fn is_product(source: &Source) -> bool {
-    let for_tests = ["simulated.rs", "simulated/artifacts.rs", "testing.rs"]
-        .iter()
-        .any(|name| source.path.ends_with(name));
+    let for_tests =
+        ["simulated.rs", "simulated/artifacts.rs", "simulated/launching.rs", "testing.rs"]
+            .iter()
+            .any(|name| source.path.ends_with(name));
     source.path.starts_with("crates/")
         && !source.is_test()
         && !for_tests
