@@ -12,7 +12,7 @@ use std::time::Duration;
 use banger_api::shim::{COW_FILE, STATUS_FILE};
 use banger_api::vm::{EndCause, RestartPolicy, StartVm, StopVm, Vm, VmState};
 use banger_core::lifecycle::Request;
-use banger_host::random;
+use banger_host::{clock, random};
 
 use crate::daemon::Daemon;
 use crate::testing::{World, list, make, request};
@@ -86,7 +86,10 @@ async fn work(daemon: Arc<Daemon>, world: &World, mut dice: Dice, reported: Repo
             ending @ (1 | 2) => {
                 report(name, Some(Report::There));
                 let request = if ending == 1 { Request::Stop } else { Request::Kill };
+                let asked_ms = clock::now_ms();
                 if finish(vm.end(request, stop).await).await.is_ok() {
+                    // As whoever asks by the API does: one that is ending already has not ended.
+                    vm.ended_since(asked_ms).await;
                     report(name, Some(Report::Ended));
                 }
             }

@@ -15,6 +15,8 @@ const PATIENCE: usize = 3;
 pub(super) enum Side {
     /// Ours, as users have it.
     Warm,
+    /// Ours, where guests stand ready.
+    Pool,
     /// Ours, but booted anew.
     Cold,
     /// What ours cannot go below; nobody's.

@@ -38,8 +38,9 @@ pub(super) const RUNS: usize = 50;
 const PICTURE: &str = "docs/instant-start.svg";
 
 /// Everybody who takes part, in the order of the table.
-const CONTENDERS: [Contender; 9] = [
+const CONTENDERS: [Contender; 10] = [
     ours::WARM,
+    ours::POOL,
     ours::COLD,
     floor::FLOOR,
     plain::AS_BANGER,
@@ -55,6 +56,8 @@ const CONTENDERS: [Contender; 9] = [
 pub(super) struct Stage {
     /// Ours, with image and kernel.
     host: Host,
+    /// The same where a guest stands ready.
+    pool: Host,
     /// How banger starts a VM: kernel, memory, processors, accelerator.
     spec: LaunchSpec,
     /// What was installed and made for others, and stays: below `target`.
@@ -90,11 +93,15 @@ pub(super) fn run(rounds: usize, into_readme: bool) -> Result<(), ChoreFailure> 
         contender::by_turns(&mut entries, rounds);
         entries.into_iter().map(Entry::outcome).collect::<Vec<_>>()
     };
+    // Its guest would be in the way of what follows.
+    stage.pool.banger(["daemon", "stop"]).run().assert_ok();
     let crowd = crowd::measure(&stage);
     let copies = copies::measure(&stage);
-    let host = stage.host;
-    host.banger(["system", "reset", "--yes"]).timeout(Duration::from_secs(600)).run().assert_ok();
-    host.finish();
+    for host in [stage.host, stage.pool] {
+        let reset = host.banger(["system", "reset", "--yes"]);
+        reset.timeout(Duration::from_secs(600)).run().assert_ok();
+        host.finish();
+    }
     let text = report::report(&machine, &outcomes, [&crowd, &copies]);
     println!("{text}");
     if into_readme {
@@ -113,5 +120,6 @@ fn set_up() -> Result<Stage, ChoreFailure> {
     host.banger(["rm", "-f", &vm]).run().assert_ok();
     let cache = tree::root().join("target/bench");
     std::fs::create_dir_all(&cache).map_err(on_file("create", &cache))?;
-    Ok(Stage { host, spec, cache })
+    let pool = Host::builder().pool(1).build();
+    Ok(Stage { host, pool, spec, cache })
 }

@@ -45,7 +45,7 @@ fn bar(outcome: &Outcome, top: f64, scale: f64) -> String {
     let (name, base) = (escaped(outcome.name), top + BAR - 3.0);
     let (colour, weight) = match outcome.side {
         Side::Warm => (OURS, "bold"),
-        Side::Cold => (OURS, "normal"),
+        Side::Cold | Side::Pool => (OURS, "normal"),
         Side::Floor => (FLOOR, "normal"),
         Side::Peer => (THEIRS, "normal"),
     };
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn the_picture_is_well_formed_and_has_every_name() {
         let mut outcomes = example();
-        outcomes[6].times.clear();
+        outcomes[7].times.clear();
         let text = draw(&outcomes);
         assert_well_formed(&text);
         for outcome in &outcomes {
@@ -132,10 +132,10 @@ mod tests {
             .map(|rect| rect.split("width=\"").nth(1).unwrap().split('"').next().unwrap())
             .map(|length| length.parse().unwrap())
             .collect();
-        assert_eq!(lengths.len(), 6);
+        assert_eq!(lengths.len(), 7);
         let longest = WIDTH - NAMES - FIGURES;
-        assert!((lengths[5] - longest).abs() < 0.1, "{lengths:?}");
-        assert!((lengths[1] / longest - 2.5 / 29.0).abs() < 0.001, "{lengths:?}");
+        assert!((lengths[6] - longest).abs() < 0.1, "{lengths:?}");
+        assert!((lengths[2] / longest - 2.5 / 29.0).abs() < 0.001, "{lengths:?}");
         assert!(draw(&[]).ends_with("</svg>\n"));
     }
 

@@ -42,7 +42,7 @@ fn line(outcome: &Outcome) -> String {
     format!("| {name} | {} | {p95} | {}{trouble} |\n", seconds(p50), times.len())
 }
 
-fn ratios(outcomes: &[Outcome]) -> [Row; 4] {
+fn ratios(outcomes: &[Outcome]) -> [Row; 5] {
     let of = |side| outcomes.iter().find(|outcome| outcome.side == side);
     let p50 = |side| of(side).and_then(Outcome::p50);
     let warm = p50(Side::Warm);
@@ -66,6 +66,7 @@ fn ratios(outcomes: &[Outcome]) -> [Row; 4] {
             ratio(warm, p50(Side::Floor)),
             "≤ 1.6 ×",
         ),
+        Row::new("banger, from the pool ÷ warm, p50", ratio(p50(Side::Pool), warm), ""),
         Row::new(
             &format!("the quickest peer ({best_name}) ÷ banger, warm, p50"),
             ratio(best.map(|(_, time)| time), warm),
@@ -84,7 +85,7 @@ pub(super) mod tests {
 
     /// Times for everybody but those who need KVM, and one failure.
     pub(in crate::bench::instant) fn example() -> Vec<Outcome> {
-        let seconds = [0.25, 2.5, 0.0, 1.5, 2.0, 7.0, 29.0, 0.0, 0.0];
+        let seconds = [0.25, 0.1, 2.5, 0.0, 1.5, 2.0, 7.0, 29.0, 0.0, 0.0];
         CONTENDERS
             .iter()
             .zip(seconds)
@@ -105,20 +106,22 @@ pub(super) mod tests {
     fn every_contender_has_a_line_with_times_or_a_reason() {
         let lines: Vec<String> = example().iter().map(line).collect();
         assert_eq!(lines[0], "| banger, warm | 0.250 s | 0.250 s | 50 |\n");
-        assert_eq!(lines[1], "| banger, cold | 2.50 s | – | 3 |\n");
-        assert_eq!(lines[2], "| bare QEMU, restored | not measured: needs KVM | | 0 |\n");
-        assert_eq!(lines[6], "| debvm | 29.00 s | – | 3, 1 failed: not done in 180 s: <x> & y |\n");
+        assert_eq!(lines[1], "| banger, pool | 0.100 s | – | 3 |\n");
+        assert_eq!(lines[2], "| banger, cold | 2.50 s | – | 3 |\n");
+        assert_eq!(lines[3], "| bare QEMU, restored | not measured: needs KVM | | 0 |\n");
+        assert_eq!(lines[7], "| debvm | 29.00 s | – | 3, 1 failed: not done in 180 s: <x> & y |\n");
         assert_eq!(lines.len(), CONTENDERS.len());
     }
 
     #[test]
     fn the_ratios_are_of_medians_and_the_floor_is_no_peer() {
         let mut outcomes = example();
-        outcomes[2].times = vec![Duration::from_millis(100)];
+        outcomes[3].times = vec![Duration::from_millis(100)];
         let measured = ratios(&outcomes).map(|row| row.measured);
-        assert_eq!(measured, ["**0.10 ×**", "**1.00 ×**", "**2.50 ×**", "**6.00 ×**"]);
-        assert!(ratios(&outcomes)[3].what.contains("bare QEMU boot, as banger does"));
-        outcomes[2].times.clear();
+        let wanted = ["**0.10 ×**", "**1.00 ×**", "**2.50 ×**", "**0.40 ×**", "**6.00 ×**"];
+        assert_eq!(measured, wanted);
+        assert!(ratios(&outcomes)[4].what.contains("bare QEMU boot, as banger does"));
+        outcomes[3].times.clear();
         assert_eq!(ratios(&outcomes)[2].measured, "not measured");
         outcomes[0].times.clear();
         assert!(ratios(&outcomes).iter().all(|row| row.measured == "not measured"));
