@@ -136,6 +136,9 @@ pub struct LaunchSpec {
     /// How its guest begins.
     #[serde(default)]
     pub begin: Begin,
+    /// Digest of all that the guest sees of its machine. None: an older release did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     /// Tell where the time goes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trace: bool,

@@ -60,6 +60,8 @@ pub struct SavedMemory {
     pub engine: EngineInUse,
     /// The host's processor that it ran on, and can go on by.
     pub cpu: String,
+    /// Digest of all that it saw of its machine, and must see when it goes on.
+    pub machine: String,
     /// How long the guest stood still for it.
     pub paused_ms: u64,
 }

@@ -14,6 +14,8 @@ use banger_host::seal::{Seal, SealError};
 use banger_host::{files, random};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::daemon::{Daemon, blocking, failed};
 use crate::vm::end_unknown;
@@ -22,6 +24,8 @@ use crate::vm::end_unknown;
 const UNFINISHED: &str = "tmp-";
 /// Raised when manifests can no longer be read by older releases.
 const VERSION: u32 = 1;
+/// Where a manifest has its own digest.
+const DIGEST: &str = "digest";
 
 /// What is saved, and the digests of its files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,12 +50,15 @@ impl<T: Serialize + DeserializeOwned> Manifest<T> {
         Ok(manifest)
     }
 
-    /// The manifest of a directory, if there is one that this release can read.
+    /// The manifest of a directory, if there is one that this release can read, and that is as it was
+    /// written.
     #[must_use]
     pub fn read(dir: &Path, name: &str) -> Option<Self> {
         let json = std::fs::read(dir.join(name)).ok()?;
-        let manifest: Self = serde_json::from_slice(&json).ok()?;
-        (manifest.version == VERSION).then_some(manifest)
+        let mut value: Value = serde_json::from_slice(&json).ok()?;
+        let digest = value.as_object_mut()?.remove(DIGEST)?;
+        let manifest: Self = serde_json::from_value(value.clone()).ok()?;
+        (manifest.version == VERSION && digest == digest_of(&value)).then_some(manifest)
     }
 
     /// Makes sure that the files are what they were. Takes as long as their disk does where one was
@@ -68,10 +75,21 @@ impl<T: Serialize + DeserializeOwned> Manifest<T> {
         Ok(())
     }
 
-    fn write(&self, dir: &Path, name: &str) -> io::Result<()> {
-        let json = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+    /// Writes it, with its own digest.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn write(&self, dir: &Path, name: &str) -> io::Result<()> {
+        let mut value = serde_json::to_value(self).map_err(io::Error::other)?;
+        value[DIGEST] = digest_of(&value).into();
+        let json = serde_json::to_vec_pretty(&value).map_err(io::Error::other)?;
         files::write_atomic(&dir.join(name), &json)
     }
+}
+
+/// Of a manifest without the digest, whose keys are in order.
+fn digest_of(manifest: &Value) -> String {
+    hex::encode(Sha256::digest(manifest.to_string()))
 }
 
 /// Leaves of a directory only the files of those names, for nobody to write any more.

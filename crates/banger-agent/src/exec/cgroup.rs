@@ -1,7 +1,7 @@
 //! What holds the processes of one command together, so that all of them can be killed at once,
 //! whatever they did to their process groups and sessions.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -85,8 +85,8 @@ impl Cgroups {
         let Some(base) = &self.base else { return Ok(Group { cgroup: None }) };
         let dir = base.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir_all(&dir)?;
-        let members = OpenOptions::new().write(true).open(dir.join("cgroup.procs"))?;
-        Ok(Group { cgroup: Some((dir, members)) })
+        let open = File::open(&dir)?;
+        Ok(Group { cgroup: Some((dir, open)) })
     }
 
     /// Removes a group, now or as soon as its last process has ended.
@@ -105,9 +105,9 @@ impl Cgroups {
 }
 
 impl Group {
-    /// Where a process writes `0` to join.
-    pub fn members(&self) -> Option<BorrowedFd<'_>> {
-        self.cgroup.as_ref().map(|(_, members)| members.as_fd())
+    /// Its directory, which a process can be made in.
+    pub fn dir(&self) -> Option<BorrowedFd<'_>> {
+        self.cgroup.as_ref().map(|(_, dir)| dir.as_fd())
     }
 
     /// Kills every process in the group, and what descends from its first process, if that still runs,
@@ -213,7 +213,6 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         for number in ["1", "2"] {
             fs::create_dir(dir.path().join(number)).expect("a group");
-            fs::write(dir.path().join(number).join("cgroup.procs"), "").expect("its members");
         }
         let cgroups = Cgroups::under(Some(dir.path().to_owned()));
         cgroups.prepare().expect("prepared");
@@ -232,8 +231,8 @@ mod tests {
         fs::create_dir_all(group.join("inner/most")).expect("a group");
         fs::write(group.join("inner/busy"), "").expect("a process");
         let cgroups = Cgroups::under(Some(dir.path().to_owned()));
-        let members = File::create(dir.path().join("procs")).expect("a file");
-        cgroups.retire(Group { cgroup: Some((group.clone(), members)) });
+        let open = File::open(&group).expect("it is there");
+        cgroups.retire(Group { cgroup: Some((group.clone(), open)) });
         assert!(group.exists());
         fs::remove_file(group.join("inner/busy")).expect("ended");
         cgroups.sweep();

@@ -36,8 +36,8 @@ pub struct Plan<'a> {
     pub stdio: [Descriptor; 3],
     /// They are a terminal.
     pub terminal: bool,
-    /// Where to join the cgroup.
-    pub members: Option<Descriptor>,
+    /// The directory of the cgroup to join, if it was not made in it.
+    pub group: Option<Descriptor>,
     /// Where to say what failed; closes when the program runs.
     pub report: Descriptor,
 }
@@ -121,7 +121,10 @@ pub unsafe fn run(plan: &Plan<'_>) -> ! {
 unsafe fn become_program(plan: &Plan<'_>) -> Result<std::convert::Infallible, (Step, c_int)> {
     // SAFETY: system calls on descriptors and strings that `plan` promises.
     unsafe {
-        if let Some(members) = plan.members {
+        if let Some(group) = plan.group {
+            let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+            let members = libc::openat(group, c"cgroup.procs".as_ptr(), flags);
+            check(Step::Group, members.into())?;
             check(Step::Group, libc::write(members, c"0".as_ptr().cast(), 1) as c_long)?;
         }
         check(Step::Session, libc::setsid().into())?;

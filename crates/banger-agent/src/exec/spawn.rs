@@ -1,7 +1,7 @@
 //! The fork, seen from the agent.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::fcntl::OFlag;
@@ -79,7 +79,7 @@ fn fork(
     let programs = pointers(&command.programs);
     let argv = pointers(&command.argv);
     let env = pointers(&command.env);
-    let plan = child::Plan {
+    let mut plan = child::Plan {
         programs: &programs,
         argv: &argv,
         env: &env,
@@ -88,24 +88,62 @@ fn fork(
         credentials: command.credentials.as_ref(),
         stdio: ends.stdio.each_ref().map(AsRawFd::as_raw_fd),
         terminal: ends.terminal,
-        members: group.members().map(|members| members.as_raw_fd()),
+        group: None,
         report: report.as_raw_fd(),
     };
     // The child shares the agent's signal handlers until it has reset them.
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-    // SAFETY: the child makes only calls that are allowed after a fork; see `child::run`.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    let mut forked = Err(io::Error::from(io::ErrorKind::Unsupported));
+    if let Some(dir) = group.dir() {
+        // SAFETY: the child makes only calls that are allowed after a fork; see `child::run`.
+        forked = unsafe { fork_into(dir) };
+    }
+    if forked.is_err() {
+        plan.group = group.dir().map(|dir| dir.as_raw_fd());
+        // SAFETY: as above.
+        forked = nix::errno::Errno::result(unsafe { libc::fork() }).map_err(Into::into);
+    }
+    if let Ok(0) = forked {
         // SAFETY: this is the child of a fork with all signals blocked, and `plan` is complete.
         unsafe { child::run(&plan) }
     }
-    let error = io::Error::last_os_error();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-    if pid < 0 {
-        return Err(error);
+    forked.map(|pid| Child { pid, ended: reaper.register(pid) })
+}
+
+/// `struct clone_args` of the kernel, as far as it is used: the rest is zero.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    unused: [u64; 3],
+    exit_signal: u64,
+    unused_too: [u64; 5],
+    cgroup: u64,
+}
+
+/// The child is in that cgroup.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A fork whose child is in a cgroup from the start, since Linux 5.7. Whoever moves there later waits until
+/// all processors have noticed, which takes an emulated guest some milliseconds.
+///
+/// # Safety
+/// As for `fork`; and the C library does not know of it, so the child may only make system calls.
+unsafe fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<i32> {
+    let args = CloneArgs {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
+        cgroup: u64::from(cgroup.as_raw_fd().unsigned_abs()),
+        ..CloneArgs::default()
+    };
+    // SAFETY: the structure is as long as said, and lives as long as the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match i32::try_from(pid) {
+        Ok(-1) | Err(_) => Err(io::Error::last_os_error()),
+        Ok(pid) => Ok(pid),
     }
-    Ok(Child { pid, ended: reaper.register(pid) })
 }
 
 /// A null-terminated array of pointers, as `execve` takes it.

@@ -26,11 +26,9 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use banger_api::trace;
 use banger_api::vm::NetworkPolicy;
 
 use crate::command::find_program;
-use crate::trace::Trace;
 
 /// The namespace's end of the guest's network; also the guest's name server.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
@@ -68,6 +66,8 @@ pub struct Network {
     pub dns_tcp: TcpListener,
     /// The file that names the namespace.
     pub namespace: PathBuf,
+    /// Whoever loads the rules.
+    rules: Option<Child>,
     /// The host's own addresses, as the rules have them.
     host_addresses: Vec<Ipv4Addr>,
 }
@@ -105,30 +105,33 @@ fn step<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> NetworkErro
 }
 
 impl Network {
-    /// Makes the namespace, the tap, the rules and the name server's sockets.
+    /// Makes the namespace, the tap and the name server's sockets, and begins to load the rules: see
+    /// [`Network::await_rules`].
     ///
     /// Called by a shim, which is root in its own user and mount namespaces.
     ///
     /// # Errors
     /// [`NetworkError`] names the step.
-    pub fn create(
-        vm_dir: &Path,
-        vm_id: &str,
-        policy: NetworkPolicy,
-        trace: &Trace,
-    ) -> Result<Self, NetworkError> {
+    pub fn create(vm_dir: &Path, vm_id: &str, policy: NetworkPolicy) -> Result<Self, NetworkError> {
         let namespace = namespace_file(vm_dir, vm_id)?;
         let host_addresses = host_addresses()?;
-        let trace = trace.clone();
         let create = move || {
             let rules = ruleset::ruleset(policy, &host_addresses);
-            Self::create_in_new_namespace(namespace, &rules, host_addresses, &trace)
+            Self::create_in_new_namespace(namespace, &rules, host_addresses)
         };
         std::thread::Builder::new()
             .spawn(create)
             .map_err(step("start a thread"))?
             .join()
             .unwrap_or_else(|_| Err(step("make the network")(io::Error::other("thread panicked"))))
+    }
+
+    /// Waits until the rules are in force. Before that nothing may connect the namespace with anything.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub fn await_rules(&mut self) -> Result<(), NetworkError> {
+        self.rules.take().map_or(Ok(()), loaded)
     }
 
     /// Brings the rules up to date with the host's own addresses, which change with its networks.
@@ -142,7 +145,7 @@ impl Network {
             return Ok(());
         }
         let update = ruleset::update(&now);
-        in_namespace(&self.namespace, || load_rules(&update))?;
+        in_namespace(&self.namespace, || load_rules(&update).and_then(loaded))?;
         self.host_addresses = now;
         Ok(())
     }
@@ -165,9 +168,10 @@ impl Network {
         namespace: PathBuf,
         rules: &str,
         host_addresses: Vec<Ipv4Addr>,
-        trace: &Trace,
     ) -> Result<Self, NetworkError> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(step("create a network namespace"))?;
+        // It is a process of its own, and what follows need not wait for it.
+        let rules = Some(load_rules(rules)?);
         let here = Path::new("/proc/thread-self/ns/net");
         mount(Some(here), &namespace, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(step("name the network namespace"))?;
@@ -179,12 +183,9 @@ impl Network {
         }
         // Of the thread's network namespace, by the kernel's rules for /proc/sys/net.
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(step("enable forwarding"))?;
-        let began = trace.begin();
-        load_rules(rules)?;
-        trace.end(trace::SHIM_RULES, began);
         let dns_udp = UdpSocket::bind((GATEWAY, 53)).map_err(step("bind the name server"))?;
         let dns_tcp = TcpListener::bind((GATEWAY, 53)).map_err(step("bind the name server"))?;
-        Ok(Self { tap, dns_udp, dns_tcp, namespace, host_addresses })
+        Ok(Self { tap, dns_udp, dns_tcp, namespace, rules, host_addresses })
     }
 }
 
@@ -314,7 +315,7 @@ fn host_addresses() -> Result<Vec<Ipv4Addr>, NetworkError> {
     clippy::disallowed_methods,
     reason = "nft must run in the network namespace of this thread"
 )]
-fn load_rules(rules: &str) -> Result<(), NetworkError> {
+fn load_rules(rules: &str) -> Result<Child, NetworkError> {
     let nft =
         find_program("nft").ok_or(NetworkError::Missing { program: "nft", package: "nftables" })?;
     let mut child = Command::new(nft)
@@ -328,7 +329,11 @@ fn load_rules(rules: &str) -> Result<(), NetworkError> {
     if let Some(mut input) = child.stdin.take() {
         input.write_all(rules.as_bytes()).map_err(step("hand nft the rules"))?;
     }
-    let output = child.wait_with_output().map_err(step("wait for nft"))?;
+    Ok(child)
+}
+
+fn loaded(nft: Child) -> Result<(), NetworkError> {
+    let output = nft.wait_with_output().map_err(step("wait for nft"))?;
     if output.status.success() {
         return Ok(());
     }

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use banger_api::agent::{INIT_ARG, PORT_NAME, ROOT_SECTORS_ARG};
 use banger_api::shim::{Begin, EngineSpec, LaunchSpec};
 use banger_api::vm::{Accelerator, InitMode};
+use sha2::{Digest, Sha256};
 
 use crate::network::GUEST_MAC;
 
@@ -48,6 +49,17 @@ pub fn shape(spec: &LaunchSpec) -> Vec<String> {
     let engine = EngineSpec { tsc_khz: spec.engine.tsc_khz.map(|_| 0), ..spec.engine.clone() };
     // What is flushed, and how the guest began, it does not see.
     words(&LaunchSpec { engine, durable: true, begin: Begin::Boot, ..spec.clone() }, none, &[])
+}
+
+/// [`shape`] as a digest, in hex.
+#[must_use]
+pub fn machine_digest(spec: &LaunchSpec) -> String {
+    let mut digest = Sha256::new();
+    for word in shape(spec) {
+        digest.update(word);
+        digest.update([0]);
+    }
+    hex::encode(digest.finalize())
 }
 
 /// Program and arguments.
@@ -355,6 +367,7 @@ mod tests {
             ..spec.clone()
         };
         assert_eq!(shape(&spec), shape(&same));
+        assert_eq!(machine_digest(&spec), machine_digest(&same));
         let mut faster = spec.clone();
         (faster.engine.tsc_khz, faster.memory_mib) = (Some(1), 128);
         let mut slower = spec.clone();
@@ -367,6 +380,7 @@ mod tests {
             LaunchSpec { init: InitMode::System, ..spec.clone() },
         ] {
             assert_ne!(shape(&spec), shape(&other));
+            assert_ne!(machine_digest(&spec), machine_digest(&other));
         }
     }
 

@@ -118,7 +118,7 @@ pub(crate) async fn launch(
     reporter.step(step::VM_DISK, "checking the disk").await?;
     check_disk(vm)?;
     reporter.step(step::VM_NETWORK, "making the network").await?;
-    let host = make_host(vm).await?;
+    let mut host = make_host(vm).await?;
     reporter.step(step::VM_VMM, "starting the VMM").await?;
     let restores = matches!(vm.spec.begin, Begin::Restore { .. });
     let booting = start_vmm(&vm.spec, vm, &host).map_err(|error| match restores {
@@ -126,6 +126,9 @@ pub(crate) async fn launch(
         true => LaunchError::Restore(Box::new(error)),
         false => error,
     })?;
+    let began = vm.trace.begin();
+    host.network.await_rules()?;
+    vm.trace.end(trace::SHIM_RULES, began);
     fault::reach(step::VM_UPLINK).await.map_err(crate::failure::host("start the uplink"))?;
     let uplink = start_uplink(&host, vm.trace.clone())?;
     let machine = if restores {
@@ -167,7 +170,7 @@ fn check_disk(vm: &Vm) -> Result<(), LaunchError> {
 
 async fn make_host(vm: &Vm) -> Result<Host, LaunchError> {
     let began = vm.trace.begin();
-    let network = Network::create(&vm.dir, &vm.spec.vm_id, vm.spec.network, &vm.trace)?;
+    let network = Network::create(&vm.dir, &vm.spec.vm_id, vm.spec.network)?;
     vm.trace.end(trace::SHIM_NETWORK, began);
     let udp = network.dns_udp.try_clone().map_err(host("share the name server's socket"))?;
     let tcp = network.dns_tcp.try_clone().map_err(host("share the name server's socket"))?;

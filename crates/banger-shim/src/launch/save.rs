@@ -24,7 +24,8 @@ pub(crate) async fn save(vm: &Vm, reporter: &mut Reporter) -> Result<(), LaunchE
     check_disk(vm)?;
     reporter.step(step::VM_NETWORK, "making the network").await?;
     // Without an uplink: nobody in there has anything to say to anybody.
-    let machines_host = make_host(vm).await?;
+    let mut machines_host = make_host(vm).await?;
+    machines_host.network.await_rules()?;
     reporter.step(step::VM_VMM, "starting the VMM").await?;
     let booting = start_vmm(&vm.spec, vm, &machines_host)?;
     reporter.step(step::VM_BOOT, "booting a guest for the template").await?;

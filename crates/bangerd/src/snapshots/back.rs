@@ -24,7 +24,7 @@ use super::{
 };
 use crate::daemon::{Daemon, blocking, failed, lengthy};
 use crate::operations::Handle;
-use crate::vm::{Back, Outcome, Saved, VmHandle};
+use crate::vm::{Back, Needs, Outcome, Saved, VmHandle, launch_spec};
 use crate::{artifacts, saved};
 
 /// How many automatic snapshots a VM keeps, the newest.
@@ -98,6 +98,7 @@ impl GoingBack {
         };
         stage(step::RESTORE_DISKS, format!("copying the disks of {}", self.snapshot.name));
         let record = self.look().await?;
+        self.check_machine(&record).await?;
         self.copy_disks(&record, disks).await?;
         operation.check_cancelled()?;
         let kept = self.keep_what_is(operation).await?;
@@ -143,6 +144,22 @@ impl GoingBack {
             Ok(manifest.what)
         })
         .await
+    }
+
+    /// Whether its guest would find the machine that it knows.
+    async fn check_machine(&self, record: &Record) -> Result<(), Problem> {
+        let Some(memory) = &record.snapshot.memory else { return Ok(()) };
+        let row = (*self.vm.row()).clone();
+        let restored = record.settings.clone().restored(&row.settings(), String::new());
+        let row = Arc::new(row.with(restored));
+        let needs = Needs::gather(&self.daemon, &row).await?;
+        let (launch, _) = launch_spec(&self.daemon, &row, &StartVm::default(), &needs);
+        if launch.machine.as_ref() == Some(&memory.machine) {
+            return Ok(());
+        }
+        Err(unusable(&self.snapshot)
+            .cause("its guest ran in another machine: it was made by another release of banger")
+            .hint("the release that made it can restore it; until then the VM can be started as it is"))
     }
 
     fn dir(&self) -> std::path::PathBuf {

@@ -21,7 +21,7 @@ use crate::artifacts;
 use crate::daemon::{Daemon, blocking, failed, lengthy};
 use crate::operations::Handle;
 use crate::saved::{self, Manifest};
-use crate::vm::{VmHandle, capture};
+use crate::vm::{SavedVm, VmHandle, capture};
 
 /// What the names of those begin with that nobody has named, followed by a number.
 const NAMELESS: &str = "snapshot-";
@@ -167,11 +167,12 @@ impl Making<'_> {
         let message = format!("saving {}", vm.name);
         self.operation.progress(Progress::stage(step::SNAPSHOT_CAPTURE.name(), message));
         self.daemon.gate.pass(step::SNAPSHOT_CAPTURE).await?;
-        let captured = capture(self.daemon, self.vm, self.dir).await?;
+        let SavedVm { captured, machine } = capture(self.daemon, self.vm, self.dir).await?;
         let unknown = || Problem::new(ErrorCode::Internal, "nobody knows what runs the VM");
         Ok(SavedMemory {
             engine: vm.status.engine.clone().ok_or_else(unknown)?,
             cpu: self.daemon.host.machine.cpu(),
+            machine,
             paused_ms: captured.paused_ms,
         })
     }

@@ -16,10 +16,11 @@ use banger_api::{ErrorCode, Problem};
 use banger_core::lifecycle::Request;
 use tokio::sync::Notify;
 
-use super::{GoingBack, Taking, list, remove, show, users_of_image};
+use super::{GoingBack, Record, Taking, list, remove, show, users_of_image};
 use crate::daemon::Daemon;
 use crate::gate::trap::{Effect, Trap};
 use crate::host::simulated::Manner;
+use crate::saved::Manifest;
 use crate::testing::{PATIENCE, World, eventually, make, outcome, request};
 use crate::vm::Wanted;
 use crate::vm::tests::{find, finish, stop};
@@ -208,10 +209,14 @@ async fn what_cannot_be_used_says_why_and_changes_nothing() {
         std::fs::remove_file(dir.join(file)).expect("remove");
         std::fs::write(dir.join(file), text).expect("write");
     };
+    // As another host would have written it.
     let replace = |dir: &Path, from: &str, to: &str| {
         let manifest = std::fs::read_to_string(dir.join(super::MANIFEST)).expect("read");
         assert!(manifest.contains(from), "{manifest}");
-        rewrite(dir, super::MANIFEST, &manifest.replace(from, to));
+        let manifest: Manifest<Record> =
+            serde_json::from_str(&manifest.replace(from, to)).expect("a manifest");
+        std::fs::remove_file(dir.join(super::MANIFEST)).expect("remove");
+        manifest.write(dir, super::MANIFEST).expect("write");
     };
     let cause = spoil("altered", &|dir| rewrite(dir, COW_FILE, "eaRly")).await;
     assert_eq!(cause, "root.cow is not what it was: it has another digest");
@@ -227,13 +232,22 @@ async fn what_cannot_be_used_says_why_and_changes_nothing() {
     let image = &web.image_digest;
     let cause = spoil("old", &|dir| replace(dir, image, "sha256:gone")).await;
     assert_eq!(cause, "its image debian-bookworm (sha256:gone) is no longer here");
+    let machine = banger_host::qemu::arguments::machine_digest(&launched(&web));
+    let cause = spoil("upgraded", &|dir| replace(dir, &machine, "0123")).await;
+    assert_eq!(cause, "its guest ran in another machine: it was made by another release of banger");
+    let unreadable = "its snapshot.json cannot be read";
     let cause = spoil("torn", &|dir| rewrite(dir, super::MANIFEST, "{")).await;
-    assert_eq!(cause, "its snapshot.json cannot be read");
+    assert_eq!(cause, unreadable);
+    let edited = |dir: &Path| {
+        let manifest = std::fs::read_to_string(dir.join(super::MANIFEST)).expect("read");
+        rewrite(dir, super::MANIFEST, &manifest.replace("\"cpus\": 1", "\"cpus\": 2"));
+    };
+    assert_eq!(spoil("edited", &edited).await, unreadable);
     assert_eq!(vm.state(), VmState::Running, "nothing has happened to it");
     for name in ["altered", "torn"] {
         remove(&daemon, &vm, name).await.expect("also a damaged one goes");
     }
-    assert!(names(&daemon).await.len() == 5 && half_made(&world) == 0);
+    assert!(names(&daemon).await.len() == 6 && half_made(&world) == 0);
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ impl Fork {
                 .map_err(|error| failed("cannot make a directory for the saved VM", &error))
         })
         .await?;
-        capture(&self.daemon, &self.source, dir).await
+        Ok(capture(&self.daemon, &self.source, dir).await?.captured)
     }
 
     /// One copy. Leaves nothing of it if that fails.

@@ -66,6 +66,22 @@ fn is_shelf_empty(world: &World) -> bool {
 }
 
 #[tokio::test]
+async fn a_vm_that_another_release_started_is_not_copied() {
+    let world = World::new();
+    let daemon = world.daemon().await;
+    let web = web(&daemon).await;
+    for machine in [None, Some("0123".to_owned())] {
+        let launch = LaunchSpec { machine, ..launched(&web) };
+        super::write_launch_file(&Path::new(&web.dir).join(LAUNCH_FILE), &launch).expect("write");
+        let problem = fork(&daemon, copies(1)).await.expect_err("it would not go on");
+        assert_eq!(problem.code, ErrorCode::VmWrongState);
+        assert_eq!(problem.causes, ["it was started by an older release of banger"]);
+        assert_eq!(problem.hint.as_deref(), Some("banger restart web"));
+    }
+    assert!(world.machine.alive() == 1 && is_shelf_empty(&world), "it runs on");
+}
+
+#[tokio::test]
 async fn copies_have_the_disk_and_go_on_from_the_memory_and_are_somebody_else() {
     let world = World::new();
     let daemon = world.daemon().await;

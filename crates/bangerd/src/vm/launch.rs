@@ -21,6 +21,7 @@ use banger_core::lifecycle::Desired;
 use banger_core::{size, spec};
 use banger_host::config::read_certificates;
 use banger_host::files;
+use banger_host::qemu::arguments::machine_digest;
 use banger_host::trace::Trace;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -317,7 +318,7 @@ pub(crate) fn launch_spec(
     let spec = &row.spec;
     let config = &needs.image.image.config;
     let (ca_certificates, warnings) = read_certificates(&daemon.config.guest.ca_certificates);
-    let launch = LaunchSpec {
+    let mut launch = LaunchSpec {
         vm_id: row.id.to_string(),
         name: row.name.clone(),
         machine_id: row.machine_id.clone(),
@@ -347,9 +348,11 @@ pub(crate) fn launch_spec(
         log_bytes: daemon.config.logs.max_size_mib.saturating_mul(size::MIB),
         host_boot_id: daemon.host.machine.boot_id(),
         begin: Begin::Boot,
+        machine: None,
         trace: request.trace,
         waits: false,
     };
+    launch.machine = Some(machine_digest(&launch));
     (launch, warnings)
 }
 

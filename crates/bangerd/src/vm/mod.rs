@@ -62,7 +62,7 @@ use crate::store::VmRow;
 pub use attach::read_status;
 pub(crate) use back::Back;
 pub(crate) use begin::copy_disk;
-pub(crate) use capture::capture;
+pub(crate) use capture::{SavedVm, capture};
 pub use change::Wanted;
 pub(crate) use end::is_locked;
 pub(crate) use launch::{Needs, launch_spec};
