@@ -69,9 +69,15 @@ pub(crate) async fn grant(
     wish: CaptureWish,
 ) -> Option<Order> {
     let Machine { vmm, qmp, .. } = machine;
-    let CaptureWish { dir, reply } = wish;
+    let CaptureWish { dir, mut reply } = wish;
     let outcome = tokio::select! {
         captured = capture(vm, host, qmp, &dir) => Ok(captured),
+        // What is begun ends with it.
+        () = reply.closed() => {
+            tracing::warn!("nobody waits any more for the guest to be saved");
+            go_on(vm, qmp).await;
+            return None;
+        }
         // Whoever watches sees it, too, and says why.
         _ = vmm.wait() => return None,
         Some(order) = orders.recv() => Err(order),

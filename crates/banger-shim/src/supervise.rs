@@ -124,7 +124,7 @@ impl Vm {
 
 /// Runs a VM from its launch to its end, as process 1 of its namespaces.
 pub(crate) fn supervise(stop_line: Option<StopLine>) -> Result<(), Failure> {
-    let level = environment::get("BANGER_LOG").unwrap_or_else(|| "warn".to_owned());
+    let level = environment::get("BANGER_LOG").unwrap_or_else(|| "info".to_owned());
     let log = error_log();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(level))

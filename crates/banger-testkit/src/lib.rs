@@ -27,6 +27,7 @@ mod host;
 mod image_guard;
 mod invocation;
 mod leftovers;
+pub mod manifest;
 pub mod model;
 mod prepared;
 pub mod process;

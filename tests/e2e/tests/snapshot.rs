@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use banger_e2e::{BOOT, SOON};
-use banger_testkit::{Host, wait};
+use banger_testkit::{Host, manifest, wait};
 
 /// How far the clock of a VM that went back may be off, in seconds.
 const CLOCK_SLACK_S: f64 = 1.0;
@@ -148,13 +148,24 @@ fn what_is_not_what_it_was_is_refused() {
         write("short", "memory").set_len(4096).expect("truncated");
     });
     spoil("moved", "its guest ran on another processor: a 486", &|| {
-        let manifest = file(&host, "moved", "snapshot.json");
-        let text = std::fs::read_to_string(&manifest).expect("read");
-        let at = text.find("\"cpu\": \"").expect("it says which") + 8;
-        let end = at + text[at..].find('"').expect("the end");
-        std::fs::write(&manifest, format!("{}a 486{}", &text[..at], &text[end..])).expect("write");
+        let path = file(&host, "moved", "snapshot.json");
+        manifest::rewrite(&path, &host.account, |manifest| {
+            manifest["what"]["snapshot"]["memory"]["cpu"] = "a 486".into();
+        });
     });
-    host.banger(["snapshot", "rm", "web", "altered", "short", "moved"]).run().assert_ok();
+    spoil("upgraded", "it was made by another release of banger", &|| {
+        let path = file(&host, "upgraded", "snapshot.json");
+        manifest::rewrite(&path, &host.account, |manifest| {
+            manifest["what"]["snapshot"]["memory"]["machine"] = "another".into();
+        });
+    });
+    spoil("edited", "its snapshot.json cannot be read", &|| {
+        let path = file(&host, "edited", "snapshot.json");
+        let text = std::fs::read_to_string(&path).expect("read");
+        std::fs::write(&path, text.replace("\"cpus\": 2", "\"cpus\": 4")).expect("write");
+    });
+    let spoilt = ["altered", "short", "moved", "upgraded", "edited"];
+    host.banger(["snapshot", "rm", "web"].into_iter().chain(spoilt)).run().assert_ok();
     host.banger(["snapshot", "restore", "web", "nope"]).run().assert_code(125);
     host.banger(["snapshot", "create", "web", "auto-1"]).run().assert_code(125);
     host.banger(["snapshot", "rm", "web", "nope"]).run().assert_code(125);

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use banger_testkit::sparse::disk_digest;
-use banger_testkit::{Host, wait};
+use banger_testkit::{Host, manifest, wait};
 use serde_json::Value;
 
 /// How far the clock of a guest may be off, in seconds.
@@ -185,15 +185,12 @@ fn a_template_that_does_not_work_is_a_boot_and_is_made_anew() {
     std::fs::write(&devices, &bytes[..bytes.len() / 2]).expect("cut short");
     host.account.own(&devices);
     // Its digest is right: it is the VMM that does not take it.
-    let manifest = devices.with_file_name("template.json");
-    let text = std::fs::read_to_string(&manifest).expect("it is there");
-    let mut json: Value = serde_json::from_str(&text).expect("JSON");
-    let sealed = &mut json["seal"]["files"]["devices"];
-    sealed["sha256"] = disk_digest(&devices).expect("read").into();
-    sealed["bytes"] = std::fs::metadata(&devices).expect("it is there").len().into();
-    std::fs::remove_file(&manifest).expect("our own link");
-    std::fs::write(&manifest, json.to_string()).expect("our own directory");
-    host.account.own(&manifest);
+    let path = devices.with_file_name("template.json");
+    manifest::rewrite(&path, &host.account, |manifest| {
+        let sealed = &mut manifest["seal"]["files"]["devices"];
+        sealed["sha256"] = disk_digest(&devices).expect("read").into();
+        sealed["bytes"] = std::fs::metadata(&devices).expect("it is there").len().into();
+    });
 
     let first = host.banger(["run", "-d", "--name", "first"]).run().assert_ok();
     assert!(
