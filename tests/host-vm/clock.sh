@@ -20,6 +20,35 @@ check "the VM runs" is_running
 jump -172800
 check "two days back: the guest follows" within 60 apart
 check "the VM runs still" is_running
+
+# Hours later: what was saved, paused, or stood ready goes on with the time that it is then.
+now() {
+  local before guest
+  before=$(date +%s)
+  guest=$(banger "$@" date +%s) || return 1
+  [ "$guest" -ge $((before - 1)) ] && [ "$guest" -le $(($(date +%s) + 1)) ]
+}
+ready() { banger template ls --format json | tr -d ' \n' | grep -q '"ready":1'; }
+was() { banger events --since 1m --no-follow --format json | tail -n 20 | grep -q "\"origin\":\"$1\""; }
+
+check "a snapshot is made" banger snapshot create kept then
+check "it is paused" banger pause kept
+jump 18000
+check "it goes on" banger resume kept
+check "after five hours of pause: the time is right" now exec kept --
+check "it goes back" banger snapshot restore kept then
+check "to five hours before: the time is right" now exec kept --
+jump 18000
+check "from a template of ten hours before: the time is right" now run --rm --
+check "that was from the template" was template
+mkdir -p ~/.config/banger
+printf '[pool]\nsize = 1\n' >~/.config/banger/config.toml
+banger daemon stop
+banger run --rm -- true
+check "a guest stands ready" within 60 ready
+jump 18000
+check "after five hours of readiness: the time is right" now run --rm --
+check "that was from the pool" was pool
 check "it stops" banger stop kept
 check "a new one works" banger run --rm -- true
 finish

@@ -123,9 +123,6 @@ pub(crate) enum LaunchError {
     /// The guest's agent said why it cannot become this VM.
     #[error("{0}")]
     Refused(Problem),
-    /// A guest that shall stand ready lacks something.
-    #[error("the guest does not stand ready: {0}")]
-    Unready(String),
     /// Something of the host.
     #[error("cannot {what}")]
     Host {
@@ -193,7 +190,6 @@ impl LaunchError {
             Self::NoTimer => Some(format!("banger start {vm}")),
             Self::NoSystemInit { .. } => Some("use --init agent".to_owned()),
             Self::Host { .. }
-            | Self::Unready(_)
             | Self::Protocol { .. }
             | Self::NoWorkDisk { .. }
             | Self::NoPark { .. }

@@ -28,7 +28,7 @@ use crate::board::Board;
 use crate::exec;
 use crate::failure::{Awaited, LaunchError, host};
 use crate::guest::Guest;
-use crate::launch::{self, Host, Machine};
+use crate::launch::{self, Host, Machine, Uplink};
 use crate::order::Order;
 use crate::supervise::{Reporter, Vm};
 
@@ -43,6 +43,8 @@ pub(crate) struct Ready {
     host: Host,
     machine: Machine,
     board: Arc<Board>,
+    /// Whether it has an uplink: the host may have been offline.
+    is_connected: bool,
 }
 
 impl Ready {
@@ -51,11 +53,14 @@ impl Ready {
         Arc::clone(&self.board)
     }
 
-    /// Makes it the VM that the launch file has now.
+    /// Makes it the VM that the launch file has now. An uplink comes, too, if it had none.
     ///
     /// # Errors
     /// [`LaunchError`]: it is of no use then.
-    pub(crate) async fn become_vm(mut self, vm: &Vm) -> Result<(Host, Machine), LaunchError> {
+    pub(crate) async fn become_vm(
+        mut self,
+        vm: &Vm,
+    ) -> Result<(Host, Machine, Option<Uplink>), LaunchError> {
         let began = vm.trace.begin();
         self.board.begin_anew();
         fault::reach(step::VM_CLAIM).await.map_err(host("have the guest go on"))?;
@@ -63,6 +68,10 @@ impl Ready {
             // The host may have moved to another network meanwhile.
             self.host.network.refresh_rules()?;
         }
+        let uplink = match self.is_connected {
+            true => None,
+            false => Some(launch::start_uplink(&self.host, vm.trace.clone())?),
+        };
         self.machine.boot_deadline = launch::deadline(vm);
         let configured = async {
             self.machine.qmp.execute("cont", json!({})).await?;
@@ -74,7 +83,7 @@ impl Ready {
             done = launch::until(deadline, vm, Awaited::Configured, configured) => done?,
             _ = self.machine.vmm.wait() => return Err(self.machine.early_end().await),
         }
-        Ok((self.host, self.machine))
+        Ok((self.host, self.machine, uplink))
     }
 }
 
@@ -97,36 +106,31 @@ pub(crate) async fn stand_ready(
 
 async fn wait(vm: &Vm, reporter: &mut Reporter) -> Result<Option<Ready>, LaunchError> {
     let mut word = told().map_err(host("listen to the daemon"))?;
-    let (host, mut machine) = tokio::select! {
+    let mut ready = tokio::select! {
         // Nothing is said yet, so this is the end of whoever would say it.
         _ = word.read_u8() => return Ok(None),
-        up = come_up(vm, reporter) => up?,
+        ready = come_up(vm, reporter) => ready?,
     };
     reporter.step(step::VM_WAIT, "standing ready").await?;
-    machine.qmp.execute("stop", json!({})).await?;
+    ready.machine.qmp.execute("stop", json!({})).await?;
     reporter.say(&LaunchEvent::Waits { private_bytes: private_bytes(Path::new("/proc")) });
     tokio::select! {
         said = word.read_u8() => match said {
-            Ok(_) => Ok(Some(Ready { host, machine, board: Arc::clone(&vm.board) })),
+            Ok(_) => Ok(Some(ready)),
             Err(_) => Ok(None),
         },
-        _ = machine.vmm.wait() => Err(machine.early_end().await),
+        _ = ready.machine.vmm.wait() => Err(ready.machine.early_end().await),
     }
 }
 
-async fn come_up(vm: &Vm, reporter: &mut Reporter) -> Result<(Host, Machine), LaunchError> {
+async fn come_up(vm: &Vm, reporter: &mut Reporter) -> Result<Ready, LaunchError> {
     let (host, machine, uplink) = launch::launch(vm, reporter).await?;
-    // What the guest warns of it says again when it is a VM. A network it would not get any more.
-    let warned = vm.board.now().warnings.len();
-    launch::await_uplink(vm, uplink).await;
-    if let Some(warning) = vm.board.now().warnings.into_iter().nth(warned) {
-        return Err(LaunchError::Unready(warning));
-    }
+    let is_connected = launch::connected(vm, uplink).await.is_ok();
     let rehearsed = tokio::time::timeout(REHEARSAL, rehearse(&machine.guest)).await;
     if !matches!(rehearsed, Ok(Ok(()))) {
         tracing::info!("the first command was not rehearsed: {rehearsed:?}");
     }
-    Ok((host, machine))
+    Ok(Ready { host, machine, board: Arc::clone(&vm.board), is_connected })
 }
 
 /// Runs a command for nothing.

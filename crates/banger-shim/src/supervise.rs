@@ -188,7 +188,7 @@ async fn live(
     let (began, origin) = (Instant::now(), origin(&vm.spec.begin, ready.is_some()));
     let brought_up = async {
         match ready {
-            Some(ready) => ready.become_vm(vm).await.map(|(host, machine)| (host, machine, None)),
+            Some(ready) => ready.become_vm(vm).await,
             None => {
                 let (host, machine, uplink) = launch::launch(vm, reporter).await?;
                 Ok((host, machine, Some(uplink)))

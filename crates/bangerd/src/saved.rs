@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use banger_host::seal::{Seal, SealError};
 use banger_host::{files, random};
@@ -16,12 +17,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 
 use crate::daemon::{Daemon, blocking, failed};
 use crate::vm::end_unknown;
 
 /// What the directory of one that is being made is called, followed by its name and something random.
 const UNFINISHED: &str = "tmp-";
+/// How long what runs in a directory that is removed may take to be gone.
+const LAST_BREATH: Duration = Duration::from_secs(30);
 /// Raised when manifests can no longer be read by older releases.
 const VERSION: u32 = 1;
 /// Where a manifest has its own digest.
@@ -133,9 +137,11 @@ pub fn set_aside(dir: PathBuf) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Ends what runs in a directory, and removes it.
+/// Ends what runs in a directory, and removes it. What does not end keeps it: it is left to the next daemon.
 pub async fn discard(daemon: &Arc<Daemon>, dir: PathBuf) {
-    end_unknown(daemon, &dir).await;
+    if timeout(LAST_BREATH, end_unknown(daemon, &dir)).await.is_err() {
+        return tracing::warn!("what is in {} does not end, and stays", dir.display());
+    }
     let removed = blocking(move || {
         files::remove_tree(&dir)
             .map_err(|error| failed(format!("cannot remove {}", dir.display()), &error))

@@ -25,9 +25,13 @@ const LONG_DOWNTIME_MS: u64 = 1000;
 const STOP_AFTER: Duration = Duration::from_secs(30);
 /// The same of a guest that stands still already: whatever is left is the rest.
 const ALREADY_DOWN_MS: u64 = 60_000;
-/// So little of a guest's memory is left to be sent that it stands still now, where it must before the end of
-/// the first pass: a poll or two of [`INTERVAL`] later all of it could be.
-const NEARLY_ALL: u64 = 32 << 20;
+/// A guest that must stand still before the end of the first pass over its memory does when what is left will
+/// take that long, in milliseconds: a multiple of [`INTERVAL`], since it is too late when all is sent. It
+/// stands still for about as long as that, too.
+const TAIL_MS: u64 = 30;
+/// The least and the most that may be left then. Pages of zeros are sent thirty times as fast as others, so
+/// the pace can change from one look to the next.
+const TAIL: (u64, u64) = (8 << 20, 32 << 20);
 /// What the VMM calls a connection to another one.
 const STREAM: &str = "stream";
 /// How often to ask how far it is.
@@ -170,13 +174,15 @@ impl Qmp {
     /// until that is done again, so whether it has been is asked when it stands still.
     async fn first_pass_ends(&mut self) -> Result<Instant, MigrationError> {
         let deadline = Instant::now() + LIMIT;
+        let mut pace = Pace::default();
         loop {
             let told = self.execute("query-migrate", json!({})).await?;
             let left = told["ram"]["remaining"].as_u64().unwrap_or(u64::MAX);
+            let tail = pace.tail(left, Instant::now());
             match told["status"].as_str().unwrap_or_default() {
                 "completed" => return Err(MigrationError::TooLate),
                 "failed" | "cancelled" => return Err(MigrationError::Failed(reason(&told))),
-                "active" if left <= NEARLY_ALL => break,
+                "active" if left <= tail => break,
                 _ if Instant::now() > deadline => return Err(MigrationError::Timeout),
                 _ => sleep(INTERVAL).await,
             }
@@ -233,6 +239,46 @@ impl Qmp {
     }
 }
 
+/// How fast memory is being sent.
+#[derive(Debug, Default)]
+struct Pace {
+    /// What was left at the last look, and when that was.
+    last: Option<(u64, Instant)>,
+    /// Bytes per millisecond between the last two looks.
+    rate: u64,
+}
+
+impl Pace {
+    /// What is sent within [`TAIL_MS`], as it went lately.
+    fn tail(&mut self, left: u64, now: Instant) -> u64 {
+        let before = self.rate;
+        if let Some((then_left, then)) = self.last.replace((left, now)) {
+            let micros = u64::try_from(now.duration_since(then).as_micros()).unwrap_or(u64::MAX);
+            self.rate = then_left.saturating_sub(left).saturating_mul(1000) / micros.max(1);
+        }
+        let (least, most) = TAIL;
+        // One look may fall where nothing was sent for a moment.
+        self.rate.max(before).saturating_mul(TAIL_MS).clamp(least, most)
+    }
+}
+
 fn reason(told: &Value) -> String {
     printable_line(told["error-desc"].as_str().unwrap_or("it gave no reason"), MAX_REASON)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_what_is_sent_in_a_moment() {
+        const MIB: u64 = 1 << 20;
+        let (mut pace, began) = (Pace::default(), Instant::now());
+        let mut tail = |left, ms| pace.tail(left, began + Duration::from_millis(ms)) / MIB;
+        assert_eq!(tail(1000 * MIB, 0), 8, "nobody knows yet");
+        assert_eq!(tail(999 * MIB, 2), 15, "half a MiB in a millisecond");
+        assert_eq!(tail(999 * MIB, 4), 15, "nothing was sent for a moment");
+        assert_eq!(tail(998 * MIB, 14), 8);
+        assert_eq!(tail(900 * MIB, 16), 32, "zeros");
+    }
 }

@@ -31,7 +31,7 @@ use banger_host::{fault, qemu};
 use tokio::sync::{mpsc, oneshot};
 
 use self::boot::{Then, boot, booted};
-use self::uplink::start_uplink;
+use self::uplink::await_uplink;
 use crate::configure::await_system;
 use crate::console::{self, Log, Recording, new_log};
 use crate::dns;
@@ -42,7 +42,7 @@ use crate::supervise::{Reporter, Vm};
 
 pub(crate) use self::boot::{deadline, identify, until};
 pub(crate) use self::save::save;
-pub(crate) use self::uplink::await_uplink;
+pub(crate) use self::uplink::{connected, start_uplink};
 
 /// The uplink that is being made.
 pub(crate) type Uplink = oneshot::Receiver<Result<std::process::Child, network::NetworkError>>;

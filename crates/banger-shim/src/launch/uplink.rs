@@ -21,7 +21,10 @@ use crate::supervise::{Vm, error_log};
 pub(crate) type Uplink = oneshot::Receiver<Result<std::process::Child, network::NetworkError>>;
 
 /// Begins to make it.
-pub(super) fn start_uplink(host: &Host, trace: Trace) -> Result<Uplink, LaunchError> {
+///
+/// # Errors
+/// Of the host.
+pub(crate) fn start_uplink(host: &Host, trace: Trace) -> Result<Uplink, LaunchError> {
     let began = trace.begin();
     let namespace = host.network.namespace.clone();
     let mut pasta = network::start_uplink(&namespace, pasta_words()?)?;
@@ -38,12 +41,19 @@ pub(super) fn start_uplink(host: &Host, trace: Trace) -> Result<Uplink, LaunchEr
 }
 
 /// A VM without an uplink is a VM: the host may be offline.
-pub(crate) async fn await_uplink(vm: &Vm, uplink: Uplink) {
-    let pasta = match uplink.await {
-        Ok(Ok(pasta)) => pasta,
-        Ok(Err(error)) => return vm.board.warn(format!("the VM has no network: {error}")),
-        Err(_) => return vm.board.warn("the VM has no network: waiting for it failed".to_owned()),
-    };
+pub(super) async fn await_uplink(vm: &Vm, uplink: Uplink) {
+    if let Err(reason) = connected(vm, uplink).await {
+        vm.board.warn(format!("the VM has no network: {reason}"));
+    }
+}
+
+/// Waits for the uplink, and then for its end, beside what follows.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) async fn connected(vm: &Vm, uplink: Uplink) -> Result<(), String> {
+    let waited = uplink.await.map_err(|_| "waiting for it failed".to_owned())?;
+    let pasta = waited.map_err(|error| error.to_string())?;
     let board = Arc::clone(&vm.board);
     tokio::spawn(async move {
         if let Ok(mut pasta) = Watched::new(pasta) {
@@ -52,6 +62,7 @@ pub(crate) async fn await_uplink(vm: &Vm, uplink: Uplink) {
             board.warn(format!("the VM lost its network: pasta ended ({how})"));
         }
     });
+    Ok(())
 }
 
 /// Where pasta's words go: through a pipe to this process's own log, which stays small whatever a guest
