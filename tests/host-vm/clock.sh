@@ -41,8 +41,9 @@ check "to five hours before: the time is right" now exec kept --
 jump 18000
 check "from a template of ten hours before: the time is right" now run --rm --
 check "that was from the template" was template
-mkdir -p ~/.config/banger
-printf '[pool]\nsize = 1\n' >~/.config/banger/config.toml
+export BANGER_CONFIG_DIR=$HOME/with-a-pool
+mkdir -p "$BANGER_CONFIG_DIR"
+printf '[pool]\nsize = 1\n' >"$BANGER_CONFIG_DIR/config.toml"
 banger daemon stop
 banger run --rm -- true
 check "a guest stands ready" within 60 ready

@@ -165,9 +165,9 @@ pub(crate) async fn capture(
         false => StandsStill::BeforeTheSecondPass,
     };
     let captured = match record(vm, host, source, dir, when).await {
-        // It was begun too late, for whatever reason: now slowly, and surely.
-        Err(CaptureError::Migration(MigrationError::TooLate)) => {
-            tracing::warn!("the guest is saved again while it stands still");
+        // It was begun too late, or did not go on, for whatever reason: now slowly, and surely.
+        Err(CaptureError::Migration(why @ (MigrationError::TooLate | MigrationError::Timeout))) => {
+            tracing::warn!(%why, "the guest is saved again while it stands still");
             record(vm, host, source, dir, StandsStill::Throughout).await
         }
         captured => captured,

@@ -23,7 +23,9 @@ const DOWNTIME_MS: u64 = 50;
 const HURRY_AFTER: Duration = Duration::from_secs(10);
 const LONG_DOWNTIME_MS: u64 = 1000;
 const STOP_AFTER: Duration = Duration::from_secs(30);
-/// The same of a guest that stands still already: whatever is left is the rest.
+/// How long nothing may be sent of a guest that stands still.
+const STALLED: Duration = Duration::from_secs(15);
+/// How long a guest may stand still that does already: for whatever is left.
 const ALREADY_DOWN_MS: u64 = 60_000;
 /// A guest that must stand still before the end of the first pass over its memory does when what is left will
 /// take that long, in milliseconds: a multiple of [`INTERVAL`], since it is too late when all is sent. It
@@ -120,10 +122,10 @@ impl Qmp {
             self.execute("stop", json!({})).await?;
         }
         let downtime_ms = match when {
-            StandsStill::ForTheRest => DOWNTIME_MS,
+            // Also where it stands still: for what is the rest QEMU stops answering until it is sent.
+            StandsStill::ForTheRest | StandsStill::Throughout => DOWNTIME_MS,
             // It must not be looked at again because little is left: that is asked here.
             StandsStill::BeforeTheSecondPass => 1,
-            StandsStill::Throughout => ALREADY_DOWN_MS,
         };
         self.begin_to_send(stream, downtime_ms).await?;
         match when {
@@ -132,7 +134,7 @@ impl Qmp {
                 return Ok(Instant::now());
             }
             StandsStill::BeforeTheSecondPass => return self.first_pass_ends().await,
-            StandsStill::Throughout => self.migrated().await?,
+            StandsStill::Throughout => self.rest_is_sent().await?,
         }
         Ok(since)
     }
@@ -193,9 +195,32 @@ impl Qmp {
         if told["ram"]["dirty-sync-count"].as_u64() != Some(1) {
             return Err(MigrationError::TooLate);
         }
-        self.set_downtime(ALREADY_DOWN_MS).await?;
-        self.migrated().await?;
+        self.rest_is_sent().await?;
         Ok(since)
+    }
+
+    /// Waits until all of a guest that stands still is sent, as long as that goes on.
+    async fn rest_is_sent(&mut self) -> Result<(), MigrationError> {
+        let (mut before, mut since, mut is_little) = (u64::MAX, Instant::now(), false);
+        loop {
+            let told = self.execute("query-migrate", json!({})).await?;
+            let left = told["ram"]["remaining"].as_u64().unwrap_or(u64::MAX);
+            match told["status"].as_str().unwrap_or_default() {
+                "completed" => return Ok(()),
+                "failed" | "cancelled" => return Err(MigrationError::Failed(reason(&told))),
+                _ if since.elapsed() > STALLED => return Err(MigrationError::Timeout),
+                _ => {}
+            }
+            if !is_little && left <= TAIL.1 {
+                // Nothing is written any more, so whatever is left is the rest.
+                self.set_downtime(ALREADY_DOWN_MS).await?;
+                is_little = true;
+            }
+            if left != before {
+                (before, since) = (left, Instant::now());
+            }
+            sleep(INTERVAL).await;
+        }
     }
 
     /// Waits until a guest that is being received is whole.
