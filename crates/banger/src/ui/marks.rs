@@ -77,8 +77,8 @@ mod tests {
         insta::assert_snapshot!(as_table(&marks()), @r"
         STAGE         BEGAN/ms  TOOK/ms  WHAT
         cli.begin          0.0      0.9  the command line is read
-        shim.network      10.0     20.0  network namespace, tap and packet rules are made
-        shim.rules        10.0     10.0  of that, the packet rules
+        shim.network      10.0     20.0  network namespace and tap are made
+        shim.rules        10.0     10.0  the packet rules are waited for, without which there is no uplink
         later.stage      110.0      0.0
         command.run      120.0    880.0  the command runs
         ");
