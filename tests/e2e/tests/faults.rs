@@ -52,6 +52,9 @@ cases! {
     a_daemon_dies_as_it_removes_a_snapshot = "snapshot.remove/daemon/crash";
     a_daemon_dies_as_a_vm_goes_back = "restore.row/daemon/crash";
     a_vmm_is_killed_before_its_vm_goes_back = "restore.end/vmm/crash";
+    a_daemon_dies_as_a_vm_takes_a_guest_that_stands_ready = "start.claim/daemon/crash";
+    a_shim_dies_before_its_guest_stands_ready = "vm.wait/shim/crash";
+    a_daemon_fails_to_end_a_guest_that_stands_ready = "pool.end/daemon/fail";
     a_shim_fails_to_save_its_vm = "shim.capture/shim/fail";
     an_agent_dies_before_its_root = "guest.root/agent/crash";
     an_agent_cannot_configure = "guest.configure/agent/fail";
