@@ -31,12 +31,12 @@ now() {
 ready() { banger template ls --format json | tr -d ' \n' | grep -q '"ready":1'; }
 was() { banger events --since 1m --no-follow --format json | tail -n 20 | grep -q "\"origin\":\"$1\""; }
 
-check "a snapshot is made" banger snapshot create kept then
+check "a snapshot is made" banger snapshot create kept early
 check "it is paused" banger pause kept
 jump 18000
 check "it goes on" banger resume kept
 check "after five hours of pause: the time is right" now exec kept --
-check "it goes back" banger snapshot restore kept then
+check "it goes back" banger snapshot restore kept early
 check "to five hours before: the time is right" now exec kept --
 jump 18000
 check "from a template of ten hours before: the time is right" now run --rm --

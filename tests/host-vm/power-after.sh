@@ -20,7 +20,7 @@ echo "while it was busy it had said $(said) lines"
 check "so is what it synced until the end" kept
 banger stop written
 has_memory() { [ "$(banger exec written -- cat /dev/shm/memory)" = here ]; }
-check "it goes back to its snapshot" banger snapshot restore written then
+check "it goes back to its snapshot" banger snapshot restore written early
 check "with what was in memory" has_memory
 check "and on its disk" synced
 banger stop written
