@@ -51,8 +51,9 @@ pub async fn keep_looking(daemon: Arc<Daemon>) {
     }
 }
 
-/// Has every VM's task look whether what it takes for true still is.
+/// Has every VM's task look whether what it takes for true still is, and the pool after its guests.
 pub fn look(daemon: &Daemon) {
+    daemon.pool.look();
     daemon.handles().iter().for_each(|vm| vm.look());
 }
 

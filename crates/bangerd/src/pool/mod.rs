@@ -16,7 +16,6 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use banger_api::shim::{Begin, LAUNCH_FILE};
 use banger_api::vm::{Origin, StartVm};
@@ -40,8 +39,6 @@ use crate::vm::{Needs, launch_spec, read_launch_file};
 
 /// Most kinds that are remembered.
 const MAX_KINDS: usize = 8;
-/// How often to look for guests that have died.
-const LOOK: Duration = Duration::from_secs(30);
 
 /// A guest that stands ready. Dropped, its processes end.
 #[derive(Debug)]
@@ -158,6 +155,11 @@ impl Pool {
         self.changed.notify_one();
     }
 
+    /// Has it looked after: nobody says that a guest has died.
+    pub fn look(&self) {
+        self.changed.notify_one();
+    }
+
     /// Ends all, and wants none.
     pub async fn empty(&self, daemon: &Arc<Daemon>) {
         let guests = {
@@ -258,8 +260,6 @@ pub async fn keep(daemon: Arc<Daemon>) {
                 drop(working);
                 tokio::select! {
                     () = pool.changed.notified() => {}
-                    // Nobody says that one has died.
-                    () = tokio::time::sleep(LOOK) => {}
                     () = pool.closing.cancelled() => {}
                 }
             }

@@ -121,6 +121,18 @@ async fn one_that_does_not_work_is_a_start_from_the_template_all_the_same() {
 }
 
 #[tokio::test]
+async fn one_that_has_died_is_replaced_at_the_next_look() {
+    let world = World::new().with_pool(1);
+    let daemon = world.daemon().await;
+    let dead = fill(&daemon).await;
+    world.machine.vanish(&daemon.vm_dir(&dead));
+    crate::reconcile::look(&daemon);
+    let another = || standing(&daemon).iter().any(|id| *id != dead);
+    eventually("another one stands ready", another).await;
+    assert!(!daemon.vm_dir(&dead).exists(), "and of the dead one nothing is left");
+}
+
+#[tokio::test]
 async fn a_claim_that_is_cancelled_leaves_nothing() {
     let world = World::new().with_pool(1);
     let daemon = world.daemon().await;
